@@ -846,6 +846,7 @@ func (x *LoginResponse) GetProfile() *Profile {
 
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Logout        bool                   `protobuf:"varint,1,opt,name=logout,proto3" json:"logout,omitempty"` // stay locked at the next start too, until Login, also without a password
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +879,13 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
 	return file_control_pb_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StopRequest) GetLogout() bool {
+	if x != nil {
+		return x.Logout
+	}
+	return false
 }
 
 type StopResponse struct {
@@ -4155,6 +4163,7 @@ type Event struct {
 	Account      string   `protobuf:"bytes,5,opt,name=account,proto3" json:"account,omitempty"`
 	Message      *Message `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"` // message
 	// state: own messages of this feed up to message.seq are now in message.state; message names the last one
+	// ready: everything up to seq has been sent, what follows is live; not stored, seq is the last stored number
 	Detail        string   `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
 	On            bool     `protobuf:"varint,8,opt,name=on,proto3" json:"on,omitempty"`                                  // typing, presence
 	MessageIds    []string `protobuf:"bytes,9,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"` // state: the messages that changed, at most 256 an event
@@ -4321,8 +4330,9 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\fLoginRequest\x12\x1a\n" +
 	"\bpassword\x18\x01 \x01(\tR\bpassword\"C\n" +
 	"\rLoginResponse\x122\n" +
-	"\aprofile\x18\x01 \x01(\v2\x18.hima.control.v1.ProfileR\aprofile\"\r\n" +
-	"\vStopRequest\"\x0e\n" +
+	"\aprofile\x18\x01 \x01(\v2\x18.hima.control.v1.ProfileR\aprofile\"%\n" +
+	"\vStopRequest\x12\x16\n" +
+	"\x06logout\x18\x01 \x01(\bR\x06logout\"\x0e\n" +
 	"\fStopResponse\"~\n" +
 	"\x15ChangePasswordRequest\x12!\n" +
 	"\fold_password\x18\x01 \x01(\tR\voldPassword\x12!\n" +
