@@ -872,6 +872,7 @@ type Header struct {
 	Certificate   []byte                 `protobuf:"bytes,12,opt,name=certificate,proto3" json:"certificate,omitempty"`           // Signed certificate, exactly at seq 1
 	Parents       [][]byte               `protobuf:"bytes,13,rep,name=parents,proto3" json:"parents,omitempty"`                   // control entries of groups
 	Epoch         []byte                 `protobuf:"bytes,14,opt,name=epoch,proto3" json:"epoch,omitempty"`                       // entries of groups
+	Nonce         []byte                 `protobuf:"bytes,15,opt,name=nonce,proto3" json:"nonce,omitempty"`                       // 32 bytes, exactly in a group's genesis header
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1000,6 +1001,13 @@ func (x *Header) GetParents() [][]byte {
 func (x *Header) GetEpoch() []byte {
 	if x != nil {
 		return x.Epoch
+	}
+	return nil
+}
+
+func (x *Header) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
 	}
 	return nil
 }
@@ -1195,13 +1203,14 @@ func (x *Head) GetHash() []byte {
 	return nil
 }
 
-// ForkProof is two signed headers of one feed with one number.
+// ForkProof is two different headers of one feed with one number, each vouched for by its author.
 type ForkProof struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	HeaderA       []byte                 `protobuf:"bytes,1,opt,name=header_a,json=headerA,proto3" json:"header_a,omitempty"`
-	SignatureA    []byte                 `protobuf:"bytes,2,opt,name=signature_a,json=signatureA,proto3" json:"signature_a,omitempty"`
+	SignatureA    []byte                 `protobuf:"bytes,2,opt,name=signature_a,json=signatureA,proto3" json:"signature_a,omitempty"` // of header_a
 	HeaderB       []byte                 `protobuf:"bytes,3,opt,name=header_b,json=headerB,proto3" json:"header_b,omitempty"`
-	SignatureB    []byte                 `protobuf:"bytes,4,opt,name=signature_b,json=signatureB,proto3" json:"signature_b,omitempty"`
+	SignatureB    []byte                 `protobuf:"bytes,4,opt,name=signature_b,json=signatureB,proto3" json:"signature_b,omitempty"` // of the last header of tail, or of header_b if there is none
+	Tail          [][]byte               `protobuf:"bytes,5,rep,name=tail,proto3" json:"tail,omitempty"`                               // headers that follow header_b, up to the one that was signed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1260,6 +1269,13 @@ func (x *ForkProof) GetHeaderB() []byte {
 func (x *ForkProof) GetSignatureB() []byte {
 	if x != nil {
 		return x.SignatureB
+	}
+	return nil
+}
+
+func (x *ForkProof) GetTail() [][]byte {
+	if x != nil {
+		return x.Tail
 	}
 	return nil
 }
@@ -3319,7 +3335,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x14\n" +
-	"\x05agent\x18\x04 \x01(\tR\x05agent\"\xe5\x02\n" +
+	"\x05agent\x18\x04 \x01(\tR\x05agent\"\xfb\x02\n" +
 	"\x06Header\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12\x12\n" +
 	"\x04feed\x18\x02 \x01(\rR\x04feed\x12\x18\n" +
@@ -3335,7 +3351,8 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\bbody_len\x18\v \x01(\rR\abodyLen\x12 \n" +
 	"\vcertificate\x18\f \x01(\fR\vcertificate\x12\x18\n" +
 	"\aparents\x18\r \x03(\fR\aparents\x12\x14\n" +
-	"\x05epoch\x18\x0e \x01(\fR\x05epoch\"3\n" +
+	"\x05epoch\x18\x0e \x01(\fR\x05epoch\x12\x14\n" +
+	"\x05nonce\x18\x0f \x01(\fR\x05nonce\"3\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06header\x18\x01 \x01(\fR\x06header\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\"R\n" +
@@ -3348,14 +3365,15 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x06device\x18\x03 \x01(\fR\x06device\x12\x14\n" +
 	"\x05first\x18\x04 \x01(\x04R\x05first\x12\x12\n" +
 	"\x04last\x18\x05 \x01(\x04R\x04last\x12\x12\n" +
-	"\x04hash\x18\x06 \x01(\fR\x04hash\"\x83\x01\n" +
+	"\x04hash\x18\x06 \x01(\fR\x04hash\"\x97\x01\n" +
 	"\tForkProof\x12\x19\n" +
 	"\bheader_a\x18\x01 \x01(\fR\aheaderA\x12\x1f\n" +
 	"\vsignature_a\x18\x02 \x01(\fR\n" +
 	"signatureA\x12\x19\n" +
 	"\bheader_b\x18\x03 \x01(\fR\aheaderB\x12\x1f\n" +
 	"\vsignature_b\x18\x04 \x01(\fR\n" +
-	"signatureB\"5\n" +
+	"signatureB\x12\x12\n" +
+	"\x04tail\x18\x05 \x03(\fR\x04tail\"5\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x19\n" +
 	"\breply_to\x18\x02 \x01(\fR\areplyTo\"\x1e\n" +
