@@ -77,14 +77,33 @@ func Message(s string) string {
 	return filter(s, true)
 }
 
-// plain is the way out for most text there is: printable ASCII, which no rule below changes.
+// plain is the way out for most text there is: letters and printable ASCII, which no rule below changes.
 func plain(s string, lines bool) bool {
-	for i := range len(s) {
-		if c := s[i]; (c < ' ' || c > '~') && (!lines || (c != '\n' && c != '\t')) {
+	for _, r := range s {
+		if !ordinary(r) && (!lines || (r != '\n' && r != '\t')) {
 			return false
 		}
 	}
 	return true
+}
+
+// ordinary tells characters that are drawn, stand alone and are their own NFC: the ranges that nearly all text is made of,
+// so that it costs comparisons and no table look-ups.
+func ordinary(r rune) bool {
+	switch {
+	case r < 0x7f:
+		return r >= ' '
+	case r >= 0x4e00 && r <= 0x9fff: // Han
+		return true
+	case r >= 0xc0 && r <= 0x24f: // Latin
+		return true
+	case r >= 0x410 && r <= 0x44f: // Cyrillic
+		return true
+	case r >= 0xac00 && r <= 0xd7a3: // Hangul
+		return true
+	}
+	return (r >= 0x3041 && r <= 0x3096) || (r >= 0x30a1 && r <= 0x30fa) || // Kana
+		(r >= 0x3001 && r <= 0x3003) || (r >= 0xff01 && r <= 0xff5e) // CJK punctuation, full-width forms
 }
 
 // cut shortens s to maxCells, and to the bytes that so many cells can hold: one grapheme may be made endless by joiners and
@@ -157,12 +176,13 @@ func filter(s string, lines bool) string {
 
 // step returns the rune to write for r, or -1 for none. rest is what follows.
 func (st *filterState) step(r rune, rest string) rune {
+	if r != ' ' && ordinary(r) {
+		return st.start(r)
+	}
 	if w, ok := st.blank(r); ok {
 		return w
 	}
 	switch {
-	case r >= ' ' && r <= '~':
-		return st.start(r)
 	case r == zwj || r == zwnj:
 		return st.joiner(r, rest)
 	case isSelector(r):
