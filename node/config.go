@@ -1,0 +1,164 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"hima/identity"
+)
+
+// Errors that callers may test for.
+var (
+	// ErrClosed is returned by every call after Close.
+	ErrClosed = errors.New("node is closed")
+	// ErrPortInUse is returned by New when the wanted port belongs to another program, or to another hima.
+	ErrPortInUse = errors.New("port is in use")
+	// ErrNoAddress is returned by Connect and Open when no address of the device is known.
+	ErrNoAddress = errors.New("no address of this device is known")
+	// ErrUnreachable is returned by Connect and Open when no known address of the device answered.
+	ErrUnreachable = errors.New("device did not answer at any known address")
+	// ErrWrongDevice is returned by Connect when an address answered with the key of another device.
+	ErrWrongDevice = errors.New("another device answered at this address")
+	// ErrNotSpoken is returned by Open when the device does not speak the protocol.
+	ErrNotSpoken = errors.New("device does not speak this protocol")
+	// ErrSelf is returned by Connect and Open when the device is this node.
+	ErrSelf = errors.New("device is this node")
+)
+
+// Config says how a node is made. Only Key is required.
+type Config struct {
+	Key identity.DeviceKey
+
+	// Listen are the multiaddrs to listen at. Empty: TCP and QUIC on every interface at Port.
+	Listen []string
+	// Announce are addresses that are told to others beside those found on the interfaces, e.g. a forwarded port.
+	Announce []string
+	// Port is for TCP and UDP alike. 0: a free one, which Port() then tells, so that it can be kept.
+	Port int
+
+	// MDNS makes the node announce itself on the LAN and look for others. False: neither.
+	MDNS bool
+
+	// Version is told to peers as the agent "hima/<version>". Empty: "hima".
+	Version string
+
+	// Logger is where the node writes; nil: nowhere.
+	Logger *slog.Logger
+
+	// Limits; every zero field gets its default.
+	Limits Limits
+
+	// Host puts the node on a simulated network. Nil outside of tests. See package nodetest.
+	Host *Simulation
+}
+
+// Simulation replaces what a node has from its machine, so that many nodes can run in one process in virtual time.
+type Simulation struct {
+	// Options are the transports and whatever else the simulated host needs; Listen must be set.
+	Options []libp2p.Option
+	// Interfaces replaces the addresses of the machine's interfaces.
+	Interfaces func() []netip.Prefix
+	// Discover replaces mDNS: it announces addrs and calls found for others until ctx ends.
+	Discover func(ctx context.Context, self identity.DeviceID, addrs []string, found func(identity.DeviceID, []string)) error
+}
+
+// Limits bound what all peers together, and one peer alone, can make this node hold. Beyond them a connection or a
+// stream is refused, which the peer sees as a reset, and which costs this node no memory.
+type Limits struct {
+	// Conns is how many connections there may be. Default 192. Above 3/4 of it idle ones are closed.
+	Conns int
+	// ConnsPerPeer bounds the connections of one device. Default 8: two ends that dial each other at the same moment
+	// over IPv4, IPv6 and QUIC make up to six.
+	ConnsPerPeer int
+	// ConnsPerIP bounds the connections from one IPv4 address or IPv6 /64. Default 32: a family behind one router.
+	ConnsPerIP int
+	// Streams bounds the streams of all peers. Default 2048.
+	Streams int
+	// StreamsPerPeer bounds the inbound streams of one device over all protocols. Default 32.
+	StreamsPerPeer int
+	// HandlersPerPeer bounds the running handlers of one device per protocol. Default 4.
+	HandlersPerPeer int
+	// Memory bounds the bytes that streams may buffer in the multiplexers. Default 64 MiB.
+	Memory int64
+	// MemoryPerPeer is the share of one device. Default 16 MiB: enough for one full window of bulk data.
+	MemoryPerPeer int64
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&l.Conns, 192)
+	def(&l.ConnsPerPeer, 8)
+	def(&l.ConnsPerIP, 32)
+	def(&l.Streams, 2048)
+	def(&l.StreamsPerPeer, 32)
+	def(&l.HandlersPerPeer, 4)
+	if l.Memory <= 0 {
+		l.Memory = 64 << 20
+	}
+	if l.MemoryPerPeer <= 0 {
+		l.MemoryPerPeer = 16 << 20
+	}
+	return l
+}
+
+// Times of the node. Each says why it is what it is.
+const (
+	// dialTimeout bounds one dial of one address. A LAN answers in milliseconds, a far peer within two round trips; what
+	// needs longer is gone, and the caller's retry table takes over.
+	dialTimeout = 5 * time.Second
+	// negotiateTimeout bounds asking for a protocol on a new stream. When it passes on a connection that looked alive,
+	// that connection is dead (its peer was cut off silently) and is closed.
+	negotiateTimeout = 5 * time.Second
+	// firstByteTimeout bounds how long a peer may keep an inbound stream open without having sent anything.
+	firstByteTimeout = 20 * time.Second
+	// watchInterval is how often the interfaces are looked at: one system call, so that a plugged cable or a resumed
+	// machine is noticed while its user is still looking.
+	watchInterval = 3 * time.Second
+	// sleepJump is how far wall clock and steady clock must part between two looks to mean that the machine slept.
+	sleepJump = 10 * time.Second
+)
+
+// check fills defaults in and refuses what cannot work.
+func (c Config) check() (Config, []ma.Multiaddr, error) {
+	if c.Key.ID().IsZero() {
+		return c, nil, errors.New("node config has no device key")
+	}
+	if c.Port < 0 || c.Port > 65535 {
+		return c, nil, fmt.Errorf("port %d is out of range", c.Port)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Limits = c.Limits.withDefaults()
+	listen, err := parseAddrs(c.Listen)
+	if err != nil {
+		return c, nil, fmt.Errorf("reading listen addresses: %w", err)
+	}
+	if c.Host != nil && len(listen) == 0 {
+		return c, nil, errors.New("a simulated node needs listen addresses")
+	}
+	return c, listen, nil
+}
+
+func parseAddrs(s []string) ([]ma.Multiaddr, error) {
+	addrs := make([]ma.Multiaddr, 0, len(s))
+	for _, a := range s {
+		m, err := ma.NewMultiaddr(a)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, m)
+	}
+	return addrs, nil
+}
