@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/charmbracelet/x/ansi"
+	"github.com/rivo/uniseg"
 	"golang.org/x/text/unicode/norm"
 )
 
@@ -111,7 +112,7 @@ func ordinary(r rune) bool {
 func cut(s string, maxCells int) string {
 	const tail = "…"
 	if w := ansi.StringWidth(s); w > maxCells {
-		s = trimTail(ansi.Truncate(s, maxCells-1, "")) + tail
+		s = trimTail(prefix(s, maxCells-1)) + tail
 	}
 	if limit := maxCells * bytesPerCell; len(s) > limit {
 		end := limit - len(tail)
@@ -121,6 +122,21 @@ func cut(s string, maxCells int) string {
 		s = trimTail(s[:end]) + tail
 	}
 	return s
+}
+
+// prefix returns the graphemes at the beginning of s that fit into cells. ansi.Truncate does nearly the same, but it counts
+// a digit before its variation selector as one cell where ansi.StringWidth counts two.
+func prefix(s string, cells int) string {
+	rest, state, end := s, -1, 0
+	for rest != "" {
+		var cluster string
+		cluster, rest, _, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		if cells -= ansi.StringWidth(cluster); cells < 0 {
+			break
+		}
+		end += len(cluster)
+	}
+	return s[:end]
 }
 
 // trimTail drops what must not stand before an ellipsis: a blank, and a joiner with nothing to join.
@@ -186,7 +202,7 @@ func (st *filterState) step(r rune, rest string) rune {
 	case r == zwj || r == zwnj:
 		return st.joiner(r, rest)
 	case isSelector(r):
-		return st.selector(r)
+		return st.selector(r, rest)
 	case isTag(r):
 		return st.tag(r, rest)
 	case unicode.In(r, unicode.Mn, unicode.Mc, unicode.Me):
@@ -277,11 +293,12 @@ func (st *filterState) joiner(r rune, rest string) rune {
 
 // selector keeps one variation selector: text or emoji style after what has both, an ideographic variant after a Han
 // character.
-func (st *filterState) selector(r rune) rune {
+func (st *filterState) selector(r rune, rest string) rune {
 	if st.base == 0 || st.prev != st.base {
 		return -1
 	}
-	styled := (r == textVS || r == emojiVS) && (pictograph(st.base) || strings.ContainsRune("#*0123456789", st.base))
+	key := strings.ContainsRune("#*0123456789", st.base) && strings.HasPrefix(rest, string(keycap))
+	styled := (r == textVS || r == emojiVS) && (pictograph(st.base) || key)
 	ideograph := r >= 0xe0100 && unicode.Is(unicode.Han, st.base)
 	if !styled && !ideograph {
 		return -1
