@@ -1,0 +1,43 @@
+//go:build !windows
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// ErrRunning is returned by Run when another process holds the profile.
+var ErrRunning = errors.New("the node of this profile is running already")
+
+// syncDir makes renames in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", filepath.Base(dir), err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems cannot sync folders
+		return fmt.Errorf("syncing %s: %w", filepath.Base(dir), err)
+	}
+	return nil
+}
+
+// lockProfile takes the lock of a profile's folder, which goes with the process. It returns ErrRunning.
+func lockProfile(dir string) (release func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, ErrRunning
+		}
+		return nil, fmt.Errorf("locking the profile: %w", err)
+	}
+	return f.Close, nil
+}

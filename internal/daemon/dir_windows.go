@@ -1,0 +1,33 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/windows"
+)
+
+// ErrRunning is returned by Run when another process holds the profile.
+var ErrRunning = errors.New("the node of this profile is running already")
+
+// syncDir does nothing: NTFS orders renames by its own journal and folders cannot be synced.
+func syncDir(string) error { return nil }
+
+// lockProfile takes the lock of a profile's folder, which goes with the process. It returns ErrRunning.
+func lockProfile(dir string) (release func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{})
+	if err != nil {
+		_ = f.Close()
+		if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
+			return nil, ErrRunning
+		}
+		return nil, fmt.Errorf("locking the profile: %w", err)
+	}
+	return f.Close, nil
+}

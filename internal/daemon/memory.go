@@ -1,0 +1,44 @@
+package daemon
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// trimEvery is how often memory is looked at; reading a counter costs microseconds.
+	trimEvery = 15 * time.Second
+	// trimAbove is what must be allocated within trimEvery to count as a burst.
+	trimAbove = 8 << 20
+)
+
+// trimMemory gives freed heap back to the system once a burst is over: Go keeps it for minutes, and a messenger that is
+// left running is judged by what it holds while nothing happens.
+func trimMemory(ctx context.Context) error {
+	tick := time.NewTicker(trimEvery)
+	defer tick.Stop()
+	var (
+		allocated uint64
+		burst     = true // starting is one
+	)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+		metrics.Read(s)
+		grown := s[0].Value.Uint64() - allocated
+		allocated = s[0].Value.Uint64()
+		switch {
+		case grown >= trimAbove:
+			burst = true
+		case burst:
+			debug.FreeOSMemory()
+			burst = false
+		}
+	}
+}
