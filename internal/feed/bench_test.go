@@ -11,7 +11,7 @@ import (
 // BenchmarkCheckRun checks chained runs of 200-byte texts; one operation is one entry.
 func BenchmarkCheckRun(b *testing.B) {
 	w := newWriter("alice")
-	all := w.write(b, Tip{}, 10000)
+	all := w.writeLong(b, Tip{}, 10000, 200)
 	var raws []*pb.Run
 	var tips []Tip
 	tip := Tip{}
@@ -33,7 +33,7 @@ func BenchmarkCheckRun(b *testing.B) {
 }
 
 func BenchmarkParseStored(b *testing.B) {
-	e := newWriter("alice").write(b, Tip{}, 2)[1]
+	e := newWriter("alice").writeLong(b, Tip{}, 2, 200)[1]
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := ParseStored(e.RawHeader(), e.RawBody()); err != nil {

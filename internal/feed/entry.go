@@ -161,5 +161,9 @@ func NextClock(tip Tip, seen uint64) uint64 {
 	if tip.Seq > 0 {
 		limit = tip.Clock + MaxClockStep
 	}
-	return max(min(seen+1, limit), tip.Clock+1)
+	next := limit
+	if seen < limit {
+		next = seen + 1
+	}
+	return max(next, tip.Clock+1)
 }

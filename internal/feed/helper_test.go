@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,14 +57,16 @@ func newDevice(account, device string) writer {
 
 var testConversation = DirectConversation(newWriter("alice").account, newWriter("bob").account)
 
-// write makes n text entries after a tip.
+// write makes n short text entries after a tip.
 func (w writer) write(t testing.TB, tip Tip, n int) []Entry {
 	t.Helper()
-	text := make([]byte, 200)
-	for i := range text {
-		text[i] = byte('a' + i%26)
-	}
-	content, err := proto.Marshal(&pb.Text{Text: string(text)})
+	return w.writeLong(t, tip, n, 20)
+}
+
+// writeLong makes n text entries of a given length.
+func (w writer) writeLong(t testing.TB, tip Tip, n, length int) []Entry {
+	t.Helper()
+	content, err := proto.Marshal(&pb.Text{Text: strings.Repeat("hima ", length/5)})
 	require.NoError(t, err)
 	out := make([]Entry, n)
 	for i := range out {

@@ -32,7 +32,7 @@ func CheckRun(prev Tip, raw *pb.Run) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
-	return run.after(prev)
+	return run.After(prev)
 }
 
 // CheckDetached checks a run by itself: limits, chain, clocks, bodies, and the one signature. It serves for runs ahead
@@ -155,9 +155,13 @@ func checkStart(e *Entry) error {
 	return nil
 }
 
-// after compares a checked run with the tip and returns what is new.
-func (r Run) after(prev Tip) (Run, error) {
+// After compares a checked run with the tip and returns what is new, with the errors of [CheckRun]. It does no more than
+// compare, so that it can stand inside a transaction while the costly part was done before.
+func (r Run) After(prev Tip) (Run, error) {
 	first, last := &r.entries[0], &r.entries[len(r.entries)-1]
+	if first.Seq > prev.Seq+1 {
+		return Run{}, fmt.Errorf("checking run from %d after %d: %w", first.Seq, prev.Seq, ErrGap)
+	}
 	if prev.Seq == 0 {
 		return r, nil
 	}
@@ -165,7 +169,10 @@ func (r Run) after(prev Tip) (Run, error) {
 		if first.Prev != prev.Hash {
 			return Run{}, fmt.Errorf("checking run from %d: %w", first.Seq, ErrFork)
 		}
-		return r, checkStep(prev, first)
+		if err := checkStep(prev, first); err != nil {
+			return Run{}, err
+		}
+		return r, nil
 	}
 	if last.Seq < prev.Seq {
 		return Run{}, fmt.Errorf("checking run up to %d: %w", last.Seq, ErrKnown)
