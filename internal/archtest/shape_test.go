@@ -1,7 +1,6 @@
 package archtest
 
 import (
-	"fmt"
 	"go/ast"
 	"go/token"
 	"path"
@@ -129,30 +128,71 @@ func TestNoPackageState(t *testing.T) {
 		}
 	})
 	tr.code(func(s source) {
-		ast.Inspect(s.syntax, func(n ast.Node) bool {
-			var changed []ast.Expr
-			switch n := n.(type) {
-			case *ast.AssignStmt:
-				if n.Tok != token.DEFINE {
-					changed = n.Lhs
-				}
-			case *ast.IncDecStmt:
-				changed = []ast.Expr{n.X}
-			case *ast.CallExpr:
-				if (isName(n.Fun, "delete") || isName(n.Fun, "clear")) && len(n.Args) > 0 {
-					changed = n.Args[:1]
-				}
+		for _, d := range s.syntax.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
 			}
-			for _, e := range changed {
-				// Obj is set for names declared in the same file; a local one hides the package's.
-				id := rootName(e)
-				if id != nil && names[s.pkg][id.Name] && (id.Obj == nil || isPackageLevel(s.syntax, id.Obj)) {
-					t.Errorf("%s: package variable %s is changed", tr.at(n), id.Name)
+			local := declared(f)
+			ast.Inspect(f, func(n ast.Node) bool {
+				for _, e := range changed(n) {
+					if id := rootName(e); id != nil && names[s.pkg][id.Name] && !local[id.Name] {
+						t.Errorf("%s: package variable %s is changed", tr.at(n), id.Name)
+					}
 				}
-			}
-			return true
-		})
+				return true
+			})
+		}
 	})
+}
+
+// changed lists what a node assigns to.
+func changed(n ast.Node) []ast.Expr {
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		if n.Tok != token.DEFINE {
+			return n.Lhs
+		}
+	case *ast.IncDecStmt:
+		return []ast.Expr{n.X}
+	case *ast.CallExpr:
+		if (isName(n.Fun, "delete") || isName(n.Fun, "clear")) && len(n.Args) > 0 {
+			return n.Args[:1]
+		}
+	}
+	return nil
+}
+
+// declared lists the names a function declares anywhere: they hide the package's.
+func declared(f *ast.FuncDecl) map[string]bool {
+	names := map[string]bool{}
+	add := func(ids ...*ast.Ident) {
+		for _, id := range ids {
+			names[id.Name] = true
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field:
+			add(n.Names...)
+		case *ast.ValueSpec:
+			add(n.Names...)
+		case *ast.AssignStmt:
+			for _, e := range n.Lhs {
+				if id, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					add(id)
+				}
+			}
+		case *ast.RangeStmt:
+			for _, e := range []ast.Expr{n.Key, n.Value} {
+				if id, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					add(id)
+				}
+			}
+		}
+		return true
+	})
+	return names
 }
 
 // mutable says why a package variable may not be, "" if it may. documented tells whether it has a comment (embed directives
@@ -208,8 +248,6 @@ func rootName(e ast.Expr) *ast.Ident {
 		}
 	}
 }
-
-func isPackageLevel(f *ast.File, o *ast.Object) bool { return f.Scope.Lookup(o.Name) == o }
 
 func TestErrorsAreNotMatchedByText(t *testing.T) {
 	tr := load(t)
@@ -290,7 +328,7 @@ func TestCleanFiles(t *testing.T) {
 		for i, line := range strings.Split(string(content), "\n") {
 			for what, re := range forbidden {
 				if m := re.FindString(line); m != "" {
-					t.Error(fmt.Sprintf("%s:%d: %s (%s)", rel, i+1, what, m))
+					t.Errorf("%s:%d: %s (%s)", rel, i+1, what, m)
 				}
 			}
 		}

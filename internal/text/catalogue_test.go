@@ -126,8 +126,16 @@ func TestCatalogue(t *testing.T) {
 
 func TestDetectLang(t *testing.T) {
 	for _, c := range []struct{ flag, env, want string }{
-		{"", "", "en"}, {"", "C", "en"}, {"", "C.UTF-8", "en"}, {"", "POSIX", "en"}, {"", "zh_CN.UTF-8", "zh-CN"},
-		{"", "zh_TW", "zh-CN"}, {"", "de_DE@euro", "en"}, {"en", "zh_CN", "en"}, {"zh-CN", "C", "zh-CN"}, {"zh", "", "zh-CN"},
+		{"", "", "en"},
+		{"", "C", "en"},
+		{"", "C.UTF-8", "en"},
+		{"", "POSIX", "en"},
+		{"", "zh_CN.UTF-8", "zh-CN"},
+		{"", "zh_TW", "zh-CN"},
+		{"", "de_DE@euro", "en"},
+		{"en", "zh_CN", "en"},
+		{"zh-CN", "C", "zh-CN"},
+		{"zh", "", "zh-CN"},
 		{"???", "zh_CN", "en"},
 	} {
 		require.Equal(t, c.want, DetectLang(c.flag, c.env), "%v", c)

@@ -144,10 +144,6 @@ func rtl(s string) bool {
 	return false
 }
 
-func hasForbidden(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return !nameRune(r) })
-}
-
 func nameRune(r rune) bool {
 	return unicode.IsLetter(r) || unicode.In(r, unicode.Nd, unicode.Mn, unicode.Mc) || namePunct(r)
 }

@@ -110,8 +110,10 @@ func TestUsernameRefused(t *testing.T) {
 
 // Every reason has a sentence of its own in each catalogue.
 func TestReasonsHaveText(t *testing.T) {
-	reasons := []Reason{ReasonEmpty, ReasonTooLong, ReasonCharacter, ReasonEdge, ReasonMixed, ReasonMarks,
-		ReasonDirection, ReasonLooksLike, ReasonReserved}
+	reasons := []Reason{
+		ReasonEmpty, ReasonTooLong, ReasonCharacter, ReasonEdge, ReasonMixed, ReasonMarks,
+		ReasonDirection, ReasonLooksLike, ReasonReserved,
+	}
 	for _, lang := range []string{LangEnglish, LangChinese} {
 		c := NewCatalogue(lang)
 		seen := map[string]bool{}
