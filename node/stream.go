@@ -24,7 +24,7 @@ type Stream struct {
 	s      network.Stream
 	remote identity.DeviceID
 	quiet  atomic.Bool // firstByteTimeout is running
-	free   func()      // gives the place in the handler limits back
+	closed atomic.Bool // Close was called
 }
 
 // Read reads what the peer wrote; io.EOF after the peer's CloseWrite.
@@ -60,7 +60,10 @@ func (s *Stream) SetWriteDeadline(t time.Time) error { return s.s.SetWriteDeadli
 func (s *Stream) CloseWrite() error { return s.s.CloseWrite() }
 
 // Close ends the stream in good order: what was written still arrives.
-func (s *Stream) Close() error { return s.s.Close() }
+func (s *Stream) Close() error {
+	s.closed.Store(true)
+	return s.s.Close()
+}
 
 // Reset ends the stream at once, on both sides; what is under way is lost.
 func (s *Stream) Reset() { _ = s.s.Reset() }
@@ -144,8 +147,8 @@ func (n *Node) openOn(ctx context.Context, c network.Conn, dev identity.DeviceID
 	return &Stream{s: s, remote: dev}, nil
 }
 
-// Handle answers streams of a protocol with h, one goroutine per stream. h owns its stream; whatever h leaves open when
-// it returns is reset. At most Limits.HandlersPerPeer of one device and Limits.Streams/4 of all run at a time; further
+// Handle answers streams of a protocol with h, one goroutine per stream. h owns its stream; one that h has not closed
+// when it returns is reset. At most Limits.HandlersPerPeer of one device and Limits.Streams/4 of all run at a time; further
 // streams are reset. h must return when its stream ends; Close waits for it.
 func (n *Node) Handle(proto string, h func(*Stream)) {
 	gate := &gate{perPeer: n.cfg.Limits.HandlersPerPeer, total: max(1, n.cfg.Limits.Streams/4), held: map[identity.DeviceID]int{}}
@@ -164,7 +167,11 @@ func (n *Node) Handle(proto string, h func(*Stream)) {
 		st := &Stream{s: s, remote: dev}
 		st.quiet.Store(true)
 		_ = s.SetReadDeadline(time.Now().Add(firstByteTimeout))
-		defer s.Reset() // no effect on a stream that h closed both ways
+		defer func() {
+			if !st.closed.Load() { // a reset after Close would throw away what is still under way
+				_ = s.Reset()
+			}
+		}()
 		h(st)
 	})
 }

@@ -1,0 +1,277 @@
+package nodetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/x/simlibp2p"
+	"github.com/marcopolo/simnet"
+
+	"hima/identity"
+	"hima/node"
+)
+
+// Key is the device key of the i-th node, the same in every run.
+func Key(i int) identity.DeviceKey {
+	return identity.DeviceKeyFromSeed(sha256.Sum256(fmt.Appendf(nil, "nodetest device %d", i)))
+}
+
+// DefaultDelay is how long a packet travels one way unless Delay says otherwise: a LAN with a busy access point.
+const DefaultDelay = 2 * time.Millisecond
+
+// port is where every simulated node listens; they differ in their IP addresses.
+const port = 8000
+
+// World is a simulated network with its nodes.
+type World struct {
+	t   testing.TB
+	net *simnet.Simnet
+
+	mu     sync.Mutex
+	nodes  []*member
+	links  map[link]state
+	normal time.Duration
+}
+
+type member struct {
+	node *node.Node // nil while stopped
+	stop func()
+	// found is set while the node's discovery runs.
+	found func(identity.DeviceID, []string)
+}
+
+// link is a pair of nodes, the smaller index first.
+type link struct{ a, b int }
+
+type state struct {
+	cut   bool
+	delay time.Duration // 0: normal
+}
+
+func pair(a, b int) link { return link{min(a, b), max(a, b)} }
+
+// New makes n running nodes on a new network. Call it inside a synctest bubble.
+func New(t testing.TB, n int) *World {
+	t.Helper()
+	w := &World{t: t, links: map[link]state{}, normal: DefaultDelay}
+	// The network tells of every packet it cannot deliver, which is what a cut link is.
+	w.net = &simnet.Simnet{LatencyFunc: w.route, Logger: slog.New(slog.DiscardHandler)}
+	w.net.Start()
+	t.Cleanup(func() {
+		for i := range w.nodes {
+			w.Stop(i)
+		}
+		w.net.Close()
+	})
+	for range n {
+		w.Add()
+	}
+	return w
+}
+
+// IP is the address of the i-th node: each in a /16 of its own, for limits count by network.
+func IP(i int) netip.Addr { return netip.AddrFrom4([4]byte{11 + byte(i/250), byte(i % 250), 0, 1}) }
+
+// index is the node at an address.
+func index(a net.Addr) int {
+	ip := a.(*net.UDPAddr).IP.To4()
+	return int(ip[0]-11)*250 + int(ip[1])
+}
+
+// route is asked by the simulated network for the delay of each packet. A packet over a cut link is sent to nowhere.
+func (w *World) route(p *simnet.Packet) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.links[pair(index(p.From), index(p.To))]
+	if s.cut {
+		p.To = &net.UDPAddr{IP: net.IPv4(203, 0, 113, 1), Port: 9}
+	}
+	if s.delay > 0 {
+		return s.delay
+	}
+	return w.normal
+}
+
+// Add makes and starts one more node and returns its index.
+func (w *World) Add() int {
+	w.t.Helper()
+	w.mu.Lock()
+	i := len(w.nodes)
+	w.nodes = append(w.nodes, &member{})
+	w.mu.Unlock()
+	w.Start(i)
+	return i
+}
+
+// Start starts a stopped node again, with the key and address it had.
+func (w *World) Start(i int) *node.Node {
+	w.t.Helper()
+	speed := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps, FlowBucketCount: 8}
+	w.mu.Lock()
+	m := w.nodes[i]
+	if m.node != nil {
+		w.mu.Unlock()
+		w.t.Fatalf("node %d runs already", i)
+	}
+	n, err := node.New(node.Config{
+		Key:    Key(i),
+		Listen: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", IP(i), port)},
+		MDNS:   true,
+		Host: &node.Simulation{
+			Options: []libp2p.Option{
+				libp2p.Transport(quic.NewTransport),
+				simlibp2p.QUICSimnet(w.net, simnet.NodeBiDiLinkSettings{Downlink: speed, Uplink: speed}),
+			},
+			Interfaces: func() []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(IP(i), 16)} },
+			Discover: func(ctx context.Context, _ identity.DeviceID, _ []string, found func(identity.DeviceID, []string)) error {
+				w.discover(ctx, i, found)
+				return nil
+			},
+		},
+	})
+	if err != nil {
+		w.mu.Unlock()
+		w.t.Fatalf("making node %d: %v", i, err)
+	}
+	m.node = n
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	m.stop = func() {
+		cancel()
+		<-done
+		n.Close()
+	}
+	w.mu.Unlock()
+	go func() {
+		defer close(done)
+		_ = n.Run(ctx)
+	}()
+	return n
+}
+
+// Stop closes a node in good order. A stopped one stays stopped.
+func (w *World) Stop(i int) {
+	w.mu.Lock()
+	m := w.nodes[i]
+	stop := m.stop
+	m.node, m.stop = nil, nil
+	w.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// Node is the i-th node, nil while it is stopped.
+func (w *World) Node(i int) *node.Node {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.nodes[i].node
+}
+
+// Len is how many nodes there are.
+func (w *World) Len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.nodes)
+}
+
+// Addrs is where the i-th node can be dialled.
+func (w *World) Addrs(i int) []string {
+	return []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", IP(i), port)}
+}
+
+// Connect lets a dial b.
+func (w *World) Connect(a, b int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := w.Node(a).Connect(ctx, Key(b).ID(), w.Addrs(b)); err != nil {
+		w.t.Fatalf("connecting %d to %d: %v", a, b, err)
+	}
+}
+
+// Cut makes every packet between a and b vanish; neither end is told.
+func (w *World) Cut(a, b int) { w.set(a, b, func(s *state) { s.cut = true }) }
+
+// Heal undoes Cut, and the two find each other on the LAN anew.
+func (w *World) Heal(a, b int) {
+	w.set(a, b, func(s *state) { s.cut = false })
+	w.announce(a, b)
+	w.announce(b, a)
+}
+
+// Isolate cuts a node off from all others.
+func (w *World) Isolate(i int) {
+	for j := range w.Len() {
+		if j != i {
+			w.Cut(i, j)
+		}
+	}
+}
+
+// Rejoin undoes Isolate.
+func (w *World) Rejoin(i int) {
+	for j := range w.Len() {
+		if j != i {
+			w.Heal(i, j)
+		}
+	}
+}
+
+// Delay sets how long packets between a and b travel one way. 0: as all others.
+func (w *World) Delay(a, b int, d time.Duration) { w.set(a, b, func(s *state) { s.delay = d }) }
+
+// DelayAll sets how long packets travel one way where Delay said nothing.
+func (w *World) DelayAll(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.normal = d
+}
+
+func (w *World) set(a, b int, f func(*state)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.links[pair(a, b)]
+	f(&s)
+	w.links[pair(a, b)] = s
+}
+
+// discover is mDNS on the simulated LAN: a newcomer is found by all and finds all.
+func (w *World) discover(ctx context.Context, i int, found func(identity.DeviceID, []string)) {
+	w.mu.Lock()
+	w.nodes[i].found = found
+	n := len(w.nodes)
+	w.mu.Unlock()
+	for j := range n {
+		if j != i {
+			w.announce(i, j)
+			w.announce(j, i)
+		}
+	}
+	<-ctx.Done()
+	w.mu.Lock()
+	w.nodes[i].found = nil
+	w.mu.Unlock()
+}
+
+// announce lets `to` find `from` if both are on the LAN and the link is whole.
+func (w *World) announce(from, to int) {
+	w.mu.Lock()
+	tell := w.nodes[to].found
+	if w.nodes[from].found == nil || w.links[pair(from, to)].cut {
+		tell = nil
+	}
+	w.mu.Unlock()
+	if tell != nil {
+		tell(Key(from).ID(), w.Addrs(from))
+	}
+}
