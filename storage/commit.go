@@ -1,0 +1,279 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// States of an item: a waiting Update may still be withdrawn by its context, a running one may not.
+const (
+	itemQueued int32 = iota
+	itemRunning
+	itemWithdrawn
+)
+
+// item is one function waiting for the committer.
+type item struct {
+	f     func(*Tx) error
+	done  func(error)
+	state atomic.Int32
+	tx    *Tx
+	err   error
+}
+
+// carried is an overlay that has run but did not fit into its group. Its writes open the next one. The function is not
+// run again, because it may have had effects of its own.
+type carried struct {
+	item   *item
+	writes []undo
+}
+
+// Update runs f on an overlay and returns when what it wrote is on disk, or with the error because of which nothing of
+// it is. When ctx ends before f began, f never runs. Many callers at once share one sync.
+func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
+	result := make(chan error, 1)
+	it := &item{f: f, done: func(err error) { result <- err }}
+	if err := db.enqueue(it); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	if it.state.CompareAndSwap(itemQueued, itemWithdrawn) {
+		return ctx.Err()
+	}
+	return <-result
+}
+
+// Submit is Update without waiting. Functions run in the order in which they were submitted, and done, which may be
+// nil, is called in that order after the sync, or with the error. On a closed database done is called at once.
+func (db *DB) Submit(f func(*Tx) error, done func(error)) {
+	if done == nil {
+		done = func(error) {}
+	}
+	if err := db.enqueue(&item{f: f, done: done}); err != nil {
+		done(err)
+	}
+}
+
+func (db *DB) enqueue(it *item) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closing {
+		return ErrClosed
+	}
+	if db.failed != nil {
+		return db.failed
+	}
+	db.queue = append(db.queue, it)
+	if !db.running {
+		db.running = true
+		go db.commitLoop()
+	}
+	return nil
+}
+
+// commitLoop is the committer. It lives while there is something to commit.
+func (db *DB) commitLoop() {
+	returned := false
+	defer func() {
+		if !returned {
+			// A function ended the goroutine (testing.T.FailNow does). Nothing of its group is committed.
+			db.abandon()
+		}
+	}()
+	for {
+		db.mu.Lock()
+		if len(db.queue) == 0 && db.carry == nil {
+			db.running = false
+			db.queue = nil
+			db.idle.Broadcast()
+			db.mu.Unlock()
+			returned = true
+			return
+		}
+		db.mu.Unlock()
+		db.commitGroup()
+	}
+}
+
+// abandon refuses all that waits, so that nobody hangs.
+func (db *DB) abandon() {
+	db.mu.Lock()
+	db.failed = fmt.Errorf("a function left the committer: %w", ErrFailed)
+	queue := db.queue
+	db.queue, db.running, db.carry = nil, false, nil
+	db.idle.Broadcast()
+	db.mu.Unlock()
+	for _, it := range queue {
+		it.done(db.failed)
+	}
+}
+
+// pop takes the next function that was not withdrawn.
+func (db *DB) pop() *item {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for len(db.queue) > 0 {
+		it := db.queue[0]
+		db.queue[0] = nil
+		db.queue = db.queue[1:]
+		if it.state.CompareAndSwap(itemQueued, itemRunning) {
+			return it
+		}
+	}
+	return nil
+}
+
+// commitGroup runs waiting functions until there are none or the group is full, commits, and calls back.
+func (db *DB) commitGroup() {
+	group := &pending{}
+	base := db.cached.Load()
+	if base != nil {
+		group.merge(base)
+	}
+	var items []*item
+	defer func() {
+		// Only a function that ended the goroutine leaves items behind here.
+		for _, it := range items {
+			it.done(ErrFailed)
+		}
+	}()
+	if c := db.carry; c != nil {
+		db.carry = nil
+		for _, u := range c.writes {
+			group.set(u.key, u.old)
+		}
+		group.keep()
+		items = append(items, c.item)
+	}
+	refused := db.broken()
+	if refused == nil && db.diskFull() {
+		refused = ErrDiskFull
+	}
+	snapshot := db.badger.NewTransaction(false)
+	defer snapshot.Discard()
+	for len(items) < maxGroupFuncs && group.bytes < maxGroupBytes && len(group.writes) < maxGroupKeys {
+		it := db.pop()
+		if it == nil {
+			break
+		}
+		items = append(items, it)
+		if refused != nil {
+			it.err = refused
+			continue
+		}
+		it.tx = &Tx{snapshot: snapshot, own: group, overlay: db.overlays.Add(1)}
+		it.err = run(it.f, it.tx)
+		switch {
+		case it.err != nil:
+			group.take()
+		case group.bytes > maxGroupBytes || len(group.writes) > maxGroupKeys:
+			db.carry = &carried{item: it, writes: group.take()}
+			items = items[:len(items)-1]
+		default:
+			group.keep()
+		}
+		if db.carry != nil {
+			break
+		}
+	}
+	err := refused
+	if err == nil {
+		err = db.commit(group)
+	}
+	if err == nil {
+		db.uncache(base)
+	}
+	finished := items
+	items = nil
+	for _, it := range finished {
+		db.finish(it, err)
+	}
+}
+
+// run calls f, turning a panic into an error, and ends the Tx.
+func run(f func(*Tx) error, tx *Tx) (err error) {
+	defer func() {
+		tx.ended = true
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v\n%s", ErrPanic, p, debug.Stack())
+		}
+	}()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.failed
+}
+
+// finish calls back for one item.
+func (db *DB) finish(it *item, commitErr error) {
+	if it.err == nil {
+		it.err = commitErr
+	}
+	if it.err == nil && it.tx != nil {
+		for _, hook := range it.tx.hooks {
+			hook()
+		}
+	}
+	it.done(it.err)
+}
+
+// commit writes a group as one Badger transaction and syncs it. When that fails nobody knows what the disk holds, so
+// nothing more is written until the database is opened anew.
+func (db *DB) commit(group *pending) error {
+	if len(group.writes) == 0 {
+		return nil
+	}
+	begun := time.Now()
+	err := db.commitBadger(group)
+	if err != nil {
+		err = errors.Join(ErrFailed, err)
+		db.log.Error("committing", "error", err)
+		db.mu.Lock()
+		db.failed = err
+		db.mu.Unlock()
+		return err
+	}
+	db.stats.note(len(group.writes), time.Since(begun))
+	return nil
+}
+
+func (db *DB) commitBadger(group *pending) error {
+	if err := db.fail("before-commit"); err != nil {
+		return err
+	}
+	txn := db.badger.NewTransaction(true)
+	defer txn.Discard()
+	for key, w := range group.writes {
+		var err error
+		if w.deleted {
+			err = txn.Delete([]byte(key))
+		} else {
+			err = txn.Set([]byte(key), w.value)
+		}
+		if err != nil {
+			return fmt.Errorf("filling a transaction: %w", err)
+		}
+	}
+	if err := txn.Commit(); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	return db.fail("after-commit")
+}
+
+func (db *DB) fail(point string) error {
+	if db.config.Fail == nil {
+		return nil
+	}
+	if err := db.config.Fail(point); err != nil {
+		return fmt.Errorf("failing at %s: %w", point, err)
+	}
+	return nil
+}

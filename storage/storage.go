@@ -1,0 +1,302 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// Sizes of the lean configuration; DESIGN.md says what they cost.
+const (
+	memTableSize   = 8 << 20
+	valueLogSize   = 16 << 20
+	blockCacheSize = 4 << 20
+	// Without an index cache Badger panics at the first flush of an encrypted database.
+	indexCacheSize = 4 << 20
+
+	// Badger takes 15 % of a memtable in one transaction, counted in bytes and in entries of about 96 bytes each.
+	maxGroupBytes = memTableSize * 14 / 100
+	maxGroupKeys  = 12_000
+	// maxGroupFuncs bounds how long the first of a group waits for the last.
+	maxGroupFuncs = 1024
+
+	// defaultMinFree is what flushing both memtables and compacting one level may need, with a margin. Badger writes
+	// through memory maps of sparse files, where a full disk is a signal that kills the process and not an error, so
+	// it must never come to that.
+	defaultMinFree = 96 << 20
+	// spaceEvery bounds how often free space is asked for.
+	spaceEvery = 200 * time.Millisecond
+
+	// gcEvery is how often the value log is looked at; small values never go there, so there is hardly anything to do.
+	gcEvery = 10 * time.Minute
+)
+
+// Config says what to open.
+type Config struct {
+	Dir        string                   // folder, made if missing; empty: in memory
+	Key        []byte                   // 32 bytes; nil only in memory
+	Logger     *slog.Logger             // nil: nothing is logged
+	Migrations []Migration              // ascending versions
+	MinFree    uint64                   // bytes of disk below which writes are refused; 0: 96 MiB
+	Fail       func(point string) error // tests: called at "before-commit" and "after-commit"; an error acts like a crash there
+}
+
+func (c Config) check() error {
+	if c.Dir != "" && len(c.Key) != 32 {
+		return fmt.Errorf("checking the configuration: key of %d bytes", len(c.Key))
+	}
+	last := baseVersion
+	for _, m := range c.Migrations {
+		if m.Version <= last || m.Apply == nil {
+			return fmt.Errorf("checking the configuration: migration %d %q out of order", m.Version, m.Name)
+		}
+		last = m.Version
+	}
+	return nil
+}
+
+// DB is an open database.
+type DB struct {
+	badger  *badger.DB
+	config  Config
+	log     *slog.Logger
+	release func() error // lets go of the folder
+
+	mu      sync.Mutex // guards the fields below
+	idle    *sync.Cond // signalled when running or readers change
+	queue   []*item
+	running bool // a committer is at work
+	closing bool
+	closed  bool
+	readers int
+	failed  error
+
+	cacheMu    sync.Mutex // serialises Cache
+	cached     atomic.Pointer[pending]
+	cacheTimer *time.Timer // guarded by cacheMu
+
+	overlays atomic.Uint64
+
+	// The committer's own; handed from one committer to the next under mu.
+	carry     *carried
+	spaceAt   time.Time
+	spaceFull bool
+
+	stats stats
+}
+
+// Open opens or makes the database, and brings its schema up to date.
+func Open(config Config) (*DB, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	db := &DB{config: config, log: config.Logger, release: func() error { return nil }}
+	db.idle = sync.NewCond(&db.mu)
+	if db.log == nil {
+		db.log = slog.New(slog.DiscardHandler)
+	}
+	if db.config.MinFree == 0 {
+		db.config.MinFree = defaultMinFree
+	}
+	if config.Dir != "" {
+		if err := db.claim(); err != nil {
+			return nil, err
+		}
+	}
+	if err := db.open(); err != nil {
+		return nil, errors.Join(err, db.release())
+	}
+	if err := db.migrate(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// claim makes the folder and takes the lock on it, before Badger touches anything.
+func (db *DB) claim() error {
+	dir := db.config.Dir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the database folder: %w", err)
+	}
+	release, err := lockFolder(filepath.Join(dir, "hima.lock"))
+	if err != nil {
+		return err
+	}
+	db.release = release
+	if missing(dir) {
+		return errors.Join(fmt.Errorf("opening the database: manifest is missing: %w", ErrDamaged), release())
+	}
+	if db.diskFull() {
+		return errors.Join(ErrDiskFull, release())
+	}
+	return nil
+}
+
+// open starts Badger. It panics on some kinds of damage instead of saying so.
+func (db *DB) open() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("opening the database: %v: %w", p, ErrDamaged)
+		}
+	}()
+	o := badger.DefaultOptions(db.config.Dir).
+		WithLogger(badgerLog{db.log}).
+		WithInMemory(db.config.Dir == "").
+		WithBypassLockGuard(true).
+		WithSyncWrites(db.config.Dir != "").
+		WithMemTableSize(memTableSize).
+		WithNumMemtables(2).
+		WithValueLogFileSize(valueLogSize).
+		WithBlockCacheSize(blockCacheSize).
+		WithIndexCacheSize(indexCacheSize).
+		WithNumCompactors(2).
+		WithNumLevelZeroTables(2).
+		WithNumLevelZeroTablesStall(6).
+		WithNumGoroutines(2).
+		WithCompression(options.None).
+		WithMetricsEnabled(false).
+		WithDetectConflicts(false)
+	if db.config.Dir != "" {
+		o = o.WithEncryptionKey(db.config.Key)
+	}
+	b, err := badger.Open(o)
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", openError(err))
+	}
+	db.badger = b
+	return nil
+}
+
+// Close waits for running reads and for all writes submitted so far, and closes the files. Calls after it get
+// ErrClosed.
+func (db *DB) Close() error {
+	db.mu.Lock()
+	if db.closing {
+		db.mu.Unlock()
+		return nil
+	}
+	db.closing = true
+	for db.running || db.readers > 0 {
+		db.idle.Wait()
+	}
+	db.mu.Unlock()
+
+	// Cached writes nothing carried to disk yet.
+	db.cacheMu.Lock()
+	if db.cacheTimer != nil {
+		db.cacheTimer.Stop()
+	}
+	db.cacheMu.Unlock()
+	if db.cached.Load() != nil && db.broken() == nil && !db.diskFull() {
+		if err := db.commitCached(); err != nil {
+			db.log.Warn("writing the cache", "error", err)
+		}
+	}
+	db.mu.Lock()
+	db.closed = true
+	db.mu.Unlock()
+	var err error
+	if cerr := db.badger.Close(); cerr != nil {
+		err = fmt.Errorf("closing the database: %w", cerr)
+	}
+	return errors.Join(err, db.release())
+}
+
+// View runs f on a snapshot. Nested calls are allowed.
+func (db *DB) View(f func(*Tx) error) error {
+	db.mu.Lock()
+	if db.closing {
+		db.mu.Unlock()
+		return ErrClosed
+	}
+	db.readers++
+	db.mu.Unlock()
+	defer func() {
+		db.mu.Lock()
+		db.readers--
+		if db.readers == 0 {
+			db.idle.Broadcast()
+		}
+		db.mu.Unlock()
+	}()
+	// The cache first: what is moved from it to Badger between the two steps is then seen twice and not never.
+	cached := db.cached.Load()
+	tx := &Tx{snapshot: db.badger.NewTransaction(false)}
+	if cached != nil {
+		tx.below = []*pending{cached}
+	}
+	defer tx.snapshot.Discard()
+	return f(tx)
+}
+
+// RunMaintenance collects garbage of the value log on a timer until ctx ends.
+func (db *DB) RunMaintenance(ctx context.Context) error {
+	if db.config.Dir == "" {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(gcEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for db.collect() && ctx.Err() == nil {
+		}
+	}
+}
+
+// collect rewrites one value log file if half of it is garbage, and says whether it did.
+func (db *DB) collect() bool {
+	db.mu.Lock()
+	if db.closing {
+		db.mu.Unlock()
+		return false
+	}
+	db.readers++ // keeps Close waiting
+	db.mu.Unlock()
+	err := db.badger.RunValueLogGC(0.5)
+	db.mu.Lock()
+	db.readers--
+	db.idle.Broadcast()
+	db.mu.Unlock()
+	if err != nil && !errors.Is(err, badger.ErrNoRewrite) && !errors.Is(err, badger.ErrRejected) {
+		db.log.Warn("collecting the value log", "error", err)
+	}
+	return err == nil
+}
+
+// broken returns why writes are refused, or nil.
+func (db *DB) broken() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.failed
+}
+
+// diskFull asks the file system, at most every spaceEvery. It is called by the committer, and by Open and Close when
+// there is none.
+func (db *DB) diskFull() bool {
+	if db.config.Dir == "" {
+		return false
+	}
+	if now := time.Now(); now.Sub(db.spaceAt) >= spaceEvery || now.Before(db.spaceAt) {
+		free, err := freeSpace(db.config.Dir)
+		full := err == nil && free < db.config.MinFree
+		if full && !db.spaceFull {
+			db.log.Error("disk is full, writes are refused", "free", free, "needed", db.config.MinFree)
+		}
+		db.spaceAt, db.spaceFull = now, full
+	}
+	return db.spaceFull
+}
