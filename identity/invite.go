@@ -94,7 +94,11 @@ func (in Invite) String() string {
 		}
 		m.Devices = append(m.Devices, md)
 	}
-	b := append([]byte{inviteVersion}, encode(m)...)
+	return inviteLink(append([]byte{inviteVersion}, encode(m)...))
+}
+
+// inviteLink writes version and content as text, with their checksum.
+func inviteLink(b []byte) string {
 	return inviteScheme + inviteEncoding().EncodeToString(append(b, inviteChecksum(b)...))
 }
 

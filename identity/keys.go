@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
@@ -19,9 +18,10 @@ type AccountKey struct{ secretKey }
 // DeviceKey is the private key of a device. The zero value is no key.
 type DeviceKey struct{ secretKey }
 
-// secretKey holds an Ed25519 private key, seed and public key. It is a pointer because fmt does not ask the methods of
-// unexported fields in other people's structs, but does not follow pointers there either. Nil: no key.
-type secretKey struct{ key *[ed25519.PrivateKeySize]byte }
+// secretKey holds an Ed25519 private key, seed and public key. Nil: no key. It sits behind a function because fmt does not
+// ask the methods of unexported fields in other people's structs, and follows pointers there under some verbs; a function
+// shows an address and no more, cannot be compared, and no encoder takes it.
+type secretKey struct{ key func() ed25519.PrivateKey }
 
 // GenerateAccountKey makes a new account.
 func GenerateAccountKey() AccountKey { return AccountKeyFromSeed(randomSeed()) }
@@ -41,7 +41,8 @@ func randomSeed() (seed [32]byte) {
 }
 
 func keyFromSeed(seed [32]byte) secretKey {
-	return secretKey{(*[ed25519.PrivateKeySize]byte)(ed25519.NewKeyFromSeed(seed[:]))}
+	key := ed25519.NewKeyFromSeed(seed[:])
+	return secretKey{func() ed25519.PrivateKey { return key }}
 }
 
 // ID returns the public key.
@@ -51,11 +52,11 @@ func (k AccountKey) ID() AccountID { return k.public() }
 func (k DeviceKey) ID() DeviceID { return k.public() }
 
 // Libp2p returns the key in the form in which a libp2p host takes it.
-func (k DeviceKey) Libp2p() crypto.PrivKey { return libp2pKey(k.key[:]) }
+func (k DeviceKey) Libp2p() crypto.PrivKey { return libp2pKey(k.key()) }
 
 func (k secretKey) public() (id [32]byte) {
 	if k.key != nil {
-		copy(id[:], k.key[32:])
+		copy(id[:], k.key()[32:])
 	}
 	return id
 }
@@ -66,14 +67,14 @@ func (k secretKey) IsZero() bool { return k.key == nil }
 // Seed returns the secret seed. It is for sealing and for tests.
 func (k secretKey) Seed() (seed [32]byte) {
 	if k.key != nil {
-		copy(seed[:], k.key[:32])
+		copy(seed[:], k.key()[:32])
 	}
 	return seed
 }
 
 // Sign returns the 64-byte signature over payload for purpose d.
 func (k secretKey) Sign(d Domain, payload []byte) []byte {
-	return ed25519.Sign(k.key[:], d.message(payload))
+	return ed25519.Sign(k.key(), d.message(payload))
 }
 
 // String redacts.
@@ -86,10 +87,10 @@ func (secretKey) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
 func (secretKey) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Secret is 32 secret bytes. The zero value means that there is none.
-type Secret struct{ b *[32]byte } // a pointer for the same reason as in secretKey
+type Secret struct{ b func() [32]byte } // a function for the same reason as in secretKey
 
-// NewSecret takes a copy of 32 bytes.
-func NewSecret(b [32]byte) Secret { return Secret{&b} }
+// NewSecret takes 32 bytes.
+func NewSecret(b [32]byte) Secret { return Secret{func() [32]byte { return b }} }
 
 // IsZero tells whether there is no secret.
 func (s Secret) IsZero() bool { return s.b == nil }
@@ -99,7 +100,8 @@ func (s Secret) Bytes() []byte {
 	if s.b == nil {
 		return nil
 	}
-	return bytes.Clone(s.b[:])
+	b := s.b()
+	return b[:]
 }
 
 // String redacts.

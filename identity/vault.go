@@ -62,7 +62,7 @@ func (v Vault) AccountKey() (AccountKey, bool) {
 	if v.AccountSeed.IsZero() {
 		return AccountKey{}, false
 	}
-	return AccountKeyFromSeed(*v.AccountSeed.b), true
+	return AccountKeyFromSeed(v.AccountSeed.b()), true
 }
 
 // RotateDevice gives the profile a new device key and remembers the old public key (R3). The database key stays. It

@@ -1,0 +1,30 @@
+package identity
+
+import "bytes"
+
+// PhraseOf makes phraseOf visible to the tests, which want phrases of chosen seeds.
+func PhraseOf(seed [32]byte) string { return phraseOf(seed) }
+
+// VaultForTest is a vault of fixed keys.
+func VaultForTest(account, device, database [32]byte, c Certificate) Vault {
+	return Vault{Account: c.Account, AccountSeed: NewSecret(account), DeviceKey: DeviceKeyFromSeed(device),
+		DatabaseKey: NewSecret(database), Certificate: c, Username: "alice", Created: c.Created}
+}
+
+// Encode returns the content of a vault as it is sealed.
+func (v Vault) Encode() ([]byte, error) { return v.encode() }
+
+// DecodeVault reads it back.
+func DecodeVault(b []byte) (Vault, error) { return decodeVault(b) }
+
+// InviteContent returns the version and message of a link.
+func InviteContent(in Invite) []byte {
+	b, err := inviteEncoding().DecodeString(in.String()[len(inviteScheme):])
+	if err != nil {
+		panic(err)
+	}
+	return b[:len(b)-inviteSum]
+}
+
+// InviteLink makes a link with a right checksum of any content.
+func InviteLink(b []byte) string { return inviteLink(bytes.Clone(b)) }
