@@ -52,6 +52,7 @@ func BenchmarkDurableSets(b *testing.B) {
 			})
 			s := db.Stats()
 			b.ReportMetric(float64(s.Writes)/float64(s.Commits), "sets/commit")
+			b.ReportMetric(s.CommitTime.Seconds()/b.Elapsed().Seconds(), "committing")
 			_ = db.Close()
 		})
 	}
