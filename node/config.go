@@ -28,6 +28,8 @@ var (
 	ErrWrongDevice = errors.New("another device answered at this address")
 	// ErrNotSpoken is returned by Open when the device does not speak the protocol.
 	ErrNotSpoken = errors.New("device does not speak this protocol")
+	// ErrRefused is returned by Open when the device has too many streams of this node already.
+	ErrRefused = errors.New("device refused the stream")
 	// ErrSelf is returned by Connect and Open when the device is this node.
 	ErrSelf = errors.New("device is this node")
 )

@@ -1,10 +1,14 @@
 package node
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -24,7 +28,7 @@ import (
 
 // newHost makes the libp2p host. Every choice that libp2p would make through a package variable is made here by a
 // value, so that several nodes in one process cannot disturb each other.
-func newHost(c Config, listen []ma.Multiaddr) (host.Host, error) {
+func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
 	announce, err := parseAddrs(c.Announce)
 	if err != nil {
 		return nil, fmt.Errorf("reading announced addresses: %w", err)
@@ -36,10 +40,6 @@ func newHost(c Config, listen []ma.Multiaddr) (host.Host, error) {
 	cm, err := connmgr.NewConnManager(c.Limits.Conns/2, c.Limits.Conns*3/4, connmgr.WithGracePeriod(time.Minute))
 	if err != nil {
 		return nil, fmt.Errorf("making connection manager: %w", err)
-	}
-	agent := "hima"
-	if c.Version != "" {
-		agent += "/" + c.Version
 	}
 	opts := []libp2p.Option{
 		libp2p.Identity(c.Key.Libp2p()),
@@ -200,6 +200,30 @@ func freePort() (int, error) {
 	}
 	u.Close()
 	return port, nil
+}
+
+// probe binds the addresses for a moment to learn whether another program has them. libp2p's own error does not say
+// why, and tells the standard error of it besides.
+func probe(at []ma.Multiaddr) error {
+	for _, a := range at {
+		network, host, err := manet.DialArgs(a)
+		if err != nil {
+			continue // not one that can be bound; listening says so
+		}
+		var c io.Closer
+		if strings.HasPrefix(network, "udp") {
+			c, err = net.ListenPacket(network, host) //nolint:noctx // it does not block
+		} else {
+			c, err = net.Listen(network, host) //nolint:noctx // it does not block
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w: %s", ErrPortInUse, a)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	return nil
 }
 
 // listensAt reports whether the host listens at every transport that was asked for. libp2p is content if one of

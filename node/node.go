@@ -2,14 +2,12 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	ma "github.com/multiformats/go-multiaddr"
@@ -85,10 +83,12 @@ func (n *Node) listen(at []ma.Multiaddr) (host.Host, error) {
 }
 
 func (n *Node) listenAt(at []ma.Multiaddr) (host.Host, error) {
-	h, err := newHost(n.cfg, at)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: %w", ErrPortInUse, err)
+	if n.cfg.Host == nil {
+		if err := probe(at); err != nil {
+			return nil, err
+		}
 	}
+	h, err := newHost(n.cfg, n.Agent(), at)
 	if err != nil {
 		return nil, fmt.Errorf("listening: %w", err)
 	}
@@ -165,6 +165,14 @@ func (n *Node) Port() int {
 		}
 	}
 	return 0
+}
+
+// Agent is what identify tells peers about the program, and all it tells.
+func (n *Node) Agent() string {
+	if n.cfg.Version == "" {
+		return "hima"
+	}
+	return "hima/" + n.cfg.Version
 }
 
 // Multicast reports whether nodes on the LAN can be found now. False without MDNS.

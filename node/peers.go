@@ -48,7 +48,12 @@ type peerState struct {
 	info    ConnInfo       // of the best
 	since   time.Time
 	rtt     time.Duration
-	waiting []chan struct{} // closed at the first connection, see dial
+	waiting []chan struct{} // closed when the device dialled us, see dial
+}
+
+// live are the connections that are not closed: libp2p tells of a closed one some time after it is.
+func (p *peerState) live() []network.Conn {
+	return slices.DeleteFunc(slices.Clone(p.conns), network.Conn.IsClosed)
 }
 
 func (t *peerTable) init() { t.peers = map[identity.DeviceID]*peerState{} }
@@ -84,10 +89,13 @@ func (n *Node) connected(c network.Conn) {
 		p.since = time.Now()
 	}
 	p.conns = append(p.conns, c)
-	for _, w := range p.waiting {
-		close(w)
+	// An own dial ends by itself; cancelling it now, as a waiter does, could close the connection it just made.
+	if c.Stat().Direction == network.DirInbound {
+		for _, w := range p.waiting {
+			close(w)
+		}
+		p.waiting = nil
 	}
-	p.waiting = nil
 	if info := connInfo(best(p.conns)); first || info != p.info {
 		p.info = info
 		// Published under the lock, so that ups and downs of a device cannot overtake each other.
@@ -137,8 +145,6 @@ func best(conns []network.Conn) network.Conn {
 	rank := func(c network.Conn) int {
 		i := connInfo(c)
 		switch {
-		case c.IsClosed():
-			return 9
 		case i.Limited:
 			return 4
 		case !i.Direct:
@@ -165,7 +171,7 @@ func (n *Node) Connected(dev identity.DeviceID) bool {
 	n.peers.mu.Lock()
 	defer n.peers.mu.Unlock()
 	p := n.peers.peers[dev]
-	return p != nil && len(p.conns) > 0
+	return p != nil && len(p.live()) > 0
 }
 
 // Peers lists the connected devices in the order of their IDs.
@@ -259,7 +265,7 @@ func (n *Node) dial(ctx context.Context, dev identity.DeviceID) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
-// waitUp returns a channel that is closed when the device has a connection.
+// waitUp returns a channel that is closed when the device has connected to this node.
 func (n *Node) waitUp(dev identity.DeviceID) (<-chan struct{}, func()) {
 	t := &n.peers
 	t.mu.Lock()
@@ -270,7 +276,7 @@ func (n *Node) waitUp(dev identity.DeviceID) (<-chan struct{}, func()) {
 		p = &peerState{}
 		t.peers[dev] = p
 	}
-	if len(p.conns) > 0 {
+	if len(p.live()) > 0 {
 		close(w)
 		return w, func() {}
 	}
@@ -310,7 +316,7 @@ func (n *Node) conns(dev identity.DeviceID) []network.Conn {
 	n.peers.mu.Lock()
 	defer n.peers.mu.Unlock()
 	if p := n.peers.peers[dev]; p != nil {
-		return slices.Clone(p.conns)
+		return p.live()
 	}
 	return nil
 }

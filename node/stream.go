@@ -76,7 +76,7 @@ func (s *Stream) Info() ConnInfo { return connInfo(s.s.Conn()) }
 
 // Open opens a stream to a device and agrees on the protocol. It dials the known addresses if the device is not
 // connected, and takes the best connection if it has several. A connection that does not answer any more is closed and
-// dialled anew once.
+// the device dialled anew, once; one whose peer merely refuses the stream is left alone.
 func (n *Node) Open(ctx context.Context, dev identity.DeviceID, proto string) (*Stream, error) {
 	if dev == n.id {
 		return nil, ErrSelf
@@ -101,10 +101,15 @@ func (n *Node) Open(ctx context.Context, dev identity.DeviceID, proto string) (*
 		if s, err = n.openOn(ctx, c, dev, proto); err == nil {
 			return s, nil
 		}
-		if errors.Is(err, ErrNotSpoken) || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("opening stream: %w", ctx.Err())
+		case errors.Is(err, context.DeadlineExceeded):
+			n.log.Debug("closing a connection that does not answer", "device", dev.Short())
+			c.Close()
+		case !c.IsClosed(): // the peer lives and does not want
 			return nil, err
 		}
-		c.Close()
 	}
 	if errors.Is(err, ErrUnreachable) {
 		return nil, err
@@ -136,6 +141,8 @@ func (n *Node) openOn(ctx context.Context, c network.Conn, dev identity.DeviceID
 		}
 		if ctx.Err() != nil {
 			err = ctx.Err()
+		} else if errors.Is(err, network.ErrReset) {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		return nil, fmt.Errorf("asking for protocol: %w", err)
 	}

@@ -20,7 +20,7 @@ func (n *Node) watch(ctx context.Context) {
 		case <-t.C:
 		}
 		now, cur := time.Now(), n.ifaces()
-		slept := jumped(seen, now)
+		slept := jumped(now.Round(0).Sub(seen.Round(0)), now.Sub(seen)) // Round(0) strips the steady clock's reading
 		seen = now
 		if slices.Equal(cur, last) && !slept {
 			continue
@@ -35,7 +35,4 @@ func (n *Node) watch(ctx context.Context) {
 
 // jumped reports whether the wall clock moved otherwise than the steady clock, which stands still while the machine
 // sleeps. A clock that somebody set looks the same, and looking around once more does no harm.
-func jumped(from, to time.Time) bool {
-	d := to.Round(0).Sub(from.Round(0)) - to.Sub(from)
-	return d > sleepJump || d < -sleepJump
-}
+func jumped(wall, steady time.Duration) bool { return (wall - steady).Abs() > sleepJump }
