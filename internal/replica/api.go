@@ -1,0 +1,276 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/node"
+	"hima/storage"
+)
+
+// Protocol is the name of the stream protocol.
+const Protocol = "/hima/sync/1"
+
+// Errors of this package.
+var (
+	// ErrDiverged: this device's own feed is longer or different elsewhere (R3). Nothing more is written under its key.
+	ErrDiverged = errors.New("own feed diverged: the device key must be replaced")
+	// ErrClosed: the replica does not run, or is stopping.
+	ErrClosed = errors.New("replica is not running")
+	// ErrNoEntry: the entry is not held.
+	ErrNoEntry = errors.New("entry not held")
+	// ErrNotAdmitted: the other side is not a valid device of the account it names.
+	ErrNotAdmitted = errors.New("peer is not a valid device of its account")
+	// ErrBusy: the other side, or this one, has no room for another session now.
+	ErrBusy = errors.New("no room for another session")
+	// ErrRefused: entries were not taken; the reason went to the hooks.
+	ErrRefused = errors.New("entries not taken")
+	// ErrProtocol: the other side broke a rule of docs/spec/sync.md.
+	ErrProtocol = errors.New("protocol broken by the other side")
+)
+
+// Peer is an authenticated device and the account that certified it.
+type Peer struct {
+	Account identity.AccountID
+	Device  identity.DeviceID
+}
+
+// Records answers what is known of accounts and their devices. Package directory implements it. Methods are cheap
+// (memory) unless they say otherwise.
+type Records interface {
+	// Record returns the newest account record ever seen, also the own one.
+	Record(identity.AccountID) (identity.AccountRecord, bool)
+	// Admit checks a record and keeps it if its sequence is higher than that of any seen before (R11). It returns the
+	// record that now counts, after it is durable. A lower or equal one is not an error.
+	Admit(ctx context.Context, raw []byte) (identity.AccountRecord, error)
+	// Devices lists the devices known for an account: those of its record, or those that were heard of.
+	Devices(identity.AccountID) []identity.DeviceID
+	// Seen notes that a device was met at an address. Unsynced.
+	Seen(cert identity.Certificate, addr string, at time.Time)
+}
+
+// Members says who takes part in which conversation. Package messenger implements it. The tx may be read-only.
+type Members interface {
+	// Shared lists the conversations that this node shares with an account, as far as this node is concerned: not
+	// those with somebody blocked, and not those a stranger merely claims. The own account shares everything.
+	Shared(tx *storage.Tx, account identity.AccountID) ([]feed.ConversationID, error)
+	// Readers lists the accounts that may read a conversation, besides the own one.
+	Readers(tx *storage.Tx, conv feed.ConversationID) ([]identity.AccountID, error)
+	// KnockToken returns the invite token for a first contact, nil if there is none.
+	KnockToken(tx *storage.Tx, conv feed.ConversationID) ([]byte, error)
+	// Read returns up to which number the user has read a feed of somebody else and lets its author know; 0: not said.
+	Read(tx *storage.Tx, id feed.FeedID) (uint64, error)
+}
+
+// Incoming is a run that verified and would extend what is held.
+type Incoming struct {
+	Peer     Peer // who brought it, not always its author
+	Run      feed.Run
+	Knock    *Knock // set if it came as a knock
+	Detached bool   // it stands ahead of a gap (R9)
+}
+
+// Knock is what a stranger showed besides the run.
+type Knock struct {
+	Token []byte // invite token, may be empty, not checked
+	Work  bool   // the proof of work verified
+}
+
+// Gate judges what comes in. Package messenger implements it.
+type Gate interface {
+	// Listening is asked before a knock is parsed: CODE_TAKEN to go on, else the answer. It must be cheap.
+	Listening(account identity.AccountID) pb.Code
+	// Admit is asked once per incoming run, inside the transaction that would store it. It says how many of the
+	// entries may come in: all of them, or fewer with the reason; then nothing of the run is stored and the author may
+	// offer a shorter one. What Admit writes to tx is kept in both cases. Authorship and signatures are checked already.
+	Admit(tx *storage.Tx, in Incoming) (take int, code pb.Code, err error)
+	// Excused says whether a missing body counts as present, by the author's recall or the own retention rule (R9).
+	Excused(tx *storage.Tx, e feed.Entry) (bool, error)
+}
+
+// Applied tells of entries that were stored. Every entry is told of exactly once.
+type Applied struct {
+	Peer     Peer // who brought them
+	Entries  []feed.Entry
+	Backlog  bool // part of catching up, not of the live stream
+	Detached bool // they stand after a hole (R9)
+}
+
+// Ack tells that a device holds an own feed, or one that was relayed to it, durably up to Last; From is the first
+// number that is new in it.
+type Ack struct {
+	Peer Peer
+	Feed feed.FeedID
+	From uint64
+	Last uint64
+}
+
+// Refusal tells that a device did not take entries from From on.
+type Refusal struct {
+	Peer Peer
+	Feed feed.FeedID
+	From uint64
+	Code pb.Code
+}
+
+// NotTaken tells that a device set its floor above own entries: From..To will never be taken by it (R16).
+type NotTaken struct {
+	Peer     Peer
+	Feed     feed.FeedID
+	From, To uint64
+}
+
+// Receipt is a checked receipt of another device (R15).
+type Receipt struct {
+	Peer         Peer
+	Conversation feed.ConversationID
+	Seq          uint64
+	Items        []ReceiptItem
+}
+
+// ReceiptItem says what a device holds and has read of one feed.
+type ReceiptItem struct {
+	Feed  feed.FeedID
+	Acked uint64
+	Read  uint64 // 0: not said
+}
+
+// Fork tells that a feed has two branches (R3). Entries from At on do not count.
+type Fork struct {
+	Feed feed.FeedID
+	At   uint64
+}
+
+// Hooks hears what happened. Those with a tx run inside the transaction that makes it durable, and an error discards
+// the whole change. The others run on a session's goroutine, must not block, and tell of things that are never stored.
+type Hooks interface {
+	Applied(tx *storage.Tx, a Applied) error
+	Acked(tx *storage.Tx, a Ack) error
+	Refused(tx *storage.Tx, r Refusal) error
+	NotTaken(tx *storage.Tx, n NotTaken) error
+	Receipt(tx *storage.Tx, r Receipt) error
+	Forked(tx *storage.Tx, f Fork) error
+
+	// OwnFeedDiverged: a peer proved entries of this device's own feed that it does not hold (R3).
+	OwnFeedDiverged(id feed.FeedID)
+	Typing(from Peer, conv feed.ConversationID, on bool)
+	Presence(from Peer, online bool)
+	SessionUp(s SessionInfo)
+	SessionDown(s SessionInfo)
+}
+
+// Config is what a Replica needs. All fields without a stated zero value are required.
+type Config struct {
+	DB          *storage.DB
+	Node        *node.Node // nil: store only, Run and Open refuse
+	Account     identity.AccountID
+	Key         identity.DeviceKey
+	Certificate identity.Certificate // of Key
+	Records     Records
+	Members     Members
+	Gate        Gate
+	Hooks       Hooks
+	Logger      *slog.Logger             // nil: nothing is logged
+	Now         func() time.Time         // nil: time.Now
+	Agent       string                   // shown to peers; empty: "hima"
+	Limits      Limits                   // zero fields: the defaults
+	Fail        func(point string) error // tests: an error at a named point ends the step as a crash would
+	OnAck       func(Ack)                // measurements: an acknowledgement arrived, not yet stored; nil: not told
+}
+
+// Limits bounds what peers may cost. A zero field takes the value of DefaultLimits.
+type Limits struct {
+	Sessions         int           // all sessions
+	StrangerSessions int           // of these, with accounts that share no conversation
+	Window           int           // bytes of runs sent and not yet acknowledged, per session
+	StrangerRate     float64       // knocks and refused runs a second, per session of a stranger
+	Ping             time.Duration // silence after which a ping goes out
+	Dead             time.Duration // silence after which a session is given up
+	Receipt          time.Duration // pause after the last change before a receipt goes out
+	ReceiptMax       time.Duration // longest wait for a receipt under load
+	Detached         int           // entries kept ahead of a gap, per feed (R9)
+}
+
+// DefaultLimits returns the limits of a normal node.
+func DefaultLimits() Limits {
+	return Limits{
+		Sessions:         512,
+		StrangerSessions: 32,
+		Window:           2 << 20,
+		StrangerRate:     4,
+		Ping:             6 * time.Second,
+		Dead:             12 * time.Second,
+		Receipt:          500 * time.Millisecond,
+		ReceiptMax:       2 * time.Second,
+		Detached:         256,
+	}
+}
+
+// SessionInfo describes a live session.
+type SessionInfo struct {
+	Peer
+	Addr      string
+	Transport string
+	Outbound  bool
+	Since     time.Time
+	RTT       time.Duration // of the last ping, 0 before the first
+	Skew      time.Duration // the other side's clock minus ours, as of the hello
+}
+
+// Draft is an entry to be written to this device's own feed.
+type Draft struct {
+	Conversation feed.ConversationID
+	Number       feed.Number
+	Kind         feed.Kind
+	Content      []byte    // unpadded
+	Time         time.Time // zero: now
+}
+
+func (c Config) withDefaults() Config {
+	d := DefaultLimits()
+	setDefault(&c.Limits.Sessions, d.Sessions)
+	setDefault(&c.Limits.StrangerSessions, d.StrangerSessions)
+	setDefault(&c.Limits.Window, d.Window)
+	setDefault(&c.Limits.StrangerRate, d.StrangerRate)
+	setDefault(&c.Limits.Ping, d.Ping)
+	setDefault(&c.Limits.Dead, d.Dead)
+	setDefault(&c.Limits.Receipt, d.Receipt)
+	setDefault(&c.Limits.ReceiptMax, d.ReceiptMax)
+	setDefault(&c.Limits.Detached, d.Detached)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Agent == "" {
+		c.Agent = "hima"
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) check() error {
+	switch {
+	case c.DB == nil:
+		return errors.New("replica: no database")
+	case c.Account.IsZero():
+		return errors.New("replica: no account")
+	case c.Records == nil || c.Members == nil || c.Gate == nil || c.Hooks == nil:
+		return errors.New("replica: records, members, gate and hooks are required")
+	case c.Certificate.Device != c.Key.ID() || c.Certificate.Account != c.Account:
+		return errors.New("replica: the certificate is not of this account and device")
+	}
+	return nil
+}

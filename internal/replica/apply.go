@@ -1,0 +1,333 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// arrived is a run that verified by itself and is about to be linked to what is held.
+type arrived struct {
+	peer    Peer
+	run     feed.Run
+	knock   *Knock
+	backlog bool
+}
+
+// outcome is what to answer to a run. The zero outcome answers nothing.
+type outcome struct {
+	ack    *feed.Head      // held durably up to here
+	code   pb.Code         // not taken from number from on, if not CODE_TAKEN and not 0
+	from   uint64          //
+	behind bool            // it lies below our floor, or its end contradicts ours: compare heads again
+	proof  *feed.ForkProof // the feed forked
+	own    bool            // it proves that the own feed diverged
+}
+
+// apply links a run to its feed and stores what is new of it. It runs inside a transaction; an error means that the own
+// database failed, never that the run was bad.
+func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
+	id := in.run.Feed()
+	if id.Device == r.self {
+		return r.applyOwn(tx, in, id)
+	}
+	st, known, err := loadFeed(tx, id)
+	if err != nil {
+		return outcome{}, err
+	}
+	if st.forkAt != 0 {
+		proof, err := loadProof(tx, st.local)
+		return outcome{proof: proof}, err
+	}
+	if in.run.Last().Seq < st.first {
+		return outcome{behind: true}, nil
+	}
+	first := in.run.First().Seq
+	if rec, ok := r.cfg.Records.Record(in.run.Account()); ok && rec.Revokes(id.Device) {
+		return outcome{code: pb.Code_CODE_DENIED, from: first}, nil
+	}
+	fresh, err := in.run, error(nil)
+	detached := first > st.last+1
+	if detached {
+		// Nothing ties the device to the account yet, except a session with that very device or its account's record.
+		if !r.authored(in, st, known) {
+			return outcome{code: pb.Code_CODE_BAD, from: first}, nil
+		}
+	} else {
+		fresh, err = in.run.After(st.tip())
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, feed.ErrKnown):
+		return r.knownAgain(tx, in, id, st)
+	case errors.Is(err, feed.ErrFork):
+		return r.conflict(tx, in, id, st)
+	default:
+		return outcome{code: pb.Code_CODE_BAD, from: first}, nil
+	}
+	if !detached {
+		holes, err := r.hasHole(tx, in.peer, fresh)
+		if err != nil {
+			return outcome{}, err
+		}
+		detached = holes
+	}
+	return r.store(tx, in, id, st, known, fresh, detached)
+}
+
+// authored says whether the account that a detached run names is that of its device.
+func (r *Replica) authored(in arrived, st feedState, known bool) bool {
+	account, device := in.run.Account(), in.run.Feed().Device
+	if known {
+		return st.account == account
+	}
+	if in.peer.Device == device {
+		return in.peer.Account == account
+	}
+	rec, ok := r.cfg.Records.Record(account)
+	return ok && rec.Lists(device)
+}
+
+// hasHole says whether a body is missing without excuse (R9). What the author's own device does not have nobody can
+// have: it was erased before it was ever offered.
+func (r *Replica) hasHole(tx *storage.Tx, peer Peer, run feed.Run) (bool, error) {
+	if run.Feed().Device == peer.Device {
+		return false, nil
+	}
+	for _, e := range run.Entries() {
+		if e.HasBody() {
+			continue
+		}
+		ok, err := r.cfg.Gate.Excused(tx, e)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// knownAgain answers a run of which everything is held.
+func (r *Replica) knownAgain(tx *storage.Tx, in arrived, id feed.FeedID, st feedState) (outcome, error) {
+	// The run may be another branch that is shorter than ours.
+	last := in.run.Last()
+	s, ok, err := loadStored(tx, st.local, last.Seq)
+	if err != nil {
+		return outcome{}, err
+	}
+	if ok {
+		e, err := s.entry()
+		if err != nil {
+			return outcome{}, err
+		}
+		if e.ID != last.ID {
+			return r.conflict(tx, in, id, st)
+		}
+	}
+	h := st.head(id)
+	return outcome{ack: &h}, nil
+}
+
+// store asks the gate and writes the entries of a run that is new.
+func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState, known bool, run feed.Run, detached bool) (outcome, error) {
+	entries := run.Entries()
+	take, code, err := r.cfg.Gate.Admit(tx, Incoming{Peer: in.peer, Run: run, Knock: in.knock, Detached: detached})
+	if err != nil {
+		return outcome{}, fmt.Errorf("asking the gate: %w", err)
+	}
+	if take < len(entries) {
+		if code == pb.Code_CODE_TAKEN || code == pb.Code_CODE_UNSPECIFIED {
+			code = pb.Code_CODE_FULL
+		}
+		return outcome{code: code, from: entries[0].Seq + uint64(max(take, 0))}, nil
+	}
+	if detached && int(st.ahead)+len(entries) > r.cfg.Limits.Detached {
+		return outcome{}, nil // not kept, not acknowledged; it comes again once the gap is filled
+	}
+	if !known {
+		if st, err = openFeed(tx, id, run.Account()); err != nil {
+			return outcome{}, err
+		}
+	}
+	fresh, err := r.write(tx, &st, run, detached)
+	if err != nil {
+		return outcome{}, err
+	}
+	if !detached {
+		last := run.Last()
+		st.last, st.hash, st.clock = last.Seq, last.ID, last.Clock
+		if st.ahead > 0 {
+			if err := r.attach(tx, id, &st); err != nil {
+				return outcome{}, err
+			}
+		}
+	}
+	st.touched = r.cfg.Now().UnixMilli()
+	if err := saveFeed(tx, id, &st); err != nil {
+		return outcome{}, err
+	}
+	if err := r.seen(tx, id.Conversation, run.Last().Clock, st.touched); err != nil {
+		return outcome{}, err
+	}
+	if len(fresh) > 0 {
+		err := r.cfg.Hooks.Applied(tx, Applied{Peer: in.peer, Entries: fresh, Backlog: in.backlog, Detached: detached})
+		if err != nil {
+			return outcome{}, fmt.Errorf("telling of entries: %w", err)
+		}
+	}
+	if detached {
+		return outcome{}, nil
+	}
+	if w := (floorWish{id.Conversation, in.peer.Account}); in.peer.Device == id.Device && r.wished(w) {
+		// It came in without heads before it: nothing was outstanding.
+		if err := r.endWish(tx, w); err != nil {
+			return outcome{}, err
+		}
+	}
+	h := st.head(id)
+	tx.OnCommit(func() {
+		r.streams.wake(id, h.Last)
+		r.receipts.changed(id.Conversation, r.cfg.Now())
+	})
+	return outcome{ack: &h}, nil
+}
+
+// write stores the entries of a run and returns those that were not known before.
+func (r *Replica) write(tx *storage.Tx, st *feedState, run feed.Run, detached bool) ([]feed.Entry, error) {
+	entries := run.Entries()
+	fresh := entries
+	look := st.ahead > 0 || detached
+	if look {
+		fresh = nil
+	}
+	for i, e := range entries {
+		var sig []byte
+		if i == len(entries)-1 {
+			sig = run.Signature()
+		}
+		if look {
+			old, ok, err := loadStored(tx, st.local, e.Seq)
+			if err != nil {
+				return nil, err
+			}
+			switch {
+			case !ok:
+				fresh = append(fresh, e)
+				if detached {
+					st.ahead++
+				}
+			case old.body == nil && e.HasBody():
+				fresh = append(fresh, e)
+			case old.body != nil && !e.HasBody():
+				if e, err = e.WithBody(old.body); err != nil {
+					continue // another branch; found out when the gap is filled
+				}
+			}
+			if sig == nil {
+				sig = old.signature
+			}
+			if ok && !detached && st.ahead > 0 {
+				st.ahead--
+			}
+		}
+		if err := tx.Set(entryKey(st.local, e.Seq), encodeEntry(e, sig)); err != nil {
+			return nil, err
+		}
+	}
+	return fresh, nil
+}
+
+// attach moves the end of a feed over what stood ahead of the gap that was just filled, as far as bodies reach, to the
+// last entry whose signature is held (R4, R9). Entries that turn out to be of another branch are dropped.
+func (r *Replica) attach(tx *storage.Tx, id feed.FeedID, st *feedState) error {
+	end, passed := *st, uint32(0)
+	next := st.tip()
+	contradicts := false
+	err := scanStored(tx, st.local, st.last+1, 0, func(seq uint64, s stored) (bool, error) {
+		if seq != next.Seq+1 {
+			return false, nil
+		}
+		e, err := s.entry()
+		if err != nil {
+			return false, err
+		}
+		if e.Prev != next.Hash || next.Clock != 0 && e.Clock <= next.Clock {
+			contradicts = true
+			return false, nil
+		}
+		if !e.HasBody() {
+			ok, err := r.cfg.Gate.Excused(tx, e)
+			if !ok || err != nil {
+				return false, err
+			}
+		}
+		next = e.Tip()
+		passed++
+		if s.signature != nil {
+			end.last, end.hash, end.clock = e.Seq, e.ID, e.Clock
+			end.ahead = st.ahead - min(passed, st.ahead)
+		}
+		return true, nil
+	})
+	*st = end
+	if err != nil || !contradicts {
+		return err
+	}
+	return r.dropAhead(tx, id, st)
+}
+
+// dropAhead forgets what stands ahead of a gap: it was signed by the author, and so was what filled the gap, but the
+// one does not follow the other. No two headers with one number are at hand, so nothing can be proved to others; the
+// feed goes on with the branch that is whole.
+func (r *Replica) dropAhead(tx *storage.Tx, id feed.FeedID, st *feedState) error {
+	r.log.Warn("dropping entries that contradict their feed", "device", id.Device.Short(), "after", st.last)
+	var keys [][]byte
+	err := scanStored(tx, st.local, st.last+1, 0, func(seq uint64, _ stored) (bool, error) {
+		keys = append(keys, entryKey(st.local, seq))
+		return true, nil
+	})
+	for _, k := range keys {
+		if err == nil {
+			err = tx.Delete(k)
+		}
+	}
+	st.ahead = 0
+	return err
+}
+
+// seen notes clock and time of what came in.
+func (r *Replica) seen(tx *storage.Tx, conv feed.ConversationID, clock uint64, now int64) error {
+	c, err := loadConv(tx, conv)
+	if err != nil {
+		return err
+	}
+	c.clock, c.touched = max(c.clock, clock), now
+	return saveConv(tx, conv, c)
+}
+
+// applyOwn looks at a run of this device's own feed that somebody else brings. Its signature is good, so it was written
+// with our key: if we do not hold it, the database is older than the feed (R3).
+func (r *Replica) applyOwn(tx *storage.Tx, in arrived, id feed.FeedID) (outcome, error) {
+	st, _, err := loadFeed(tx, id)
+	if err != nil {
+		return outcome{}, err
+	}
+	last := in.run.Last()
+	if last.Seq > st.last {
+		return outcome{own: true}, nil
+	}
+	s, ok, err := loadStored(tx, st.local, last.Seq)
+	if !ok || err != nil {
+		return outcome{}, err
+	}
+	e, err := s.entry()
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{own: e.ID != last.ID}, nil
+}

@@ -1,0 +1,151 @@
+package replica
+
+import (
+	"slices"
+	"sync"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/storage"
+)
+
+// Debt is a device that lacks entries of this device.
+type Debt struct {
+	Peer
+	Entries uint64 // how many
+}
+
+// debts keeps who is owed something. It is derived from own heads and acknowledged heads: there is no outbox. It is
+// computed anew for those conversations that changed since it was last asked for.
+type debts struct {
+	mu     sync.Mutex
+	ready  bool                           // all conversations were looked at once
+	dirty  map[feed.ConversationID]bool   // to be computed anew
+	owed   map[feed.ConversationID][]Debt // only conversations with debts
+	ticked chan struct{}                  // one slot
+}
+
+func (d *debts) init() {
+	d.dirty = map[feed.ConversationID]bool{}
+	d.owed = map[feed.ConversationID][]Debt{}
+	d.ticked = make(chan struct{}, 1)
+}
+
+// mark says that own entries or acknowledgements of a conversation changed.
+func (d *debts) mark(conv feed.ConversationID) {
+	d.mu.Lock()
+	known := d.dirty[conv]
+	d.dirty[conv] = true
+	d.mu.Unlock()
+	if !known {
+		d.tick()
+	}
+}
+
+func (d *debts) tick() {
+	select {
+	case d.ticked <- struct{}{}:
+	default:
+	}
+}
+
+// OwedChanged ticks after the answer of Owed may have changed. One reader.
+func (r *Replica) OwedChanged() <-chan struct{} { return r.debts.ticked }
+
+// Owed lists the devices that lack entries of this device: those that are listed for the readers of a conversation and
+// have not acknowledged its own feeds (R13). A device whose account record expired is owed nothing until it is seen.
+func (r *Replica) Owed() ([]Debt, error) {
+	d := &r.debts
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := r.view(func(tx *storage.Tx) error {
+		if !d.ready {
+			err := scanFeeds(tx, []byte(keyFeed), func(id feed.FeedID, _ feedState) (bool, error) {
+				if id.Device == r.self {
+					d.dirty[id.Conversation] = true
+				}
+				return true, nil
+			})
+			if err != nil {
+				return err
+			}
+			d.ready = true
+		}
+		for conv := range d.dirty {
+			list, err := r.owedIn(tx, conv)
+			if err != nil {
+				return err
+			}
+			delete(d.dirty, conv)
+			if len(list) == 0 {
+				delete(d.owed, conv)
+			} else {
+				d.owed[conv] = list
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	sum := map[identity.DeviceID]int{}
+	var all []Debt
+	for _, list := range d.owed {
+		for _, debt := range list {
+			if i, ok := sum[debt.Device]; ok {
+				all[i].Entries += debt.Entries
+				continue
+			}
+			sum[debt.Device] = len(all)
+			all = append(all, debt)
+		}
+	}
+	slices.SortFunc(all, func(a, b Debt) int {
+		if a.Device.Less(b.Device) {
+			return -1
+		}
+		return 1
+	})
+	return all, nil
+}
+
+// owedIn computes the debts of one conversation.
+func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, error) {
+	readers, err := r.cfg.Members.Readers(tx, conv)
+	if err != nil {
+		return nil, err
+	}
+	now := r.cfg.Now()
+	var list []Debt
+	for _, account := range append([]identity.AccountID{r.cfg.Account}, readers...) {
+		if rec, ok := r.cfg.Records.Record(account); ok && rec.Expired(now) {
+			continue
+		}
+		for _, device := range r.cfg.Records.Devices(account) {
+			if device == r.self {
+				continue
+			}
+			debt := Debt{Peer: Peer{Account: account, Device: device}}
+			for _, n := range []feed.Number{feed.Control, feed.Chat} {
+				st, ok, err := loadFeed(tx, r.OwnFeed(conv, n))
+				if err != nil {
+					return nil, err
+				}
+				if !ok || st.last == 0 {
+					continue
+				}
+				acked, err := loadAcked(tx, st.local, device)
+				if err != nil {
+					return nil, err
+				}
+				if acked < st.last {
+					debt.Entries += st.last - acked
+				}
+			}
+			if debt.Entries > 0 {
+				list = append(list, debt)
+			}
+		}
+	}
+	return list, nil
+}

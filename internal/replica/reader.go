@@ -1,0 +1,349 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"hima/internal/feed"
+	"hima/internal/wire"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// read takes frames in until the stream or the session ends. It says with which reason the session ends.
+func (s *session) read(ctx context.Context) (pb.Bye_Reason, error) {
+	for {
+		var f pb.Frame
+		if err := wire.Read(s.rd, wire.MaxSyncFrame, &f); err != nil {
+			if errors.Is(err, wire.ErrTooLarge) || errors.Is(err, wire.ErrMalformed) {
+				return pb.Bye_REASON_PROTOCOL, fmt.Errorf("%w: %w", ErrProtocol, err)
+			}
+			if errors.Is(err, io.EOF) {
+				err = ErrClosed
+			}
+			return pb.Bye_REASON_UNSPECIFIED, err
+		}
+		s.lastIn.Store(time.Now().UnixNano())
+		select {
+		case <-s.done:
+			return pb.Bye_REASON_UNSPECIFIED, nil
+		default:
+		}
+		if err := s.handle(ctx, &f); err != nil {
+			switch {
+			case errors.Is(err, errByeReceived):
+				return pb.Bye_REASON_UNSPECIFIED, err
+			case errors.Is(err, ErrProtocol):
+				return pb.Bye_REASON_PROTOCOL, err
+			case errors.Is(err, ErrBusy):
+				return pb.Bye_REASON_BUSY, err
+			case errors.Is(err, ErrNotAdmitted):
+				return pb.Bye_REASON_REVOKED, err
+			}
+			return pb.Bye_REASON_CLOSING, err
+		}
+	}
+}
+
+var errByeReceived = errors.New("the other side said goodbye")
+
+// handle takes one frame. An error ends the session.
+func (s *session) handle(ctx context.Context, f *pb.Frame) error {
+	switch of := f.Of.(type) {
+	case *pb.Frame_Run:
+		return s.handleRun(of.Run.GetRun())
+	case *pb.Frame_Ack:
+		return s.handleAck(of.Ack)
+	case *pb.Frame_Digests:
+		return s.handleDigests(of.Digests)
+	case *pb.Frame_Heads:
+		return s.handleHeads(of.Heads)
+	case *pb.Frame_Refuse:
+		return s.handleRefuse(of.Refuse)
+	case *pb.Frame_Knock:
+		return s.handleKnock(ctx, of.Knock)
+	case *pb.Frame_KnockAnswer:
+		return s.handleKnockAnswer(of.KnockAnswer)
+	case *pb.Frame_Record:
+		return s.handleRecord(ctx, of.Record)
+	case *pb.Frame_Receipt:
+		return s.handleReceipt(of.Receipt)
+	case *pb.Frame_Fork:
+		return s.handleFork(ctx, of.Fork)
+	case *pb.Frame_Typing, *pb.Frame_Presence:
+		s.handleUnstored(f)
+		return nil
+	case *pb.Frame_Ping:
+		s.push(&pb.Frame{Of: &pb.Frame_Pong{Pong: &pb.Pong{Nonce: of.Ping.GetNonce(), TimeMs: s.r.cfg.Now().UnixMilli()}}})
+		return nil
+	case *pb.Frame_Pong:
+		return s.ponged(of.Pong)
+	case *pb.Frame_Bye:
+		return fmt.Errorf("%w: %w", errByeReceived, byeError(of.Bye.GetReason()))
+	case *pb.Frame_Hello:
+		return fmt.Errorf("second hello: %w", ErrProtocol)
+	}
+	// A frame of a newer version: this one does not know it, and the other side knows that.
+	return s.tax()
+}
+
+// tax bounds what is cheap to send and useless: a stranger's refused runs, unknown frames, frames about conversations
+// that are not shared. A session that goes on with it ends.
+func (s *session) tax() error {
+	if !s.limiter.Allow() {
+		return fmt.Errorf("too many useless frames: %w", ErrBusy)
+	}
+	return nil
+}
+
+// handleRun checks a run by itself and hands it to the committer, which links it to its feed.
+func (s *session) handleRun(raw *pb.Run) error {
+	if s.dropping(raw) {
+		return nil
+	}
+	run, err := feed.CheckDetached(raw)
+	if err != nil {
+		// The bytes are worth nothing, whoever the author is: this device should not have passed them on (R4).
+		return fmt.Errorf("checking a run: %w: %w", ErrProtocol, err)
+	}
+	id, last := run.Feed(), run.Last().Seq
+	size := run.WireSize()
+	s.mu.Lock()
+	c := s.convs[id.Conversation]
+	if c == nil || c.phase == phaseNew || c.phase == phaseClosed || c.phase == phaseKnocked {
+		s.mu.Unlock()
+		open, err := s.shares(id.Conversation)
+		if err != nil {
+			return err
+		}
+		if !open {
+			s.refuse(id, run.First().Seq, pb.Code_CODE_NOT_MEMBER)
+			return s.tax()
+		}
+		s.mu.Lock()
+		if c = s.conv(id.Conversation); c == nil {
+			s.mu.Unlock()
+			return s.tax()
+		}
+	}
+	backlog := last <= c.theirEnd[id]
+	f := c.outFeed(id)
+	f.sent, f.last = max(f.sent, last), max(f.last, last)
+	s.mu.Unlock()
+	s.submit(arrived{peer: s.peer, run: run, backlog: backlog}, size)
+	return s.breathe()
+}
+
+// dropping says whether a run follows one that was refused: it was under way when the refusal went out, and is neither
+// looked at nor answered.
+func (s *session) dropping(raw *pb.Run) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.refusedAt) == 0 {
+		return false
+	}
+	id, first, err := feed.Peek(raw)
+	if err != nil {
+		return false
+	}
+	at, ok := s.refusedAt[id]
+	if ok && first <= at {
+		delete(s.refusedAt, id)
+	}
+	return ok && first > at
+}
+
+// shares asks Members whether a conversation is shared with the other side.
+func (s *session) shares(conv feed.ConversationID) (ok bool, err error) {
+	err = s.r.view(func(tx *storage.Tx) error {
+		ok, err = s.r.shares(tx, s.peer, conv)
+		return err
+	})
+	return ok, err
+}
+
+func (r *Replica) shares(tx *storage.Tx, peer Peer, conv feed.ConversationID) (bool, error) {
+	if peer.Account == r.cfg.Account {
+		return true, nil
+	}
+	shared, err := r.cfg.Members.Shared(tx, peer.Account)
+	if err != nil {
+		return false, fmt.Errorf("asking who shares what: %w", err)
+	}
+	for _, id := range shared {
+		if id == conv {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// submit hands a checked run to the committer.
+func (s *session) submit(in arrived, size int) {
+	s.mu.Lock()
+	s.incoming += size
+	s.mu.Unlock()
+	var out outcome
+	s.r.cfg.DB.Submit(func(tx *storage.Tx) (err error) {
+		out, err = s.r.apply(tx, in)
+		return err
+	}, func(err error) {
+		if err == nil {
+			err = s.r.fail("before-ack")
+		}
+		s.applied(in, out, err)
+		s.mu.Lock()
+		s.incoming -= size
+		s.drain()
+		s.mu.Unlock()
+	})
+}
+
+// breathe pauses reading while too much waits for the committer.
+func (s *session) breathe() error {
+	for {
+		s.mu.Lock()
+		if s.incoming <= maxIncoming {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.drained == nil {
+			s.drained = make(chan struct{})
+		}
+		c := s.drained
+		s.mu.Unlock()
+		select {
+		case <-c:
+			s.lastIn.Store(time.Now().UnixNano()) // the silence is ours
+		case <-s.done:
+			return nil
+		}
+	}
+}
+
+// applied answers a run after its commit. It runs on the committer's goroutine.
+func (s *session) applied(in arrived, out outcome, err error) {
+	if err != nil {
+		s.end(pb.Bye_REASON_CLOSING, fmt.Errorf("storing a run: %w", err))
+		return
+	}
+	id := in.run.Feed()
+	switch {
+	case out.own:
+		s.r.diverge(id)
+	case out.proof != nil:
+		s.push(&pb.Frame{Of: &pb.Frame_Fork{Fork: out.proof.PB()}})
+	case out.behind:
+		s.mu.Lock()
+		if c := s.conv(id.Conversation); c != nil {
+			c.announce = true
+			s.enqueue(c)
+		}
+		s.mu.Unlock()
+	case out.code != 0:
+		s.refuse(id, out.from, out.code)
+		if s.tax() != nil {
+			s.end(pb.Bye_REASON_BUSY, fmt.Errorf("too many refused runs: %w", ErrBusy))
+		}
+	case out.ack != nil:
+		s.acknowledge(id.Conversation, *out.ack)
+	}
+}
+
+// acknowledge queues an acknowledgement; what waits for the same feed is replaced.
+func (s *session) acknowledge(conv feed.ConversationID, h feed.Head) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.acks {
+		if s.acks[i].Device == h.Device && s.acks[i].Number == h.Number && s.ackConvs[i] == conv {
+			s.acks[i] = h
+			s.poke()
+			return
+		}
+	}
+	s.acks = append(s.acks, h)
+	s.ackConvs = append(s.ackConvs, conv)
+	s.poke()
+}
+
+func (s *session) refuse(id feed.FeedID, from uint64, code pb.Code) {
+	s.mu.Lock()
+	if len(s.refusedAt) >= maxConvsStranger {
+		clear(s.refusedAt)
+	}
+	s.refusedAt[id] = from
+	s.mu.Unlock()
+	s.push(&pb.Frame{Of: &pb.Frame_Refuse{Refuse: &pb.Refuse{
+		Conversation: id.Conversation[:], Feed: uint32(id.Number), Device: id.Device[:], From: from, Code: code,
+	}}})
+}
+
+// handleRecord keeps a newer account record, also of the own account (R11).
+func (s *session) handleRecord(ctx context.Context, rec *pb.Record) error {
+	before, _ := s.r.cfg.Records.Record(s.r.cfg.Account)
+	parsed, err := parseRecord(rec.GetAccountRecord())
+	if err != nil {
+		return err
+	}
+	if parsed.Account != s.r.cfg.Account && parsed.Account != s.peer.Account {
+		return s.tax()
+	}
+	if _, ok := s.r.cfg.Records.Record(parsed.Account); !ok {
+		return s.tax()
+	}
+	now, err := s.r.cfg.Records.Admit(ctx, rec.GetAccountRecord())
+	if err != nil {
+		return fmt.Errorf("keeping account record: %w", err)
+	}
+	if parsed.Account == s.peer.Account && !now.Lists(s.peer.Device) {
+		return fmt.Errorf("device was revoked: %w", ErrNotAdmitted)
+	}
+	if parsed.Account == s.r.cfg.Account && now.Seq == before.Seq {
+		return s.tax()
+	}
+	return nil
+}
+
+// handleFork takes a fork proof in.
+func (s *session) handleFork(ctx context.Context, raw *pb.ForkProof) error {
+	proof, err := feed.CheckForkProof(raw)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	open, err := s.shares(proof.Feed().Conversation)
+	if err != nil {
+		return err
+	}
+	if !open {
+		return s.tax()
+	}
+	if err := s.tax(); err != nil {
+		return err
+	}
+	return s.r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return s.r.takeProof(tx, proof) })
+}
+
+// handleUnstored passes on what is never stored, from conversations that are open.
+func (s *session) handleUnstored(f *pb.Frame) {
+	if !s.limiter.Allow() {
+		return
+	}
+	if p := f.GetPresence(); p != nil {
+		if !s.stranger {
+			s.r.cfg.Hooks.Presence(s.peer, p.Online)
+		}
+		return
+	}
+	t := f.GetTyping()
+	var conv feed.ConversationID
+	if len(t.GetConversation()) != len(conv) {
+		return
+	}
+	copy(conv[:], t.Conversation)
+	if s.isOpen(conv) {
+		s.r.cfg.Hooks.Typing(s.peer, conv, t.On)
+	}
+}

@@ -1,0 +1,319 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// maxReceiptItems and maxReceipt bound a receipt: two feeds for each of many devices.
+const (
+	maxReceiptItems = 256
+	maxReceipt      = 40 << 10
+)
+
+// receipts keeps which conversations are due for a new receipt (R15): some time after the last change, and not later
+// than some time after the first.
+type receipts struct {
+	mu   sync.Mutex
+	due  map[feed.ConversationID]dueReceipt // guarded by mu
+	wake chan struct{}                      // one slot
+}
+
+type dueReceipt struct{ first, last time.Time }
+
+func (q *receipts) init() {
+	q.due = map[feed.ConversationID]dueReceipt{}
+	q.wake = make(chan struct{}, 1)
+}
+
+// changed notes a change of what a receipt would say.
+func (q *receipts) changed(conv feed.ConversationID, _ time.Time) {
+	now := time.Now()
+	q.mu.Lock()
+	d, ok := q.due[conv]
+	if !ok {
+		d.first = now
+	}
+	d.last = now
+	q.due[conv] = d
+	q.mu.Unlock()
+	if !ok {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take returns what is due now, and how long to wait for the rest; 0: nothing waits.
+func (q *receipts) take(limits Limits) (ready []feed.ConversationID, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for conv, d := range q.due {
+		at := d.last.Add(limits.Receipt)
+		if latest := d.first.Add(limits.ReceiptMax); latest.Before(at) {
+			at = latest
+		}
+		if left := at.Sub(now); left <= 0 {
+			ready = append(ready, conv)
+			delete(q.due, conv)
+		} else if wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	return ready, wait
+}
+
+// PushReceipt says that what Members.Read answers for a conversation changed.
+func (r *Replica) PushReceipt(conv feed.ConversationID) { r.receipts.changed(conv, r.cfg.Now()) }
+
+// runReceipts makes receipts when they are due.
+func (r *Replica) runReceipts(ctx context.Context) {
+	for {
+		ready, wait := r.receipts.take(r.cfg.Limits)
+		for _, conv := range ready {
+			if err := r.makeReceipt(ctx, conv); err != nil && ctx.Err() == nil {
+				r.log.Warn("making a receipt", "error", err)
+			}
+		}
+		if len(ready) > 0 {
+			continue
+		}
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-timer:
+		case <-r.receipts.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// makeReceipt signs what this device holds and its user has read of a conversation, if that changed, and hands it to
+// the sessions that have the conversation open.
+func (r *Replica) makeReceipt(ctx context.Context, conv feed.ConversationID) error {
+	changed := false
+	err := r.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
+		items, err := r.receiptItems(tx, conv)
+		if err != nil || len(items) == 0 {
+			return err
+		}
+		old, err := loadReceipt(tx, conv, r.self)
+		if err != nil || old != nil && sameItems(old.Items, items) {
+			return err
+		}
+		next := &pb.Receipt{Conversation: conv[:], Device: r.self[:], Seq: old.GetSeq() + 1, Items: items}
+		payload, err := proto.Marshal(next)
+		if err != nil {
+			return fmt.Errorf("encoding a receipt: %w", err)
+		}
+		raw, err := proto.Marshal(&pb.Signed{Payload: payload, Signature: r.cfg.Key.Sign(identity.DomainReceipt, payload)})
+		if err != nil {
+			return fmt.Errorf("encoding a receipt: %w", err)
+		}
+		changed = true
+		return tx.Set(receiptKey(conv, r.self), raw)
+	})
+	if err != nil || !changed {
+		return err
+	}
+	for _, s := range r.streams.all() {
+		s.mu.Lock()
+		if c := s.convs[conv]; c != nil && c.phase == phaseOpen {
+			c.receipt = true
+			s.enqueue(c)
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+func (r *Replica) receiptItems(tx *storage.Tx, conv feed.ConversationID) ([]*pb.ReceiptItem, error) {
+	var items []*pb.ReceiptItem
+	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
+		if st.account == r.cfg.Account || st.forkAt != 0 || st.last == 0 {
+			return true, nil
+		}
+		read, err := r.cfg.Members.Read(tx, id)
+		if err != nil {
+			return false, err
+		}
+		items = append(items, &pb.ReceiptItem{
+			Feed: uint32(id.Number), Device: id.Device.Bytes(), Acked: st.last, Read: min(read, st.last), AckedHash: append([]byte(nil), st.hash[:]...),
+		})
+		return len(items) < maxReceiptItems, nil
+	})
+	return items, err
+}
+
+func sameItems(a, b []*pb.ReceiptItem) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !proto.Equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func loadReceipt(tx *storage.Tx, conv feed.ConversationID, device identity.DeviceID) (*pb.Receipt, error) {
+	raw, err := tx.Get(receiptKey(conv, device))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var signed pb.Signed
+	var rec pb.Receipt
+	if err := proto.Unmarshal(raw, &signed); err != nil {
+		return nil, fmt.Errorf("reading receipt: %w", err)
+	}
+	if err := proto.Unmarshal(signed.Payload, &rec); err != nil {
+		return nil, fmt.Errorf("reading receipt: %w", err)
+	}
+	return &rec, nil
+}
+
+// receipt sends our newest receipt of a conversation, if there is one.
+func (w *writer) receipt(c *convSync) error {
+	var raw []byte
+	err := w.s.r.view(func(tx *storage.Tx) (err error) {
+		raw, err = tx.Get(receiptKey(c.id, w.s.r.self))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	if err != nil || raw == nil {
+		return err
+	}
+	return w.frame(&pb.Frame{Of: &pb.Frame_Receipt{Receipt: &pb.ReceiptFrame{Receipt: raw}}})
+}
+
+// checkedReceipt is a receipt whose shape and signature are good.
+type checkedReceipt struct {
+	raw    []byte
+	conv   feed.ConversationID
+	device identity.DeviceID
+	seq    uint64
+	items  []*pb.ReceiptItem
+}
+
+func parseReceipt(raw []byte) (c checkedReceipt, err error) {
+	bad := func(what string) error { return fmt.Errorf("reading a receipt: %s: %w", what, ErrProtocol) }
+	var signed pb.Signed
+	var rec pb.Receipt
+	if len(raw) > maxReceipt {
+		return c, bad("size")
+	}
+	if proto.Unmarshal(raw, &signed) != nil || proto.Unmarshal(signed.Payload, &rec) != nil {
+		return c, bad("encoding")
+	}
+	if len(rec.Conversation) != 32 || len(rec.Items) > maxReceiptItems || rec.Seq == 0 {
+		return c, bad("fields")
+	}
+	device, err := identity.DeviceIDFromBytes(rec.Device)
+	if err != nil {
+		return c, bad("device")
+	}
+	for _, i := range rec.Items {
+		if len(i.GetDevice()) != 32 || len(i.AckedHash) != 32 || !feed.Number(i.Feed).Valid() || i.Read > i.Acked {
+			return c, bad("item")
+		}
+	}
+	if len(signed.Signature) != 64 || !device.Verify(identity.DomainReceipt, signed.Payload, signed.Signature) {
+		return c, bad("signature")
+	}
+	return checkedReceipt{raw: raw, conv: feed.ConversationID(rec.Conversation), device: device, seq: rec.Seq, items: rec.Items}, nil
+}
+
+// handleReceipt takes a receipt of the other side's device, or of another device of its account or ours.
+func (s *session) handleReceipt(f *pb.ReceiptFrame) error {
+	rec, err := parseReceipt(f.GetReceipt())
+	if err != nil {
+		return err
+	}
+	from := Peer{Account: s.peer.Account, Device: rec.device}
+	if rec.device != s.peer.Device {
+		if from, err = s.r.deviceOf(rec.device, s.peer.Account); err != nil {
+			return s.tax()
+		}
+	}
+	if !s.isOpen(rec.conv) {
+		return s.tax()
+	}
+	s.submitSmall(func(tx *storage.Tx) error { return s.r.takeReceipt(tx, from, rec) })
+	return s.breathe()
+}
+
+// deviceOf says whose device it is: of an account or of the own one.
+func (r *Replica) deviceOf(device identity.DeviceID, account identity.AccountID) (Peer, error) {
+	for _, a := range []identity.AccountID{account, r.cfg.Account} {
+		if rec, ok := r.cfg.Records.Record(a); ok && rec.Lists(device) && device != r.self {
+			return Peer{Account: a, Device: device}, nil
+		}
+	}
+	return Peer{}, ErrNotAdmitted
+}
+
+// takeReceipt stores a receipt if it is newer than what is held, and tells of it. Acknowledgements of own feeds count
+// as if they had come in a session, provided that they name the entry that we hold.
+func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) error {
+	old, err := loadReceipt(tx, rec.conv, rec.device)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Seq >= rec.seq {
+		return nil
+	}
+	before := map[feed.FeedID]*pb.ReceiptItem{}
+	for _, i := range old.GetItems() {
+		before[receiptFeed(rec.conv, i)] = i
+	}
+	told := Receipt{Peer: from, Conversation: rec.conv, Seq: rec.seq}
+	for _, i := range rec.items {
+		id := receiptFeed(rec.conv, i)
+		if id.Device == r.self {
+			same, err := r.sameEntry(tx, id, i.Acked, feed.EntryID(i.AckedHash))
+			if err != nil {
+				return err
+			}
+			if !same {
+				continue
+			}
+			if err := r.storeAck(tx, from, id, i.Acked); err != nil {
+				return err
+			}
+		}
+		item := ReceiptItem{Feed: id, Acked: max(i.Acked, before[id].GetAcked()), Read: max(i.Read, before[id].GetRead())}
+		told.Items = append(told.Items, item)
+	}
+	if err := tx.Set(receiptKey(rec.conv, rec.device), rec.raw); err != nil {
+		return err
+	}
+	if err := r.cfg.Hooks.Receipt(tx, told); err != nil {
+		return fmt.Errorf("telling of a receipt: %w", err)
+	}
+	return nil
+}
+
+func receiptFeed(conv feed.ConversationID, i *pb.ReceiptItem) feed.FeedID {
+	return feed.FeedID{Conversation: conv, Number: feed.Number(i.Feed), Device: identity.DeviceID(i.Device)}
+}

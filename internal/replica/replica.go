@@ -1,0 +1,94 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/node"
+	"hima/storage"
+)
+
+// Replica is the entry store and its sessions. Make it with New; the store half works at once, sessions while Run runs.
+type Replica struct {
+	cfg    Config
+	log    *slog.Logger
+	self   identity.DeviceID
+	author feed.Author
+
+	diverged atomic.Bool
+	tails    tails    // own lock
+	streams  streams  // own lock
+	debts    debts    // own lock
+	receipts receipts // own lock
+
+	mu     sync.RWMutex
+	wishes map[floorWish]bool // guarded by mu; the same as the keys under r/z
+}
+
+// New checks the configuration and reads what has to be in memory. It starts nothing.
+func New(c Config) (*Replica, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c = c.withDefaults()
+	r := &Replica{
+		cfg:    c,
+		log:    c.Logger,
+		self:   c.Key.ID(),
+		author: feed.NewAuthor(c.Account, c.Key.ID(), c.Certificate),
+		wishes: map[floorWish]bool{},
+	}
+	r.streams.init()
+	r.debts.init()
+	r.receipts.init()
+	if err := c.DB.View(r.loadWishes); err != nil {
+		return nil, fmt.Errorf("opening entry store: %w", err)
+	}
+	return r, nil
+}
+
+// Run answers and keeps sessions until the context ends; when it returns all of them are closed and their goroutines
+// have ended.
+func (r *Replica) Run(ctx context.Context) error {
+	if r.cfg.Node == nil {
+		return errors.New("replica: no node to run on")
+	}
+	if !r.streams.open() {
+		return errors.New("replica: already running")
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.cfg.Node.Handle(Protocol, func(st *node.Stream) { r.accept(ctx, st) })
+	defer r.streams.close()
+	wg.Go(func() { r.runReceipts(ctx) })
+	for {
+		select {
+		case d := <-r.streams.dials:
+			wg.Go(func() { r.dial(ctx, d) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// fail is a named point at which tests let a step end as a crash would.
+func (r *Replica) fail(point string) error {
+	if r.cfg.Fail == nil {
+		return nil
+	}
+	if err := r.cfg.Fail(point); err != nil {
+		return fmt.Errorf("failing at %s: %w", point, err)
+	}
+	return nil
+}
+
+// view reads the database.
+func (r *Replica) view(f func(*storage.Tx) error) error { return r.cfg.DB.View(f) }

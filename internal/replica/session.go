@@ -1,0 +1,453 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/node"
+)
+
+// Bounds of what one session keeps in memory.
+const (
+	readBuffer  = 64 << 10 // a whole frame, so that it is decoded in place
+	writeBuffer = 64 << 10
+	// maxConvs is how many conversations a session looks at; a stranger shares one.
+	maxConvs         = 1 << 14
+	maxConvsStranger = 16
+	// maxPeerHeads is how many heads of one conversation the other side may list.
+	maxPeerHeads = 1 << 10
+	// maxAnswers is how many small frames may wait to be written. Whoever provokes more does not read.
+	maxAnswers = 1 << 10
+	// maxIncoming bounds the bytes of runs that are submitted and not committed; then reading pauses.
+	maxIncoming = 4 << 20
+	// writeTimeout ends the session with a device that does not read.
+	writeTimeout = 30 * time.Second
+)
+
+// session is one admitted stream. Its reader goroutine checks what comes in and hands it to the committer; its writer
+// goroutine computes and writes what goes out. They, the committer's callbacks and those who wake the session meet in
+// the state under mu, which nobody holds while reading the database, writing to the stream or calling a hook.
+type session struct {
+	r        *Replica
+	st       *node.Stream
+	rd       *bufio.Reader
+	peer     Peer
+	cert     identity.Certificate
+	record   identity.AccountRecord // as shown in the hello
+	stranger bool                   // shared nothing when the session began
+	outbound bool
+	limiter  *rate.Limiter // what is refused, and what is not worth a commit
+
+	wake   chan struct{} // one slot, for the writer
+	done   chan struct{} // closed by end
+	gone   chan struct{} // closed when the session has left the register
+	lastIn atomic.Int64  // Unix nanoseconds of the last frame
+
+	mu        sync.Mutex // guards what follows
+	info      SessionInfo
+	endReason pb.Bye_Reason
+	endErr    error
+	answers   []*pb.Frame // small frames to write, before everything else
+	acks      []feed.Head // to acknowledge, at most one per feed
+	ackConvs  []feed.ConversationID
+	convs     map[feed.ConversationID]*convSync
+	queue     []*convSync // conversations with something to do, each at most once
+	theirDone bool        // the other side sent its last page of digests
+	inFlight  int         // bytes of runs sent and not acknowledged
+	incoming  int         // bytes of runs submitted and not committed
+	drained   chan struct{}
+	refusedAt map[feed.FeedID]uint64 // from where on what comes in was refused
+	gotAcks   map[feed.FeedID]uint64 // acknowledgements to store
+	storing   bool                   // a transaction that stores acknowledgements is under way
+	pingNonce uint64
+	pingAt    time.Time // zero: no ping is out
+	pongs     []chan struct{}
+	watch     *time.Timer
+}
+
+// phase is how far a conversation is in a session.
+type phase int
+
+const (
+	phaseNew     phase = iota // to be evaluated
+	phaseClosed               // not shared: nothing goes out, nothing comes in but a knock
+	phaseAsked                // our heads are out
+	phaseKnocked              // our knock is out
+	phaseRefused              // the knock was refused; until the other side sends heads
+	phaseOpen                 // heads were compared: the live road
+)
+
+// convSync is what a session knows of a conversation.
+type convSync struct {
+	id        feed.ConversationID
+	phase     phase
+	queued    bool
+	listed    bool // the other side shares it
+	sentHeads bool
+	digest    *[32]byte                // of the other side, to be compared
+	partial   []feed.Head              // pages of heads that came in so far
+	theirs    []feed.Head              // heads to be compared
+	compare   bool                     // theirs is set
+	evaluate  bool                     // ask Members anew
+	announce  bool                     // send our heads
+	feeds     map[feed.FeedID]*outFeed // what goes out
+	theirEnd  map[feed.FeedID]uint64   // ends the other side listed: what comes in up to them is backlog
+	knocked   bool                     // a knock went out in this session
+	needWork  bool                     // the invite token was not taken
+	shortened bool                     // a shorter knock was tried
+	receipt   bool                     // our receipt is to be sent
+}
+
+// outFeed is the way of one feed to the other side.
+type outFeed struct {
+	id      feed.FeedID
+	last    uint64 // ours
+	sent    uint64
+	acked   uint64
+	limit   uint64  // 0: none; else the other side takes nothing above it now
+	refused pb.Code // not 0: the other side does not take this feed now
+	hold    bool    // the other side has more of it, or another branch
+	proven  bool    // the other side acknowledged some of it in this session
+	out     []sentRun
+}
+
+// sentRun is a run that waits for its acknowledgement.
+type sentRun struct {
+	last  uint64
+	hash  feed.EntryID
+	bytes int
+}
+
+func (r *Replica) newSession(st *node.Stream, rd *bufio.Reader, outbound bool) *session {
+	info := st.Info()
+	s := &session{
+		r: r, st: st, rd: rd, outbound: outbound,
+		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
+		wake:      make(chan struct{}, 1),
+		done:      make(chan struct{}),
+		gone:      make(chan struct{}),
+		convs:     map[feed.ConversationID]*convSync{},
+		gotAcks:   map[feed.FeedID]uint64{},
+		refusedAt: map[feed.FeedID]uint64{},
+		info:      SessionInfo{Addr: info.Addr, Transport: info.Transport, Outbound: outbound, Since: r.cfg.Now()},
+	}
+	s.lastIn.Store(time.Now().UnixNano())
+	return s
+}
+
+func (s *session) opener() identity.DeviceID {
+	if s.outbound {
+		return s.r.self
+	}
+	return s.peer.Device
+}
+
+func (s *session) describe() SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
+
+// run works until the session ends, and returns when its goroutines have ended.
+func (s *session) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { s.end(pb.Bye_REASON_CLOSING, ErrClosed) })
+	defer stop()
+	info := s.describe()
+	s.r.log.Debug("session up", "device", s.peer.Device.Short(), "transport", info.Transport, "outbound", s.outbound)
+	s.r.cfg.Hooks.SessionUp(info)
+	s.startWatch()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		reason, err := s.read(ctx)
+		s.end(reason, err)
+	})
+	s.write(&wg)
+	s.mu.Lock()
+	s.watch.Stop()
+	reason, err := s.endReason, s.endErr
+	s.mu.Unlock()
+	s.r.streams.remove(s)
+	close(s.gone)
+	// What was written, the bye at last, still arrives; the reader is let go.
+	_ = s.st.CloseWrite()
+	_ = s.st.SetReadDeadline(time.Now().Add(byeTimeout))
+	wg.Wait()
+	s.st.Reset()
+	s.waitIncoming()
+	s.r.log.Debug("session down", "device", s.peer.Device.Short(), "reason", reason.String(), "error", err)
+	s.r.cfg.Hooks.SessionDown(s.describe())
+}
+
+// byeTimeout is how long the end of a session may take.
+const byeTimeout = time.Second
+
+// end asks the session to end; the first reason counts. It does not wait.
+func (s *session) end(reason pb.Bye_Reason, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+		return
+	default:
+	}
+	s.endReason, s.endErr = reason, err
+	close(s.done)
+}
+
+// waitIncoming waits until the committer is done with the session's runs.
+func (s *session) waitIncoming() {
+	for {
+		s.mu.Lock()
+		if s.incoming == 0 && !s.storing {
+			s.mu.Unlock()
+			return
+		}
+		if s.drained == nil {
+			s.drained = make(chan struct{})
+		}
+		c := s.drained
+		s.mu.Unlock()
+		<-c
+	}
+}
+
+// drain wakes who waits for incoming or storing to change. Called with mu held.
+func (s *session) drain() {
+	if s.drained != nil {
+		close(s.drained)
+		s.drained = nil
+	}
+}
+
+// poke wakes the writer.
+func (s *session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// push queues a small frame.
+func (s *session) push(f *pb.Frame) {
+	s.mu.Lock()
+	s.pushLocked(f)
+	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *session) pushLocked(f *pb.Frame) {
+	if len(s.answers) < maxAnswers {
+		s.answers = append(s.answers, f)
+	}
+}
+
+// conv returns the state of a conversation, making it; nil if there are too many. Called with mu held.
+func (s *session) conv(id feed.ConversationID) *convSync {
+	c := s.convs[id]
+	if c != nil {
+		return c
+	}
+	limit := maxConvs
+	if s.stranger {
+		limit = maxConvsStranger
+	}
+	if len(s.convs) >= limit {
+		return nil
+	}
+	c = &convSync{id: id}
+	s.convs[id] = c
+	return c
+}
+
+// enqueue puts a conversation in line for the writer. Called with mu held.
+func (s *session) enqueue(c *convSync) {
+	if !c.queued {
+		c.queued = true
+		s.queue = append(s.queue, c)
+	}
+	s.poke()
+}
+
+// outFeed returns the way of a feed, making it. Called with mu held.
+func (c *convSync) outFeed(id feed.FeedID) *outFeed {
+	f := c.feeds[id]
+	if f == nil {
+		f = &outFeed{id: id}
+		if c.feeds == nil {
+			c.feeds = map[feed.FeedID]*outFeed{}
+		}
+		c.feeds[id] = f
+	}
+	return f
+}
+
+// grew tells the session that a feed now ends at last.
+func (s *session) grew(id feed.FeedID, last uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.convs[id.Conversation]
+	if c == nil {
+		// A conversation that began after the digests: the writer asks who may read it.
+		if c = s.conv(id.Conversation); c == nil {
+			return
+		}
+		c.evaluate = true
+		s.enqueue(c)
+		return
+	}
+	if c.phase != phaseOpen {
+		return
+	}
+	f := c.outFeed(id)
+	f.last = max(f.last, last)
+	if f.ready() {
+		s.enqueue(c)
+	}
+}
+
+// ready says whether there is something to send that the other side takes.
+func (f *outFeed) ready() bool {
+	return f.refused == 0 && !f.hold && f.sent < f.last && (f.limit == 0 || f.sent < f.limit)
+}
+
+// reannounce makes the session look at a conversation anew.
+func (s *session) reannounce(id feed.ConversationID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conv(id)
+	if c == nil {
+		return
+	}
+	c.evaluate, c.announce = true, true
+	if c.phase == phaseRefused || c.phase == phaseKnocked {
+		c.phase = phaseNew
+	}
+	s.enqueue(c)
+}
+
+// Reannounce makes every session look at a conversation anew: who may read it is asked again, and our heads are sent to
+// whoever may. Call it after the commit of a change of what Members or Gate answer.
+func (r *Replica) Reannounce(conv feed.ConversationID) {
+	r.debts.mark(conv)
+	for _, s := range r.streams.all() {
+		s.reannounce(conv)
+	}
+}
+
+// SendTyping tells the other readers of a conversation who are connected that the user types, or stopped.
+func (r *Replica) SendTyping(conv feed.ConversationID, on bool) {
+	f := &pb.Frame{Of: &pb.Frame_Typing{Typing: &pb.Typing{Conversation: conv[:], On: on}}}
+	for _, s := range r.streams.all() {
+		if s.isOpen(conv) {
+			s.push(f)
+		}
+	}
+}
+
+func (s *session) isOpen(conv feed.ConversationID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.convs[conv]
+	return c != nil && c.phase == phaseOpen
+}
+
+// SendPresence tells the connected devices of an account whether the user is there.
+func (r *Replica) SendPresence(account identity.AccountID, on bool) {
+	f := &pb.Frame{Of: &pb.Frame_Presence{Presence: &pb.Presence{Online: on}}}
+	for _, s := range r.streams.all() {
+		if s.peer.Account == account {
+			s.push(f)
+		}
+	}
+}
+
+// startWatch begins to look for silence. A ping goes out after Limits.Ping without any frame, and the answer to it
+// restarts the silence on both sides, so that one side pings.
+func (s *session) startWatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watch = time.AfterFunc(s.r.cfg.Limits.Ping, s.look)
+}
+
+func (s *session) look() {
+	limits := s.r.cfg.Limits
+	silence := time.Since(time.Unix(0, s.lastIn.Load()))
+	if silence >= limits.Dead {
+		s.end(pb.Bye_REASON_UNSPECIFIED, errSilent)
+		s.st.Reset()
+		// The connection would look alive for minutes, and be used again.
+		s.r.cfg.Node.Disconnect(s.peer.Device)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := limits.Ping - silence
+	if silence >= limits.Ping {
+		if s.pingAt.IsZero() {
+			s.pingLocked()
+		}
+		next = limits.Dead - silence
+	}
+	select {
+	case <-s.done:
+	default:
+		s.watch.Reset(max(next, 10*time.Millisecond))
+	}
+}
+
+var errSilent = errors.New("the other side fell silent")
+
+func (s *session) pingLocked() {
+	s.pingNonce++
+	s.pingAt = time.Now()
+	s.pushLocked(&pb.Frame{Of: &pb.Frame_Ping{Ping: &pb.Ping{Nonce: s.pingNonce}}})
+	s.poke()
+}
+
+// alive asks the other side whether it is there.
+func (s *session) alive(ctx context.Context) bool {
+	c := make(chan struct{})
+	s.mu.Lock()
+	s.pongs = append(s.pongs, c)
+	s.pingLocked()
+	s.mu.Unlock()
+	t := time.NewTimer(probeTimeout)
+	defer t.Stop()
+	select {
+	case <-c:
+		return true
+	case <-t.C:
+	case <-s.done:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (s *session) ponged(p *pb.Pong) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Nonce != s.pingNonce || s.pingAt.IsZero() {
+		if p.Nonce > s.pingNonce {
+			return fmt.Errorf("answer to a ping that was never sent: %w", ErrProtocol)
+		}
+		return nil
+	}
+	rtt := time.Since(s.pingAt)
+	s.info.RTT, s.pingAt = rtt, time.Time{}
+	for _, c := range s.pongs {
+		close(c)
+	}
+	s.pongs = nil
+	s.r.cfg.Node.ObserveRTT(s.peer.Device, rtt)
+	return nil
+}

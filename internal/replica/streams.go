@@ -1,0 +1,296 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/node"
+)
+
+// streams is the register of sessions. A session is in byDevice from the end of its hello until it ends, and under
+// byConv for each conversation that it has open.
+type streams struct {
+	dials   chan *dial
+	stopped chan struct{} // closed when Run ended
+
+	mu        sync.RWMutex // guards what follows
+	state     runState
+	active    sync.WaitGroup // handlers and dials; Add only while running and under mu
+	byDevice  map[identity.DeviceID]*session
+	byConv    map[feed.ConversationID]map[*session]bool
+	dialing   map[identity.DeviceID]*dial
+	greeting  int // streams in their hello
+	strangers int
+}
+
+type runState int
+
+const (
+	notYet runState = iota
+	running
+	ended
+)
+
+// dial is one attempt to reach a device; whoever wants the same device meanwhile waits for it too.
+type dial struct {
+	device identity.DeviceID
+	done   chan struct{} // closed when err is set
+	err    error
+}
+
+// maxGreeting bounds streams in their hello, of which nothing is known yet but the device.
+const maxGreeting = 64
+
+func (t *streams) init() {
+	t.dials = make(chan *dial)
+	t.stopped = make(chan struct{})
+	t.byDevice = map[identity.DeviceID]*session{}
+	t.byConv = map[feed.ConversationID]map[*session]bool{}
+	t.dialing = map[identity.DeviceID]*dial{}
+}
+
+func (t *streams) open() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != notYet {
+		return false
+	}
+	t.state = running
+	return true
+}
+
+// close ends all sessions and waits for them.
+func (t *streams) close() {
+	t.mu.Lock()
+	t.state = ended
+	close(t.stopped)
+	all := slices.Collect(maps.Values(t.byDevice))
+	t.mu.Unlock()
+	for _, s := range all {
+		s.end(pb.Bye_REASON_CLOSING, ErrClosed)
+	}
+	t.active.Wait()
+}
+
+// enter counts a stream in its hello; greeted ends that.
+func (t *streams) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != running || t.greeting >= maxGreeting {
+		return false
+	}
+	t.greeting++
+	t.active.Add(1)
+	return true
+}
+
+func (t *streams) greeted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.greeting--
+}
+
+func (t *streams) leave() { t.active.Done() }
+
+func (t *streams) get(device identity.DeviceID) *session {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byDevice[device]
+}
+
+// all returns the sessions of now.
+func (t *streams) all() []*session {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Collect(maps.Values(t.byDevice))
+}
+
+// add registers a session unless there is one with the device already, which is then returned.
+func (t *streams) add(s *session, limits Limits) (other *session, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != running {
+		return nil, ErrClosed
+	}
+	if other := t.byDevice[s.peer.Device]; other != nil {
+		return other, nil
+	}
+	if len(t.byDevice) >= limits.Sessions || s.stranger && t.strangers >= limits.StrangerSessions {
+		return nil, ErrBusy
+	}
+	if s.stranger {
+		t.strangers++
+	}
+	t.byDevice[s.peer.Device] = s
+	return nil, nil
+}
+
+func (t *streams) remove(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byDevice[s.peer.Device] != s {
+		return
+	}
+	delete(t.byDevice, s.peer.Device)
+	if s.stranger {
+		t.strangers--
+	}
+	for conv, set := range t.byConv {
+		if delete(set, s); len(set) == 0 {
+			delete(t.byConv, conv)
+		}
+	}
+}
+
+// setLive says whether a session has a conversation open, which is what Append asks.
+func (t *streams) setLive(s *session, conv feed.ConversationID, on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	set := t.byConv[conv]
+	switch {
+	case on && t.byDevice[s.peer.Device] != s:
+	case on && set == nil:
+		t.byConv[conv] = map[*session]bool{s: true}
+	case on:
+		set[s] = true
+	case set != nil:
+		if delete(set, s); len(set) == 0 {
+			delete(t.byConv, conv)
+		}
+	}
+}
+
+func (t *streams) live(conv feed.ConversationID) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byConv[conv]) > 0
+}
+
+// wake tells every session that a feed grew.
+func (t *streams) wake(id feed.FeedID, last uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, s := range t.byDevice {
+		s.grew(id, last)
+	}
+}
+
+// Connected says whether there is a session with a device.
+func (r *Replica) Connected(device identity.DeviceID) bool { return r.streams.get(device) != nil }
+
+// Sessions describes the live sessions, oldest first.
+func (r *Replica) Sessions() []SessionInfo {
+	var out []SessionInfo
+	for _, s := range r.streams.all() {
+		out = append(out, s.describe())
+	}
+	slices.SortFunc(out, func(a, b SessionInfo) int { return a.Since.Compare(b.Since) })
+	return out
+}
+
+// Open brings up a session with a device, or returns at once if there is one. Its error is that of the attempt, which
+// goes on when ctx ends first.
+func (r *Replica) Open(ctx context.Context, device identity.DeviceID) error {
+	t := &r.streams
+	t.mu.Lock()
+	if t.state != running {
+		t.mu.Unlock()
+		return ErrClosed
+	}
+	if t.byDevice[device] != nil {
+		t.mu.Unlock()
+		return nil
+	}
+	d := t.dialing[device]
+	fresh := d == nil
+	if fresh {
+		d = &dial{device: device, done: make(chan struct{})}
+		t.dialing[device] = d
+	}
+	t.mu.Unlock()
+	if fresh {
+		select {
+		case t.dials <- d:
+		case <-t.stopped:
+			t.dialed(d, ErrClosed)
+		}
+	}
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// dialed ends an attempt.
+func (t *streams) dialed(d *dial, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dialing[d.device] != d {
+		return
+	}
+	delete(t.dialing, d.device)
+	d.err = err
+	close(d.done)
+}
+
+// dialTimeout bounds connecting and hello together.
+const dialTimeout = 20 * time.Second
+
+// dial opens a stream and runs the session on it. It returns when the session ended.
+func (r *Replica) dial(ctx context.Context, d *dial) {
+	s, err := r.dialSession(ctx, d.device)
+	r.streams.dialed(d, err)
+	if s != nil {
+		defer r.streams.leave()
+		s.run(ctx)
+	}
+}
+
+func (r *Replica) dialSession(ctx context.Context, device identity.DeviceID) (*session, error) {
+	if !r.streams.enter() {
+		return nil, ErrBusy
+	}
+	defer r.streams.greeted()
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	st, err := r.cfg.Node.Open(ctx, device, Protocol)
+	if err != nil {
+		r.streams.leave()
+		return nil, fmt.Errorf("opening a stream: %w", err)
+	}
+	s, err := r.greet(ctx, st, true)
+	if err != nil {
+		r.streams.leave()
+		if errors.Is(err, errDuplicate) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// accept answers a stream that the other side opened.
+func (r *Replica) accept(ctx context.Context, st *node.Stream) {
+	if !r.streams.enter() {
+		st.Reset()
+		return
+	}
+	defer r.streams.leave()
+	s, err := r.greet(ctx, st, false)
+	r.streams.greeted()
+	if err != nil {
+		r.log.Debug("refusing a session", "device", st.Remote().Short(), "error", err)
+		return
+	}
+	s.run(ctx)
+}
