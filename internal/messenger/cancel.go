@@ -1,0 +1,149 @@
+package messenger
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Cancel withdraws an own message that nobody was offered (R1). Its number stays used and its header goes out without
+// a body, so that nobody's copy of the feed has a hole.
+func (m *Messenger) Cancel(ctx context.Context, message string) error {
+	return m.env.update(ctx, func(tx *storage.Tx) error {
+		e, _, err := m.history.find(tx, message)
+		if err != nil {
+			return err
+		}
+		row, ok, err := m.feeds.get(tx, e.Feed())
+		if err != nil {
+			return err
+		}
+		switch {
+		case !ok || e.Device != m.env.device:
+			return refuse(ErrInvalid, "only messages written on this device can be cancelled", "")
+		case e.Number != feed.Chat || e.Kind != feed.KindText:
+			return refuse(ErrInvalid, "only texts can be cancelled", "")
+		case !e.HasBody():
+			return nil
+		}
+		offered, err := m.env.feeds.Offered(tx, row.id)
+		if err != nil {
+			return err
+		}
+		if offered >= e.Seq || row.delivered >= e.Seq {
+			return refuse(ErrTooLate, "the message was offered to somebody already", "")
+		}
+		if err := m.env.feeds.Erase(tx, row.id, e.Seq); err != nil {
+			return err
+		}
+		row.cancelled = append(row.cancelled, e.Seq)
+		if err := m.feeds.put(tx, row); err != nil {
+			return err
+		}
+		return m.tellState(tx, &row, e.Seq, e.Seq, StateCancelled)
+	})
+}
+
+// Why tells what happened to an own message so far: which devices have it, what was tried, when it is tried next. It
+// never says that somebody blocked us, because nobody can know.
+func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
+	var w Why
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		e, loc, err := m.history.find(tx, message)
+		if err != nil {
+			return err
+		}
+		row, _, err := m.feeds.get(tx, e.Feed())
+		if err != nil {
+			return err
+		}
+		r, err := m.renderer(tx, e.Conversation)
+		if err != nil {
+			return err
+		}
+		w.Message = r.rendered(&e, &row, loc)
+		if r.conv.peer == m.env.account || !w.Message.Own {
+			w.Summary = WhyDelivered
+			return nil
+		}
+		offered, err := m.env.feeds.Offered(tx, row.id)
+		if err != nil {
+			return err
+		}
+		for _, d := range m.env.people.Devices(r.conv.peer) {
+			wd, err := m.whyDevice(tx, &row, e.Seq, r, d)
+			if err != nil {
+				return err
+			}
+			w.Devices = append(w.Devices, wd)
+		}
+		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered)
+		return err
+	})
+	return w, err
+}
+
+func (m *Messenger) whyDevice(tx *storage.Tx, row *feedRow, seq uint64, r *renderer, d identity.DeviceID) (WhyDevice, error) {
+	w := WhyDevice{
+		Account: r.conv.peer, Device: d, Name: r.peer, State: DeviceWaiting, Connected: m.env.feeds.Connected(d),
+		LastSeen: m.env.people.LastSeen(d), NextTry: m.env.roads.Next(d),
+	}
+	acked, err := m.env.feeds.Acked(tx, row.id, d)
+	if err != nil {
+		return w, err
+	}
+	taken := !slices.ContainsFunc(row.notTaken, func(s span) bool { return s.from <= seq && seq <= s.to })
+	switch {
+	case !taken:
+		w.State = DeviceNotOwed
+	case acked >= seq:
+		w.State = DeviceDelivered
+	case w.Connected:
+		w.State = DeviceOffered
+	}
+	if w.State != DeviceWaiting && w.State != DeviceOffered {
+		w.NextTry = time.Time{}
+	}
+	attempts, err := m.env.roads.Why(d)
+	if err != nil {
+		return w, err
+	}
+	for _, a := range attempts {
+		w.Attempts = append(w.Attempts, Attempt{Time: a.Time, Road: string(a.Road), Address: a.Addr, Error: a.Error})
+	}
+	return w, nil
+}
+
+func (m *Messenger) summary(tx *storage.Tx, row *feedRow, e *feed.Entry, peer identity.AccountID, offered uint64) (WhySummary, error) {
+	switch row.state(e.Seq) {
+	case StateRead:
+		return WhyRead, nil
+	case StateDelivered, StateSent:
+		return WhyDelivered, nil
+	case StateNotTaken:
+		return WhyNotTaken, nil
+	}
+	if row.refusedAt > 0 && row.refusedAt <= e.Seq {
+		switch row.refused {
+		case pb.Code_CODE_FULL:
+			return WhyFull, nil
+		case pb.Code_CODE_DENIED, pb.Code_CODE_NOT_MEMBER, pb.Code_CODE_UNSUPPORTED:
+			return WhyDenied, nil
+		}
+	}
+	c, _, err := m.contacts.get(tx, peer)
+	switch {
+	case err != nil:
+		return "", err
+	case c.relation() == RelationAsked && e.Kind != feed.KindRequest:
+		return WhyWaitingForAccept, nil
+	case offered < e.Seq:
+		return WhyNotOffered, nil
+	}
+	return WhyWaitingForPeer, nil
+}

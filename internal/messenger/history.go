@@ -1,0 +1,397 @@
+package messenger
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/storage"
+)
+
+// history reads conversations. There is no table of messages in order: within a feed the clock grows with the number, so
+// the order of a conversation is the merge of its feeds, read from the newest end as far as a page needs.
+type history struct{ m *Messenger }
+
+// line is one line of history before it is rendered.
+type line struct {
+	key   feed.OrderKey
+	row   *feedRow
+	entry feed.Entry
+	hole  int   // entry is none, so many are missing
+	note  int64 // entry is none, Unix ms of a change of devices
+}
+
+// source gives lines from the newest to the oldest.
+type source interface {
+	// peek returns the next line without taking it; ok is false at the end.
+	peek(tx *storage.Tx) (l line, ok bool, err error)
+	take()
+}
+
+// feedSource walks one feed backwards.
+type feedSource struct {
+	m     *Messenger
+	row   *feedRow
+	next  uint64 // number to be read next
+	first uint64 // floor: nothing below it
+	after feed.OrderKey
+	holes []replica.Hole
+	asked bool // holes were read
+	cur   line
+	have  bool
+}
+
+func (s *feedSource) take() { s.have = false }
+
+func (s *feedSource) peek(tx *storage.Tx) (line, bool, error) {
+	for !s.have && s.next >= s.first && s.next > 0 {
+		if err := s.step(tx); err != nil {
+			return line{}, false, err
+		}
+	}
+	return s.cur, s.have, nil
+}
+
+// step reads one number, which gives a line or nothing.
+func (s *feedSource) step(tx *storage.Tx) error {
+	seq := s.next
+	e, err := s.m.env.feeds.Entry(tx, s.row.id, seq)
+	if errors.Is(err, replica.ErrNoEntry) {
+		return s.stepHole(tx, seq)
+	}
+	if err != nil {
+		return fmt.Errorf("reading history: %w", err)
+	}
+	s.next, s.after = seq-1, e.Order()
+	show, hole, err := s.m.history.visible(tx, &e, s.row)
+	if err != nil || !show && !hole {
+		return err
+	}
+	s.cur, s.have = line{key: e.Order(), row: s.row, entry: e}, true
+	if hole {
+		s.cur.hole = 1
+	}
+	return nil
+}
+
+// stepHole gives one line for all that is missing in one place. It stands right before the entry behind the hole.
+func (s *feedSource) stepHole(tx *storage.Tx, seq uint64) error {
+	if !s.asked {
+		s.asked = true
+		var err error
+		if s.holes, err = s.m.env.feeds.Holes(tx, s.row.id); err != nil {
+			return fmt.Errorf("reading holes: %w", err)
+		}
+	}
+	from := seq
+	for _, h := range s.holes {
+		if h.From <= seq && seq <= h.To {
+			from = max(h.From, s.first)
+		}
+	}
+	s.next = from - 1
+	key := s.after
+	key.Account, key.Device, key.Number, key.Seq = s.row.account, s.row.id.Device, s.row.id.Number, seq
+	s.cur, s.have = line{key: key, row: s.row, hole: int(seq - from + 1)}, true
+	return nil
+}
+
+// visible tells whether an entry is a line, or a missing body to be shown as a hole.
+func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, hole bool, err error) {
+	if e.HasBody() {
+		return h.m.shown(e), false, nil
+	}
+	if feed.Known(e.Number, e.Kind) && (e.Number == feed.Control || e.Kind != feed.KindText) {
+		return false, false, nil
+	}
+	if row.own(h.m.env.account) {
+		return true, false, nil
+	}
+	recalled, err := tx.Has(recalledKey(e.ID))
+	if err != nil || !recalled {
+		return false, err == nil, err
+	}
+	l, ok, err := h.m.tables.locate(tx, e.ID)
+	return ok && !l.bare, false, err
+}
+
+// noteSource walks the lines that are no entries.
+type noteSource struct {
+	lines []line
+}
+
+func (s *noteSource) take() { s.lines = s.lines[1:] }
+
+func (s *noteSource) peek(*storage.Tx) (line, bool, error) {
+	if len(s.lines) == 0 {
+		return line{}, false, nil
+	}
+	return s.lines[0], true, nil
+}
+
+func noteKey(conv feed.ConversationID, clock uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(keyNote), conv[:]...), clock)
+}
+
+// notes reads the newest lines that are no entries and stand before a place.
+func (h *history) notes(tx *storage.Tx, conv feed.ConversationID, before *feed.OrderKey, limit int) (*noteSource, error) {
+	s := &noteSource{}
+	o := storage.ScanOptions{Prefix: noteKey(conv, 0)[:len(keyNote)+len(conv)], Reverse: true, Limit: limit}
+	err := tx.Scan(o, func(key, _ []byte) (bool, error) {
+		rest := key[len(o.Prefix):]
+		if len(rest) != 16 {
+			return false, errRow
+		}
+		k := feed.OrderKey{Clock: binary.BigEndian.Uint64(rest), Number: feed.Chat}
+		for i := range k.Account {
+			k.Account[i] = 0xff
+		}
+		if before == nil || feed.Less(k, *before) {
+			s.lines = append(s.lines, line{key: k, note: int64(binary.BigEndian.Uint64(rest[8:]))})
+		}
+		return true, nil
+	})
+	return s, err
+}
+
+// noteDevices adds a line that says that the other side's devices changed.
+func (m *Messenger) noteDevices(tx *storage.Tx, conv feed.ConversationID) error {
+	row, ok, err := m.convs.get(tx, conv)
+	if err != nil || !ok {
+		return err
+	}
+	key := binary.BigEndian.AppendUint64(noteKey(conv, row.last.Clock), uint64(m.env.now().UnixMilli()))
+	return tx.Set(key, nil)
+}
+
+// sources opens all feeds of a conversation right before a place, or at their ends.
+func (h *history) sources(tx *storage.Tx, conv feed.ConversationID, before *feed.OrderKey, limit int) ([]source, error) {
+	rows, err := h.m.feeds.of(tx, conv)
+	if err != nil {
+		return nil, err
+	}
+	notes, err := h.notes(tx, conv, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := []source{notes}
+	for i := range rows {
+		row := &rows[i]
+		if conv == h.m.env.self && row.id.Number == feed.Control {
+			continue
+		}
+		s := &feedSource{m: h.m, row: row, next: row.shownTo(), after: feed.OrderKey{Clock: 1<<63 - 1}}
+		if s.first, err = h.first(tx, row.id); err != nil {
+			return nil, err
+		}
+		if before != nil {
+			s.after = *before
+			if s.next, err = h.lastBefore(tx, row, *before, false); err != nil {
+				return nil, err
+			}
+			s.next = min(s.next, row.shownTo())
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func (h *history) first(tx *storage.Tx, id feed.FeedID) (uint64, error) {
+	head, ok, err := h.m.env.feeds.Head(tx, id)
+	if err != nil || !ok {
+		return 1, err
+	}
+	return max(head.First, 1), nil
+}
+
+// lastBefore finds the highest number of a feed that stands before a place, or also at it. Clocks grow with numbers, so
+// it is a binary search; a hole is judged by the entry behind it.
+func (h *history) lastBefore(tx *storage.Tx, row *feedRow, place feed.OrderKey, at bool) (uint64, error) {
+	first, err := h.first(tx, row.id)
+	if err != nil {
+		return 0, err
+	}
+	lo, hi := first-1, row.last
+	for lo < hi {
+		mid := lo + (hi-lo+1)/2
+		e, ok, err := h.atOrAfter(tx, row.id, mid, hi)
+		if err != nil {
+			return 0, err
+		}
+		if ok && (feed.Less(e.Order(), place) || at && e.Order() == place) {
+			lo = e.Seq
+			continue
+		}
+		hi = mid - 1
+	}
+	return lo, nil
+}
+
+func (h *history) atOrAfter(tx *storage.Tx, id feed.FeedID, from, to uint64) (e feed.Entry, ok bool, err error) {
+	e, err = h.m.env.feeds.Entry(tx, id, from)
+	if err == nil || !errors.Is(err, replica.ErrNoEntry) {
+		return e, err == nil, err
+	}
+	err = h.m.env.feeds.Entries(tx, id, from, to, func(next feed.Entry) (bool, error) {
+		e, ok = next, true
+		return false, nil
+	})
+	return e, ok, err
+}
+
+// find reads the entry of a message ID or of an unambiguous beginning of one.
+func (h *history) find(tx *storage.Tx, id string) (feed.Entry, locator, error) {
+	id = strings.ToLower(strings.TrimSpace(id))
+	none := refuse(ErrNotFound, "there is no message with this ID", "message IDs are shown by `hima history`")
+	if len(id) < 2*minPrefix || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return feed.Entry{}, locator{}, refuse(ErrInvalid, "this is not a message ID", "give at least 8 hexadecimal digits")
+	}
+	prefix, err := hex.DecodeString(id[:min(len(id)&^1, 2*locatorBytes)])
+	if err != nil {
+		return feed.Entry{}, locator{}, none
+	}
+	var found feed.Entry
+	var at locator
+	n := 0
+	o := storage.ScanOptions{Prefix: append([]byte(keyLocator), prefix...), Limit: 16}
+	err = tx.Scan(o, func(_, val []byte) (bool, error) {
+		l, err := parseLocator(val)
+		if err != nil {
+			return false, err
+		}
+		fid, err := h.m.tables.name(tx, l.feed)
+		if err != nil {
+			return false, err
+		}
+		e, err := h.m.env.feeds.Entry(tx, fid, l.seq)
+		if errors.Is(err, replica.ErrNoEntry) {
+			return true, nil
+		}
+		if err == nil && strings.HasPrefix(e.ID.String(), id) {
+			found, at = e, l
+			n++
+		}
+		return n < 2, err
+	})
+	switch {
+	case err != nil:
+		return feed.Entry{}, locator{}, err
+	case n == 0:
+		return feed.Entry{}, locator{}, none
+	case n > 1:
+		return feed.Entry{}, locator{}, refuse(ErrAmbiguous, "several messages begin like this", "give more of the ID")
+	}
+	return found, at, nil
+}
+
+// page reads lines from the newest end, newest first.
+func (h *history) page(tx *storage.Tx, sources []source, limit int, since time.Time) (lines []line, more bool, err error) {
+	older := 0
+	for {
+		best, bestLine := -1, line{}
+		for i, s := range sources {
+			l, ok, err := s.peek(tx)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok && (best < 0 || feed.Less(bestLine.key, l.key)) {
+				best, bestLine = i, l
+			}
+		}
+		if best < 0 {
+			return lines, false, nil
+		}
+		// Authors' clocks are not in order, so one early line does not end the search; many in a row do.
+		if !since.IsZero() && bestLine.hole == 0 && bestLine.note == 0 && bestLine.entry.Time().Before(since) {
+			if older++; older > 200 {
+				return lines, false, nil
+			}
+			sources[best].take()
+			continue
+		}
+		if len(lines) == limit {
+			return lines, true, nil
+		}
+		older = 0
+		lines = append(lines, bestLine)
+		sources[best].take()
+	}
+}
+
+// History reads one page of a conversation.
+func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error) {
+	limit := q.Limit
+	switch {
+	case limit < 0 || limit > maxPage:
+		return History{}, refuse(ErrInvalid, "a page has 1 to 1000 lines", "")
+	case limit == 0:
+		limit = defaultPage
+	}
+	t, err := m.who.known(q.Who)
+	if err != nil {
+		return History{}, err
+	}
+	out := History{Conversation: m.conversationID(t.account)}
+	err = m.env.db.View(func(tx *storage.Tx) error {
+		var before *feed.OrderKey
+		if q.Before != "" {
+			e, _, err := m.history.find(tx, q.Before)
+			if err != nil {
+				return err
+			}
+			if e.Conversation != out.Conversation {
+				return refuse(ErrNotFound, "this message is in another conversation", "")
+			}
+			k := e.Order()
+			before = &k
+		}
+		sources, err := m.history.sources(tx, out.Conversation, before, limit)
+		if err != nil {
+			return err
+		}
+		lines, more, err := m.history.page(tx, sources, limit, q.Since)
+		if err != nil {
+			return err
+		}
+		out.More = more
+		out.Messages, err = m.render(tx, out.Conversation, lines)
+		return err
+	})
+	return out, err
+}
+
+// render makes messages of lines and turns them round, oldest first.
+func (m *Messenger) render(tx *storage.Tx, conv feed.ConversationID, lines []line) ([]Message, error) {
+	r, err := m.renderer(tx, conv)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Message, 0, len(lines))
+	for i := range lines {
+		msg, err := r.line(&lines[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, msg)
+	}
+	slices.Reverse(out)
+	return out, nil
+}
+
+// ownName is what we are called in our own history.
+func (m *Messenger) ownName() string {
+	if n := m.settings.now(profileNickname); n != "" {
+		return n
+	}
+	return m.settings.username()
+}
+
+func accountPointer(a identity.AccountID) *identity.AccountID { return &a }

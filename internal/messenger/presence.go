@@ -1,0 +1,187 @@
+package messenger
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// presence is who is online as far as they let us know. Nothing of it is stored.
+type presence struct {
+	mu     sync.Mutex                                        // owns both
+	seen   map[identity.AccountID]map[identity.DeviceID]bool // devices with a session: do they say that they are online
+	typing map[identity.AccountID]bool
+}
+
+func newPresence() *presence {
+	return &presence{
+		seen:   make(map[identity.AccountID]map[identity.DeviceID]bool),
+		typing: make(map[identity.AccountID]bool),
+	}
+}
+
+// set notes what a device says and tells whether the account's answer changed.
+func (p *presence) set(who replica.Peer, online bool) (changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.any(who.Account)
+	devices := p.seen[who.Account]
+	switch {
+	case online && devices == nil:
+		p.seen[who.Account] = map[identity.DeviceID]bool{who.Device: true}
+	case online:
+		devices[who.Device] = true
+	default:
+		delete(devices, who.Device)
+		if len(devices) == 0 {
+			delete(p.seen, who.Account)
+		}
+	}
+	return before != p.any(who.Account)
+}
+
+func (p *presence) any(a identity.AccountID) bool { return len(p.seen[a]) > 0 }
+
+func (p *presence) online(a identity.AccountID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.any(a)
+}
+
+// befriended tells whether an account is a contact: presence and typing go to contacts and are believed of contacts.
+func (m *Messenger) befriended(a identity.AccountID) bool {
+	friend := false
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		row, ok, err := m.contacts.get(tx, a)
+		friend = ok && !row.Blocked && row.State == pb.ContactState_STATE_CONTACT
+		return err
+	})
+	return err == nil && friend
+}
+
+// Presence implements replica.Hooks.
+func (m *Messenger) Presence(from replica.Peer, online bool) {
+	if from.Account == m.env.account || !m.befriended(from.Account) {
+		return
+	}
+	m.setPresence(from, online)
+}
+
+func (m *Messenger) setPresence(from replica.Peer, online bool) {
+	if !m.presence.set(from, online) {
+		return
+	}
+	conv := feed.DirectConversation(m.env.account, from.Account)
+	m.events.tell(Event{
+		Time: m.env.now(), Type: EventPresence, Conversation: &conv, Account: &from.Account, On: online,
+	})
+}
+
+// Typing implements replica.Hooks.
+func (m *Messenger) Typing(from replica.Peer, conv feed.ConversationID, on bool) {
+	if conv != feed.DirectConversation(m.env.account, from.Account) || !m.befriended(from.Account) {
+		return
+	}
+	m.events.tell(Event{Time: m.env.now(), Type: EventTyping, Conversation: &conv, Account: &from.Account, On: on})
+}
+
+// SessionUp implements replica.Hooks.
+func (m *Messenger) SessionUp(s replica.SessionInfo) {
+	m.checkDevices(s.Account)
+	if s.Account == m.env.account || !m.befriended(s.Account) {
+		return
+	}
+	if m.settings.now(settingPresence) == on {
+		m.env.feeds.SendPresence(s.Account, true)
+	}
+}
+
+// SessionDown implements replica.Hooks.
+func (m *Messenger) SessionDown(s replica.SessionInfo) { m.setPresence(s.Peer, false) }
+
+// announcePresence follows a change of the setting: contacts hear at once that we are, or no longer are, to be seen.
+func (m *Messenger) announcePresence() {
+	online := m.settings.now(settingPresence) == on
+	for _, a := range m.PeerAccounts() {
+		if m.befriended(a) {
+			m.env.feeds.SendPresence(a, online)
+		}
+	}
+}
+
+// relationChanged runs after the commit of a change of what an account is to us.
+func (m *Messenger) relationChanged(a identity.AccountID) {
+	if !m.befriended(a) {
+		m.presence.mu.Lock()
+		delete(m.presence.seen, a)
+		m.presence.mu.Unlock()
+		return
+	}
+	if m.settings.now(settingPresence) == on {
+		m.env.feeds.SendPresence(a, true)
+	}
+}
+
+// SetTyping tells a contact that the owner is typing. It is withheld from strangers, and without presence.
+func (m *Messenger) SetTyping(ctx context.Context, who string, typing bool) error {
+	t, err := m.who.known(who)
+	if err != nil {
+		return err
+	}
+	if t.account == m.env.account || m.settings.now(settingPresence) != on || !m.befriended(t.account) {
+		return nil
+	}
+	m.env.feeds.SendTyping(feed.DirectConversation(m.env.account, t.account), typing)
+	return nil
+}
+
+// checkDevices compares an account's record with the devices last told, and tells of a change: an event, and a line in
+// the conversation. It runs outside of transactions and does its writing by itself.
+func (m *Messenger) checkDevices(a identity.AccountID) {
+	record, ok := m.env.people.Record(a)
+	if !ok || a == m.env.account {
+		return
+	}
+	var devices []identity.DeviceID
+	for _, c := range record.Devices {
+		devices = append(devices, c.Device)
+	}
+	m.env.db.Submit(func(tx *storage.Tx) error {
+		row, known, err := m.contacts.get(tx, a)
+		if err != nil || !known || sameDevices(row.Devices, devices) {
+			return err
+		}
+		first := len(row.Devices) == 0
+		row.Devices = devices
+		if err := m.contacts.put(tx, a, row); err != nil || first {
+			return err
+		}
+		conv := feed.DirectConversation(m.env.account, a)
+		if err := m.noteDevices(tx, conv); err != nil {
+			return err
+		}
+		return m.events.add(tx, plain(EventDevices, a, conv, string(row.verified())))
+	}, func(err error) {
+		if err != nil {
+			m.env.log.Warn("noting a change of devices", "account", a.Short(), "error", err)
+		}
+	})
+}
+
+func sameDevices(a, b []identity.DeviceID) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, d := range a {
+		if !slices.Contains(b, d) {
+			return false
+		}
+	}
+	return true
+}

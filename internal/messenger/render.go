@@ -1,0 +1,138 @@
+package messenger
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/text"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// renderer makes messages of the entries of one conversation within one transaction.
+type renderer struct {
+	m    *Messenger
+	tx   *storage.Tx
+	conv convRow
+	peer string // what the other side is called
+	own  string
+}
+
+func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*renderer, error) {
+	row, _, err := m.convs.get(tx, conv)
+	if err != nil {
+		return nil, err
+	}
+	r := &renderer{m: m, tx: tx, conv: row, own: m.ownName()}
+	if row.peer != m.env.account {
+		c, _, err := m.contacts.get(tx, row.peer)
+		if err != nil {
+			return nil, err
+		}
+		r.peer = c.name(row.peer)
+	}
+	return r, nil
+}
+
+func (r *renderer) line(l *line) (Message, error) {
+	switch {
+	case l.note != 0:
+		return Message{
+			Conversation: r.conv.id, Peer: r.conv.peer, Author: r.conv.peer, AuthorName: r.peer,
+			Clock: l.key.Clock, Kind: MessageDevicesChanged, Time: time.UnixMilli(l.note), Received: time.UnixMilli(l.note),
+		}, nil
+	case l.hole > 0 && l.entry.Seq == 0:
+		return Message{
+			Conversation: r.conv.id, Peer: r.conv.peer, Author: l.row.account, AuthorName: r.name(l.row.account),
+			Device: l.row.id.Device, Number: l.row.id.Number, Seq: l.key.Seq, Clock: l.key.Clock,
+			Kind: MessageHole, Hole: l.hole, Own: l.row.own(r.m.env.account),
+		}, nil
+	}
+	msg, err := r.message(&l.entry, l.row)
+	if l.hole > 0 {
+		msg.Kind, msg.Hole = MessageHole, l.hole
+	}
+	return msg, err
+}
+
+func (r *renderer) name(a identity.AccountID) string {
+	if a == r.m.env.account {
+		return r.own
+	}
+	return r.peer
+}
+
+// message makes a message of an entry that is held.
+func (r *renderer) message(e *feed.Entry, row *feedRow) (Message, error) {
+	loc, ok, err := r.m.tables.locate(r.tx, e.ID)
+	if err != nil {
+		return Message{}, err
+	}
+	if !ok || loc.feed != row.local || loc.seq != e.Seq {
+		loc = locator{}
+	}
+	return r.rendered(e, row, loc), nil
+}
+
+// rendered is message with the locator at hand.
+func (r *renderer) rendered(e *feed.Entry, row *feedRow, loc locator) Message {
+	msg := Message{
+		ID: e.ID, Conversation: r.conv.id, Peer: r.conv.peer, Author: e.Account, AuthorName: r.name(e.Account),
+		Device: e.Device, Number: e.Number, Seq: e.Seq, Clock: e.Clock, Time: e.Time(),
+		Own: row.own(r.m.env.account), Late: loc.late, Received: time.UnixMilli(loc.received),
+	}
+	if loc.received == 0 {
+		msg.Received = msg.Time
+	} else {
+		msg.ClockAhead = e.Ahead(msg.Received)
+	}
+	msg.Kind, msg.Text = says(e)
+	switch {
+	case msg.Own && msg.Kind == MessageCancelled:
+		msg.State = StateCancelled
+	case msg.Own && r.conv.peer == r.m.env.account:
+		// A note to oneself goes to nobody else; it has arrived when it is stored.
+		msg.State = StateRead
+	case msg.Own:
+		msg.State = row.state(e.Seq)
+	case e.Seq <= row.read:
+		msg.State = StateRead
+	}
+	return msg
+}
+
+// says reads what an entry says, neutralised. What does not decode is shown as not supported.
+func says(e *feed.Entry) (MessageKind, string) {
+	if !e.HasBody() {
+		return MessageCancelled, ""
+	}
+	if !feed.Known(e.Number, e.Kind) {
+		return MessageUnsupported, ""
+	}
+	content, err := e.Content()
+	if err != nil {
+		return MessageUnsupported, ""
+	}
+	switch {
+	case e.Number == feed.Chat && e.Kind == feed.KindText:
+		var t pb.Text
+		if proto.Unmarshal(content, &t) != nil {
+			return MessageUnsupported, ""
+		}
+		return MessageText, text.Message(t.GetText())
+	case e.Number == feed.Control && e.Kind == feed.KindRequest:
+		var q pb.Request
+		if proto.Unmarshal(content, &q) != nil {
+			return MessageUnsupported, ""
+		}
+		return MessageRequest, text.Message(clip(q.GetMessage(), maxRequestText))
+	case e.Number == feed.Control && e.Kind == feed.KindAccept:
+		return MessageAccepted, ""
+	case e.Number == feed.Control && e.Kind == feed.KindDecline:
+		return MessageDeclined, ""
+	}
+	return MessageUnsupported, ""
+}

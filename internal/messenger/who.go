@@ -1,0 +1,304 @@
+package messenger
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/text"
+	"hima/storage"
+)
+
+// target is whom a name means.
+type target struct {
+	account  identity.AccountID
+	username string // as it was found, not confirmed
+	nickname string
+	source   Source
+	invite   identity.Invite // if it was an invite link
+}
+
+// who resolves what users type for people. Inward it knows only those we have to do with already; outward, for Find and
+// AddContact alone, it also looks at invite links and at the LAN.
+type who struct {
+	m *Messenger
+
+	mu         sync.Mutex // owns both; the cache is valid for one generation of the contact table
+	generation uint64
+	cache      map[string]target
+}
+
+const whoCache = 4096
+
+func newWho(m *Messenger) *who { return &who{m: m, cache: make(map[string]target)} }
+
+// known resolves a name among self, contacts, requests and everybody with a conversation.
+func (w *who) known(name string) (target, error) {
+	generation := w.m.contacts.generation()
+	w.mu.Lock()
+	t, ok := w.cache[name]
+	ok = ok && w.generation == generation
+	w.mu.Unlock()
+	if ok {
+		return t, nil
+	}
+	t, err := w.search(name)
+	if err != nil {
+		return target{}, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.generation != generation || len(w.cache) >= whoCache {
+		w.generation = generation
+		clear(w.cache)
+	}
+	w.cache[name] = t
+	return t, nil
+}
+
+func (w *who) search(name string) (target, error) {
+	found, err := w.inward(name)
+	if err != nil {
+		return target{}, err
+	}
+	t, err := one(name, found)
+	if err != nil && len(found) == 0 {
+		return target{}, refuse(ErrNotFound, "nobody you know has this name", "`hima contact list` shows names, `hima contact add` adds people")
+	}
+	return t, err
+}
+
+// one picks the only candidate.
+func one(name string, found []target) (target, error) {
+	switch len(found) {
+	case 0:
+		return target{}, refuse(ErrNotFound, "nobody of this name was found", "`hima nearby` shows who is on this LAN")
+	case 1:
+		return found[0], nil
+	}
+	err := refuse(ErrAmbiguous, "the name means several people", "use the account ID")
+	for _, t := range found {
+		err.Candidates = append(err.Candidates, Candidate{
+			Account: t.account, Username: t.username, Nickname: t.nickname, Source: t.source,
+		})
+	}
+	slices.SortFunc(err.Candidates, func(a, b Candidate) int { return strings.Compare(a.Account.String(), b.Account.String()) })
+	return target{}, err
+}
+
+// matcher says how a typed name is compared.
+type matcher struct {
+	id       identity.AccountID
+	whole    bool   // id is what was typed
+	prefix   string // beginning of an account ID, lower case
+	username string // canonical
+	remark   string
+}
+
+const (
+	selfName   = "self"
+	userPrefix = "user:"
+	idPrefix   = "hima1"
+)
+
+func newMatcher(name string) matcher {
+	name = strings.TrimSpace(name)
+	if rest, ok := strings.CutPrefix(name, userPrefix); ok {
+		u, err := text.Username(rest)
+		if err != nil {
+			return matcher{}
+		}
+		return matcher{username: u}
+	}
+	if id, err := identity.ParseAccountID(name); err == nil {
+		return matcher{id: id, whole: true}
+	}
+	var q matcher
+	// The ellipsis is what Short puts behind an ID.
+	if p := strings.ToLower(strings.TrimSuffix(name, "…")); strings.HasPrefix(p, idPrefix) && len(p) >= len(idPrefix)+minPrefix {
+		q.prefix = p
+	}
+	if u, err := text.Username(name); err == nil {
+		q.username = u
+	}
+	q.remark = strings.TrimSpace(text.OneLine(name, maxRemark))
+	return q
+}
+
+func (q *matcher) account(a identity.AccountID) bool {
+	return q.whole && a == q.id || q.prefix != "" && strings.HasPrefix(a.String(), q.prefix)
+}
+
+func (q *matcher) name(username string) bool { return q.username != "" && username == q.username }
+
+// inward lists those we know who fit a name.
+func (w *who) inward(name string) ([]target, error) {
+	m := w.m
+	q := newMatcher(name)
+	if strings.TrimSpace(name) == selfName || q.account(m.env.account) {
+		return []target{{account: m.env.account, username: m.settings.username(), source: SourceContact}}, nil
+	}
+	var found []target
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		return m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
+			if !q.account(a) && !q.name(row.username()) && (q.remark == "" || row.Remark != q.remark) {
+				return nil
+			}
+			t := target{account: a, username: row.username(), nickname: row.Card.Nickname, source: SourceContact}
+			if row.relation() == RelationRequest {
+				t.source = SourceRequest
+			}
+			found = append(found, t)
+			return nil
+		})
+	})
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	// The name on the LAN changes nothing about who is known, but a temporary chat has no other name yet.
+	return w.nearbyKnown(&q)
+}
+
+// nearbyKnown finds those we have a conversation with by the name they give on the LAN.
+func (w *who) nearbyKnown(q *matcher) (found []target, err error) {
+	err = w.m.env.db.View(func(tx *storage.Tx) error {
+		for _, t := range w.nearby(q) {
+			row, ok, err := w.m.contacts.get(tx, t.account)
+			if err != nil {
+				return err
+			}
+			if ok && row.relation() != RelationNone {
+				found = append(found, t)
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// nearby lists people on the LAN who fit. Several devices of one account are one person.
+func (w *who) nearby(q *matcher) (found []target) {
+	people, _ := w.m.env.people.Nearby()
+	for _, p := range people {
+		p = cleanPerson(p)
+		if p.Account == w.m.env.account || !q.account(p.Account) && !q.name(p.Username) {
+			continue
+		}
+		if slices.ContainsFunc(found, func(t target) bool { return t.account == p.Account }) {
+			continue
+		}
+		found = append(found, target{account: p.Account, username: p.Username, nickname: p.Nickname, source: SourceNearby})
+	}
+	return found
+}
+
+// cleanPerson neutralises what somebody on the LAN says of themselves.
+func cleanPerson(p Person) Person {
+	name, err := text.Username(p.Username)
+	if err != nil {
+		name = ""
+	}
+	p.Username, p.Nickname = name, text.Nickname(p.Nickname)
+	return p
+}
+
+// outward resolves a name for Find and AddContact: invite link, account ID, then those known and those nearby together,
+// so that a name that two people bear is never decided silently (R20).
+func (w *who) outward(name string) (target, error) {
+	name = strings.TrimSpace(name)
+	if looksLikeLink(name) {
+		in, err := identity.ParseInvite(name)
+		if err != nil {
+			return target{}, refuse(ErrInvalid, "this invite link is not complete", "copy it again, from `hima:` to its end")
+		}
+		u, err := text.Username(in.Username)
+		if err != nil {
+			u = ""
+		}
+		return target{account: in.Account, username: u, source: SourceInvite, invite: in}, nil
+	}
+	found, err := w.inward(name)
+	if err != nil {
+		return target{}, err
+	}
+	q := newMatcher(name)
+	for _, t := range w.nearby(&q) {
+		if i := slices.IndexFunc(found, func(f target) bool { return f.account == t.account }); i >= 0 {
+			if found[i].username == "" {
+				found[i].username = t.username
+			}
+			continue
+		}
+		found = append(found, t)
+	}
+	if len(found) == 0 && q.whole {
+		return target{account: q.id, source: SourceID}, nil
+	}
+	return one(name, found)
+}
+
+func looksLikeLink(s string) bool { return len(s) > 5 && strings.EqualFold(s[:5], "hima:") }
+
+// Find resolves a name outward and changes nothing.
+func (m *Messenger) Find(ctx context.Context, name string) (Found, error) {
+	t, err := m.who.outward(name)
+	if err != nil {
+		return Found{}, err
+	}
+	f := Found{Account: t.account, Username: t.username, Nickname: t.nickname, Source: t.source, Relation: RelationNone}
+	return f, m.env.db.View(func(tx *storage.Tx) error {
+		row, ok, err := m.contacts.get(tx, t.account)
+		if ok {
+			f.Relation = row.relation()
+		}
+		return err
+	})
+}
+
+// Nearby lists the people on this LAN.
+func (m *Messenger) Nearby(ctx context.Context) (people []NearbyPerson, multicast bool, err error) {
+	list, multicast := m.env.people.Nearby()
+	err = m.env.db.View(func(tx *storage.Tx) error {
+		for _, p := range list {
+			if p.Account == m.env.account {
+				continue
+			}
+			p = cleanPerson(p)
+			row, _, err := m.contacts.get(tx, p.Account)
+			if err != nil {
+				return err
+			}
+			people = append(people, NearbyPerson{
+				Account: p.Account, Device: p.Device, Username: p.Username, Nickname: p.Nickname,
+				Address: p.Address, Relation: row.relation(), Seen: p.Seen,
+			})
+		}
+		return nil
+	})
+	return people, multicast, err
+}
+
+// NameOf says what to show for an account: remark, nickname, username or short ID.
+func (m *Messenger) NameOf(ctx context.Context, a identity.AccountID) (name string, err error) {
+	if a == m.env.account {
+		return m.ownName(), nil
+	}
+	err = m.env.db.View(func(tx *storage.Tx) error {
+		row, _, err := m.contacts.get(tx, a)
+		name = row.name(a)
+		return err
+	})
+	return name, err
+}
+
+// Conversation resolves a name to its conversation.
+func (m *Messenger) Conversation(ctx context.Context, name string) (feed.ConversationID, error) {
+	t, err := m.who.known(name)
+	if err != nil {
+		return feed.ConversationID{}, err
+	}
+	return m.conversationID(t.account), nil
+}
