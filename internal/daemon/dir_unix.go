@@ -41,3 +41,11 @@ func lockProfile(dir string) (release func() error, err error) {
 	}
 	return f.Close, nil
 }
+
+// spaceTaken is what a file takes of its disk.
+func spaceTaken(info os.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Blocks) * 512 // the unit of st_blocks, whatever the file system's own is
+	}
+	return uint64(info.Size())
+}

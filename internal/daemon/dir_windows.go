@@ -31,3 +31,6 @@ func lockProfile(dir string) (release func() error, err error) {
 	}
 	return f.Close, nil
 }
+
+// spaceTaken is a file's length.
+func spaceTaken(info os.FileInfo) uint64 { return uint64(info.Size()) }

@@ -1,0 +1,116 @@
+package server
+
+import (
+	"encoding/hex"
+	"time"
+
+	"hima/identity"
+	"hima/internal/control/pb"
+	"hima/internal/messenger"
+)
+
+// ms is the API's form of a time: Unix milliseconds, 0 for none.
+func ms(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// fromMS is the other way.
+func fromMS(v int64) time.Time {
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(v)
+}
+
+// accountText is empty for no account, where the text form of the zero ID would look like somebody.
+func accountText(id identity.AccountID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+// Profile is the API's form of a profile; the daemon uses it in its own answers.
+func Profile(p messenger.Profile, invite string, hasPassword bool) *pb.Profile {
+	return &pb.Profile{
+		Account: p.Account.String(), Device: p.Device.String(), Username: p.Username, Nickname: p.Nickname,
+		ContactField: p.ContactField, Bio: p.Bio, Invite: invite, HasPassword: hasPassword,
+	}
+}
+
+func inviteOf(i messenger.Invite) *pb.Invite {
+	return &pb.Invite{
+		Link: i.Link, Token: hex.EncodeToString(i.Token[:]), CreatedMs: ms(i.Created), Revoked: i.Revoked, Used: int32(i.Used),
+	}
+}
+
+func contactOf(c messenger.Contact) *pb.Contact {
+	out := &pb.Contact{
+		Account: accountText(c.Account), Username: c.Username, Nickname: c.Nickname, ContactField: c.ContactField,
+		Bio: c.Bio, Remark: c.Remark, Relation: string(c.Relation), Blocked: c.Blocked, Verified: string(c.Verified),
+		Online: c.Online, LastSeenMs: ms(c.LastSeen), Conversation: c.Conversation.String(), AddedMs: ms(c.Added),
+	}
+	for _, d := range c.Devices {
+		out.Devices = append(out.Devices, d.String())
+	}
+	return out
+}
+
+func messageOf(m messenger.Message) *pb.Message {
+	return &pb.Message{
+		Id: m.ID.String(), Conversation: m.Conversation.String(), Peer: accountText(m.Peer), Author: accountText(m.Author),
+		AuthorName: m.AuthorName, Device: m.Device.String(), Seq: m.Seq, Clock: m.Clock, TimeMs: ms(m.Time),
+		Kind: string(m.Kind), Text: m.Text, Own: m.Own, State: string(m.State), Late: m.Late, ClockAhead: m.ClockAhead,
+		Hole: int32(m.Hole), ReceivedMs: ms(m.Received),
+	}
+}
+
+func conversationOf(c messenger.Conversation) *pb.Conversation {
+	out := &pb.Conversation{
+		Id: c.ID.String(), Kind: string(c.Kind), Peer: accountText(c.Peer), Name: c.Name, Username: c.Username,
+		Relation: string(c.Relation), Unread: int32(c.Unread), Online: c.Online, Pending: int32(c.Pending),
+	}
+	if c.Last != nil {
+		out.Last = messageOf(*c.Last)
+	}
+	return out
+}
+
+func settingOf(s messenger.Setting) *pb.Setting {
+	return &pb.Setting{Key: s.Key, Value: s.Value, DefaultValue: s.Default, Allowed: s.Allowed}
+}
+
+func eventOf(e messenger.Event) *pb.Event {
+	out := &pb.Event{Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On}
+	if e.Conversation != nil {
+		out.Conversation = e.Conversation.String()
+	}
+	if e.Account != nil {
+		out.Account = accountText(*e.Account)
+	}
+	if e.Message != nil {
+		out.Message = messageOf(*e.Message)
+	}
+	for _, id := range e.MessageIDs {
+		out.MessageIds = append(out.MessageIds, id.String())
+	}
+	return out
+}
+
+func whyOf(w messenger.Why) *pb.WhyResponse {
+	out := &pb.WhyResponse{Message: messageOf(w.Message), Summary: string(w.Summary)}
+	for _, d := range w.Devices {
+		dev := &pb.WhyDevice{
+			Account: accountText(d.Account), Device: d.Device.String(), Name: d.Name, State: string(d.State),
+			DeliveredMs: ms(d.Delivered), Connected: d.Connected, NextTryMs: ms(d.NextTry), LastSeenMs: ms(d.LastSeen),
+		}
+		for _, a := range d.Attempts {
+			dev.Attempts = append(dev.Attempts, &pb.Attempt{TimeMs: ms(a.Time), Road: a.Road, Address: a.Address, Error: a.Error})
+		}
+		out.Devices = append(out.Devices, dev)
+	}
+	return out
+}

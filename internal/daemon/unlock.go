@@ -1,0 +1,385 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hima/identity"
+	"hima/internal/control"
+	"hima/internal/delivery"
+	"hima/internal/directory"
+	"hima/internal/feed"
+	"hima/internal/messenger"
+	"hima/internal/replica"
+	"hima/node"
+	"hima/storage"
+)
+
+// divergedFile says that the device key of this profile must be replaced before anything is written (R3).
+const divergedFile = "diverged"
+
+// renewBefore is how long before its end the own account record is made anew, so that contacts who are seldom seen
+// still hold a valid one.
+const renewBefore = 180 * 24 * time.Hour
+
+// errDiverged ends run when a peer showed more of this device's own feed than it holds.
+var errDiverged = errors.New("own feed diverged")
+
+// tokenKey is where the database keeps the marker's token.
+func tokenKey() []byte { return []byte("a/token") }
+
+// unlocked is everything of a profile that needs its keys. It is made whole by open or not at all.
+type unlocked struct {
+	dir      string
+	log      *slog.Logger
+	restored bool // the device key was replaced when it was opened
+
+	db        *storage.DB
+	node      *node.Node
+	directory *directory.Directory
+	messenger *messenger.Messenger
+	replica   *replica.Replica
+	delivery  *delivery.Delivery
+
+	divergedOnce sync.Once
+	diverged     chan struct{} // closed when a peer proved that the own feed is longer elsewhere
+}
+
+// unlock opens the profile with an open vault and hands it to the loop. The caller holds p.opening. fresh says that the
+// vault was made just now, so that there is no feed yet that could be continued by mistake.
+func (p *profile) unlock(ctx context.Context, v identity.Vault, password identity.Password, fresh bool) error {
+	p.mu.Lock()
+	stopping := p.stopping
+	p.mu.Unlock()
+	if stopping {
+		return &control.Error{Code: control.Unavailable, Message: "the node is stopping", Hint: "try again in a moment"}
+	}
+	v, restored, err := p.replaceKey(v, password, fresh)
+	if err != nil {
+		return err
+	}
+	db, err := storage.Open(storage.Config{Dir: filepath.Join(p.dir, databaseFolder), Key: v.DatabaseKey.Bytes(), Logger: p.log})
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", err)
+	}
+	if !restored && !fresh {
+		// The token is the second half of the test for a copy: a database put back alone has an old one.
+		known, err := p.tokenFits(db)
+		if err == nil && !known {
+			v, err = p.rotate(v, password)
+			restored = true
+		}
+		if err != nil {
+			return errors.Join(err, db.Close())
+		}
+	}
+	u := &unlocked{dir: p.dir, log: p.log, restored: restored, db: db, diverged: make(chan struct{})}
+	if err := u.open(ctx, p, v); err != nil {
+		return errors.Join(err, u.close())
+	}
+	p.mu.Lock()
+	p.current, p.empty = u, false
+	p.mu.Unlock()
+	p.opened <- u // never blocks: the loop takes one before another can be opened
+	return nil
+}
+
+// replaceKey gives the profile a new device key if the folder is a copy of another, or if a peer showed that it is. It
+// runs before the database is opened, and so before anything could be written under the old key.
+func (p *profile) replaceKey(v identity.Vault, password identity.Password, fresh bool) (identity.Vault, bool, error) {
+	if fresh {
+		return v, false, nil
+	}
+	_, err := os.Stat(filepath.Join(p.dir, divergedFile))
+	diverged := err == nil
+	_, unmarked, same, err := readMarker(p.dir)
+	if err != nil {
+		return v, false, err
+	}
+	// A profile whose marker and database are both gone had a feed all the same, which others may hold.
+	if !diverged && same && !unmarked {
+		return v, false, nil
+	}
+	v, err = p.rotate(v, password)
+	return v, true, err
+}
+
+// rotate replaces the device key, in the vault first: from then on nobody writes under the old one.
+func (p *profile) rotate(v identity.Vault, password identity.Password) (identity.Vault, error) {
+	next, err := v.RotateDevice(p.now())
+	if errors.Is(err, identity.ErrNoAccountSeed) {
+		return v, &control.Error{
+			Code: control.Conflict, Cause: err,
+			Message: "this profile is a restored copy and this device cannot certify a new key for itself",
+			Hint:    "register this device anew with the recovery phrase",
+		}
+	}
+	if err != nil {
+		return v, err
+	}
+	if err := writeVault(p.dir, next, password, p.config.WorkFactor); err != nil {
+		return v, err
+	}
+	if err := os.Remove(filepath.Join(p.dir, divergedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return v, fmt.Errorf("forgetting the divergence: %w", err)
+	}
+	p.log.Warn("this profile is a restored copy: it goes on under a new device key", "device", next.DeviceKey.ID())
+	return next, nil
+}
+
+// tokenFits compares the token of the database with the marker's.
+func (p *profile) tokenFits(db *storage.DB) (bool, error) {
+	m, _, _, err := readMarker(p.dir)
+	if err != nil {
+		return false, err
+	}
+	token, err := readToken(db)
+	if err != nil {
+		return false, err
+	}
+	return m.accepts(token), nil
+}
+
+func readToken(db *storage.DB) (token []byte, err error) {
+	err = db.View(func(tx *storage.Tx) error {
+		token, err = tx.Get(tokenKey())
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return token, err
+}
+
+// changeToken replaces the token in marker and database; at every moment the marker knows the one in the database.
+func changeToken(ctx context.Context, dir string, db *storage.DB) error {
+	old, err := readToken(db)
+	if err != nil {
+		return err
+	}
+	next := newToken()
+	if err := writeMarker(dir, old, next); err != nil {
+		return err
+	}
+	if err := db.Update(ctx, func(tx *storage.Tx) error { return tx.Set(tokenKey(), next) }); err != nil {
+		return fmt.Errorf("changing the marker's token: %w", err)
+	}
+	return writeMarker(dir, next)
+}
+
+// open makes the parts from the bottom up and wires them.
+func (u *unlocked) open(ctx context.Context, p *profile, v identity.Vault) error {
+	if err := changeToken(ctx, p.dir, u.db); err != nil {
+		return err
+	}
+	var err error
+	if u.node, err = openNode(p, v.DeviceKey); err != nil {
+		return err
+	}
+	u.messenger, err = messenger.New(messenger.Config{
+		DB: u.db, Account: v.Account, Device: v.DeviceKey.ID(), Username: v.Username,
+		Addrs: u.node.Addrs, Diverged: u.onDiverged, Now: p.now, Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	u.directory, err = directory.New(directory.Config{
+		DB: u.db, Node: u.node, Certificate: v.Certificate, Profile: u.messenger.LanProfile,
+		Keep: u.messenger.Keeps, Agent: agent(), Logger: p.log, Now: p.now,
+	})
+	if err != nil {
+		return err
+	}
+	if err := u.publishSelf(ctx, v, p.now()); err != nil {
+		return err
+	}
+	u.replica, err = replica.New(replica.Config{
+		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate,
+		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger,
+		Logger: p.log, Now: p.now, Agent: agent(),
+	})
+	if err != nil {
+		return err
+	}
+	u.delivery, err = delivery.New(delivery.Config{
+		DB: u.db, Sessions: u.replica, Events: u.node.Subscribe, Contacts: u.contactDevices, Addr: u.firstAddr,
+		Logger: p.log, Now: p.now,
+	})
+	if err != nil {
+		return err
+	}
+	u.messenger.Bind(messenger.Parts{Feeds: u.replica, Roads: u.delivery, People: people{u}})
+	if u.restored {
+		return u.messenger.Warn(ctx, "restored_copy")
+	}
+	return nil
+}
+
+func agent() string { return "hima/" + control.Release }
+
+func openNode(p *profile, key identity.DeviceKey) (*node.Node, error) {
+	s := p.config.Settings
+	port := s.Port
+	if port == 0 {
+		var err error
+		if port, err = profilePort(p.dir); err != nil {
+			return nil, err
+		}
+	}
+	n, err := node.New(node.Config{
+		Key: key, Listen: fixedPort(s.Listen, port), Announce: s.Announce, Port: port, MDNS: s.multicast(),
+		Version: control.Release, Logger: p.log,
+	})
+	if errors.Is(err, node.ErrPortInUse) {
+		return nil, &control.Error{
+			Code: control.Conflict, Cause: err, Message: "another program listens on the port of this node: " + err.Error(),
+			Hint: "choose another with `port` in config.toml, or end the other program",
+		}
+	}
+	return n, err
+}
+
+// fixedPort puts the profile's own port where a configured address leaves it open: a port that changes at every start
+// would make everybody's address book worthless.
+func fixedPort(listen []string, port int) []string {
+	out := slices.Clone(listen)
+	for i, a := range out {
+		for _, proto := range []string{"/tcp/", "/udp/"} {
+			if head, tail, ok := strings.Cut(a, proto+"0"); ok && (tail == "" || tail[0] == '/') {
+				out[i] = head + proto + strconv.Itoa(port) + tail
+			}
+		}
+	}
+	return out
+}
+
+// publishSelf makes the account record that lists this device, if the newest one does not or ends soon.
+func (u *unlocked) publishSelf(ctx context.Context, v identity.Vault, now time.Time) error {
+	record, known := u.directory.Record(v.Account)
+	if known && record.Lists(v.DeviceKey.ID()) && record.Expires.Sub(now) > renewBefore {
+		return nil
+	}
+	key, ok := v.AccountKey()
+	if !ok {
+		return nil // a linked device: its record comes from the first one (R17)
+	}
+	devices := slices.Clone(record.Devices)
+	if !slices.ContainsFunc(devices, func(c identity.Certificate) bool { return c.Device == v.DeviceKey.ID() }) {
+		devices = append(devices, v.Certificate)
+	}
+	// A full list gives up the oldest key that this profile itself no longer has.
+	for i := 0; len(devices) > identity.MaxDevices && i < len(v.Former); i++ {
+		devices = slices.DeleteFunc(devices, func(c identity.Certificate) bool { return c.Device == v.Former[i] })
+	}
+	next, err := identity.NewAccountRecord(key, identity.RecordConfig{
+		LastSeq: record.Seq, Now: now, Devices: devices, Revoked: record.Revoked,
+	})
+	if err != nil {
+		return err
+	}
+	return u.directory.SetOwn(ctx, next)
+}
+
+// onDiverged is called by the messenger on a session's goroutine.
+func (u *unlocked) onDiverged(id feed.FeedID) {
+	u.divergedOnce.Do(func() {
+		u.log.Warn("a contact holds entries of this device that it does not have itself", "conversation", id.Conversation)
+		if err := writeFileAtomic(filepath.Join(u.dir, divergedFile), nil); err != nil {
+			u.log.Error("noting the divergence", "err", err)
+		}
+		close(u.diverged)
+	})
+}
+
+// run runs the parts until ctx ends, one of them fails, or the own feed diverged.
+func (u *unlocked) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for name, part := range map[string]func(context.Context) error{
+		"database": u.db.RunMaintenance, "network": u.node.Run, "directory": u.directory.Run, "sync": u.replica.Run,
+		"messenger": u.messenger.Run, "delivery": u.delivery.Run,
+	} {
+		g.Go(func() error {
+			if err := part(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("running the %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-u.diverged:
+			return errDiverged
+		}
+	})
+	return g.Wait()
+}
+
+// close ends what open began, from the top down. The token changes once more, so that a copy of the folder made while
+// the node ran is told from the folder as it was left.
+func (u *unlocked) close() error {
+	var err error
+	if u.node != nil {
+		err = u.node.Close()
+	}
+	if u.delivery != nil { // everything was opened
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, changeToken(ctx, u.dir, u.db))
+	}
+	return errors.Join(err, u.db.Close())
+}
+
+// contactDevices lists the devices that are worth a standing session.
+func (u *unlocked) contactDevices() []identity.DeviceID {
+	var out []identity.DeviceID
+	for _, a := range u.messenger.PeerAccounts() {
+		out = append(out, u.directory.Devices(a)...)
+	}
+	return out
+}
+
+func (u *unlocked) firstAddr(d identity.DeviceID) string {
+	if known := u.node.Known(d); len(known) > 0 {
+		return known[0]
+	}
+	return ""
+}
+
+// people is what the messenger sees of directory and node.
+type people struct{ u *unlocked }
+
+func (p people) Record(a identity.AccountID) (identity.AccountRecord, bool) {
+	return p.u.directory.Record(a)
+}
+
+func (p people) Devices(a identity.AccountID) []identity.DeviceID { return p.u.directory.Devices(a) }
+
+func (p people) LastSeen(d identity.DeviceID) time.Time { return p.u.directory.LastSeen(d) }
+
+func (p people) Nearby() ([]messenger.Person, bool) {
+	var out []messenger.Person
+	for _, n := range p.u.directory.Nearby() {
+		out = append(out, messenger.Person{
+			Account: n.Account, Device: n.Device, Username: n.Username, Nickname: n.Nickname, Address: n.Address, Seen: n.Seen,
+		})
+	}
+	return out, p.u.node.Multicast()
+}
+
+func (p people) Hint(a identity.AccountID, d identity.DeviceID, addrs []string) {
+	p.u.directory.Hint(a, d, addrs)
+	p.u.node.Remember(d, addrs)
+}
