@@ -15,6 +15,8 @@ const (
 	retryMost  = time.Second
 	// readyEvent ends the backlog; it carries the last stored number and is not an event of its own.
 	readyEvent = "ready"
+	// gapEvent says that the events asked for are gone; its number is where the kept ones begin.
+	gapEvent = "gap"
 )
 
 // WatchOptions says where a watch begins.
@@ -112,6 +114,10 @@ func (w *watch) accept(ev *pb.Event) bool {
 	switch {
 	case ev.GetType() == readyEvent:
 		w.last = max(w.last, ev.GetSeq())
+		w.fromNow = false
+	case ev.GetType() == gapEvent:
+		// What stood here was trimmed, or the database is an older copy: go on from where the node says it can.
+		w.last = ev.GetSeq()
 		w.fromNow = false
 	case ev.GetSeq() == 0:
 	case ev.GetSeq() <= w.last:

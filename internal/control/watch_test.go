@@ -108,3 +108,32 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	err := c.Watch(ctx, WatchOptions{}, func(*pb.Event) error { cancel(); return nil })
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+// TestWatchGoesOnAfterAGap: the node's database is an older copy than the one the watcher saw.
+func TestWatchGoesOnAfterAGap(t *testing.T) {
+	socket := socketIn(t)
+	f := &fake{}
+	f.watch = func(ctx context.Context, r *pb.WatchRequest, send func(*pb.Event) error) error {
+		for _, e := range []*pb.Event{{Type: "gap", Seq: 3}, event(4), event(5)} {
+			if err := send(e); err != nil {
+				return err
+			}
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	serve(t, socket, f)
+	c := Dial(socket)
+	defer c.Close()
+	var got []uint64
+	errEnough := errors.New("enough")
+	err := c.Watch(t.Context(), WatchOptions{Since: 100}, func(e *pb.Event) error {
+		got = append(got, e.GetSeq())
+		if len(got) == 3 {
+			return errEnough
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, errEnough)
+	require.Equal(t, []uint64{3, 4, 5}, got)
+}
