@@ -82,6 +82,10 @@ func (s *session) handleHeads(page *pb.Heads) error {
 	all := c.partial
 	c.partial = nil
 	c.listed, c.theirs, c.compare = true, all, true
+	c.theirEnd = make(map[feed.FeedID]uint64, len(all))
+	for _, h := range all {
+		c.theirEnd[feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}] = h.Last
+	}
 	refused := c.phase == phaseRefused
 	for _, f := range c.feeds {
 		refused = refused || f.refused != 0

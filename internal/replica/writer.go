@@ -350,10 +350,6 @@ func (w *writer) compare(c *convSync) error {
 		}
 	}
 	s.mu.Lock()
-	c.theirEnd = make(map[feed.FeedID]uint64, len(byFeed))
-	for id, h := range byFeed {
-		c.theirEnd[id] = h.Last
-	}
 	for _, p := range plans {
 		s.follow(c, p)
 	}

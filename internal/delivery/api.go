@@ -1,0 +1,115 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"hima/identity"
+	"hima/internal/replica"
+	"hima/node"
+	"hima/storage"
+)
+
+// Sessions is what delivery needs of package replica.
+type Sessions interface {
+	// Open brings up a session with a device, or returns at once if there is one.
+	Open(ctx context.Context, device identity.DeviceID) error
+	Connected(device identity.DeviceID) bool
+	// Owed lists the devices that lack entries of this device; OwedChanged ticks after it changed.
+	Owed() ([]replica.Debt, error)
+	OwedChanged() <-chan struct{}
+}
+
+// Config is what a Delivery needs. All fields without a stated zero value are required.
+type Config struct {
+	DB       *storage.DB
+	Sessions Sessions
+	Self     identity.DeviceID // zero: both sides of a new connection open a session at once, and one of the two is closed again
+	// Events is node.Subscribe; nil: nothing is heard of the network.
+	Events func() (<-chan node.Event, func())
+	// Contacts lists devices that are worth a session even when nothing is owed to them; nil: none.
+	Contacts func() []identity.DeviceID
+	// Addr names where a device would be dialled, for the log of attempts; nil: not said.
+	Addr   func(identity.DeviceID) string
+	Logger *slog.Logger     // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
+	Limits Limits           // zero fields: the defaults
+}
+
+// Limits shapes the retry table. A zero field takes the value of DefaultLimits.
+type Limits struct {
+	Dials   int           // at the same time
+	Latency time.Duration // expected time of the direct road; the first pause after a failure
+	Cap     time.Duration // longest pause for a device that is owed something
+	IdleCap time.Duration // longest pause for a device that is owed nothing
+	Recent  time.Duration // how long ago a device may have been seen and still count as just lost
+	NearCap time.Duration // longest pause for a device just lost: most come back within minutes
+	Timeout time.Duration // of one dial with its hello
+}
+
+// DefaultLimits returns the limits of a normal node.
+func DefaultLimits() Limits {
+	return Limits{
+		Dials:   8,
+		Latency: time.Second,
+		Cap:     5 * time.Minute,
+		IdleCap: 30 * time.Minute,
+		Recent:  10 * time.Minute,
+		NearCap: 5 * time.Second,
+		Timeout: 15 * time.Second,
+	}
+}
+
+// Road is a way to a device.
+type Road string
+
+// RoadDirect is a stream to the device itself.
+const RoadDirect Road = "direct"
+
+// Attempt is one try to reach a device.
+type Attempt struct {
+	Time  time.Time
+	Road  Road
+	Addr  string
+	Error string // empty: it worked
+}
+
+// Custody says who else holds what is owed to a device. Nobody does before there are mailboxes.
+type Custody struct {
+	Holder identity.DeviceID
+	Until  time.Time
+}
+
+func (c Config) withDefaults() Config {
+	d := DefaultLimits()
+	setDefault(&c.Limits.Dials, d.Dials)
+	setDefault(&c.Limits.Latency, d.Latency)
+	setDefault(&c.Limits.Cap, d.Cap)
+	setDefault(&c.Limits.IdleCap, d.IdleCap)
+	setDefault(&c.Limits.Recent, d.Recent)
+	setDefault(&c.Limits.NearCap, d.NearCap)
+	setDefault(&c.Limits.Timeout, d.Timeout)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) check() error {
+	if c.DB == nil || c.Sessions == nil {
+		return errors.New("delivery: database and sessions are required")
+	}
+	return nil
+}

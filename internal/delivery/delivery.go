@@ -1,0 +1,322 @@
+package delivery
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"hima/identity"
+	"hima/node"
+)
+
+// Delivery is the retry table. Make it with New, let Run work.
+type Delivery struct {
+	cfg  Config
+	log  *slog.Logger
+	wake chan struct{} // one slot
+
+	mu    sync.Mutex
+	table map[identity.DeviceID]*row // guarded by mu
+	dials int                        // guarded by mu; under way
+}
+
+// row is one device. Rows of devices that are owed nothing and are not worth a session are removed, unless they were
+// seen of late.
+type row struct {
+	owed    bool
+	wanted  bool // a contact
+	dialing bool
+	tries   int       // failures since it was last seen
+	next    time.Time // zero: as soon as there is room
+	seen    time.Time // zero: never since the start
+}
+
+// refreshPause is the shortest time between two looks at who is owed something: under load it changes all the time.
+const refreshPause = 200 * time.Millisecond
+
+// recheck is the longest time between two looks, for what changes without a tick (records that expire).
+const recheck = time.Minute
+
+// politePause is how long the device with the higher ID leaves it to the other one to open a session on a connection
+// that just came up.
+const politePause = 400 * time.Millisecond
+
+// New checks the configuration. It starts nothing.
+func New(c Config) (*Delivery, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c = c.withDefaults()
+	return &Delivery{cfg: c, log: c.Logger, wake: make(chan struct{}, 1), table: map[identity.DeviceID]*row{}}, nil
+}
+
+// Run dials who is owed something, and contacts, until ctx ends and all dials returned.
+func (d *Delivery) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var events <-chan node.Event
+	if d.cfg.Events != nil {
+		c, stop := d.cfg.Events()
+		defer stop()
+		events = c
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var refreshed time.Time
+	stale := true
+	for {
+		now := d.cfg.Now()
+		wait := recheck
+		if stale {
+			if since := now.Sub(refreshed); since < 0 || since >= refreshPause {
+				d.refresh()
+				refreshed, stale = now, false
+			} else {
+				wait = refreshPause - since
+			}
+		}
+		if next := d.start(ctx, &wg, now); next > 0 {
+			wait = min(wait, next)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			stale = stale || d.cfg.Now().Sub(refreshed) >= recheck
+		case <-d.cfg.Sessions.OwedChanged():
+			stale = true
+		case <-d.wake:
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			d.hear(e)
+		}
+	}
+}
+
+// hear takes an event of the network.
+func (d *Delivery) hear(e node.Event) {
+	switch e := e.(type) {
+	case node.Found:
+		d.Nudge(e.Device)
+	case node.PeerUp:
+		pause := time.Duration(0)
+		if !d.cfg.Self.IsZero() && e.Device.Less(d.cfg.Self) {
+			pause = politePause
+		}
+		d.nudge(e.Device, pause)
+	case node.PeerDown:
+		d.nudge(e.Device, d.jitter(d.cfg.Limits.Latency/4))
+	case node.NetworkChanged:
+		d.mu.Lock()
+		for _, r := range d.table {
+			r.tries, r.next = 0, time.Time{}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// Nudge tries a device at once that was seen, and begins its pauses anew. Devices that are neither owed anything nor
+// contacts are not tried.
+func (d *Delivery) Nudge(device identity.DeviceID) { d.nudge(device, 0) }
+
+func (d *Delivery) nudge(device identity.DeviceID, pause time.Duration) {
+	now := d.cfg.Now()
+	d.mu.Lock()
+	if r := d.table[device]; r != nil {
+		// A device that announces itself again and again is not tried more often than one that was just lost.
+		if r.tries > 1 && now.Sub(r.seen) < d.cfg.Limits.Latency {
+			d.mu.Unlock()
+			return
+		}
+		r.tries, r.seen = 0, now
+		r.next = now.Add(pause)
+	}
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// refresh asks who is owed something and who is a contact.
+func (d *Delivery) refresh() {
+	owed, err := d.cfg.Sessions.Owed()
+	if err != nil {
+		d.log.Warn("asking who is owed something", "error", err)
+		return
+	}
+	var contacts []identity.DeviceID
+	if d.cfg.Contacts != nil {
+		contacts = d.cfg.Contacts()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := make(map[identity.DeviceID]bool, len(d.table))
+	for device, r := range d.table {
+		before[device] = r.owed
+		r.owed, r.wanted = false, false
+	}
+	for _, debt := range owed {
+		r := d.row(debt.Device)
+		r.owed = true
+		if !before[debt.Device] {
+			// Newly owed something: pauses that were right for an idle contact are not.
+			r.tries, r.next = 0, time.Time{}
+		}
+	}
+	for _, device := range contacts {
+		d.row(device).wanted = true
+	}
+	for device, r := range d.table {
+		if !r.owed && !r.wanted && !r.dialing {
+			delete(d.table, device)
+		}
+	}
+}
+
+// row returns the row of a device, making it. Called with mu held.
+func (d *Delivery) row(device identity.DeviceID) *row {
+	r := d.table[device]
+	if r == nil {
+		r = &row{}
+		d.table[device] = r
+	}
+	return r
+}
+
+// start dials what is due, those first that are owed something, and says how long nothing is due after that; 0: until
+// something changes.
+func (d *Delivery) start(ctx context.Context, wg *sync.WaitGroup, now time.Time) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	type due struct {
+		device identity.DeviceID
+		row    *row
+	}
+	var list []due
+	var wait time.Duration
+	for device, r := range d.table {
+		if r.dialing {
+			continue
+		}
+		if d.cfg.Sessions.Connected(device) {
+			r.tries, r.seen = 0, now
+			r.next = now.Add(d.cfg.Limits.NearCap) // for when the session ends without any event
+		}
+		if left := r.next.Sub(now); left <= 0 {
+			list = append(list, due{device, r})
+		} else if wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	slices.SortFunc(list, func(a, b due) int {
+		if a.row.owed != b.row.owed {
+			if a.row.owed {
+				return -1
+			}
+			return 1
+		}
+		return a.row.next.Compare(b.row.next)
+	})
+	for _, x := range list {
+		if d.dials >= d.cfg.Limits.Dials {
+			break // whoever returns wakes Run
+		}
+		d.dials++
+		x.row.dialing = true
+		wg.Go(func() { d.dial(ctx, x.device) })
+	}
+	return wait
+}
+
+// dial tries one device and plans the next try.
+func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
+	attempt := Attempt{Time: d.cfg.Now(), Road: RoadDirect}
+	if d.cfg.Addr != nil {
+		attempt.Addr = d.cfg.Addr(device)
+	}
+	dialCtx, cancel := context.WithTimeout(ctx, d.cfg.Limits.Timeout)
+	err := d.cfg.Sessions.Open(dialCtx, device)
+	cancel()
+	if err != nil {
+		attempt.Error = err.Error()
+	}
+	now := d.cfg.Now()
+	d.mu.Lock()
+	d.dials--
+	r := d.row(device)
+	r.dialing = false
+	if err == nil {
+		r.tries, r.seen, r.next = 0, now, now.Add(d.cfg.Limits.NearCap)
+	} else {
+		r.next = now.Add(d.pause(r, now))
+		r.tries++
+	}
+	owed := r.owed
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+	// An idle contact's failures are nobody's question.
+	if ctx.Err() == nil && (owed || err == nil) {
+		if err := d.note(device, attempt); err != nil {
+			d.log.Warn("noting an attempt", "error", err)
+		}
+	}
+}
+
+// pause is the rule of the table: the road's latency times 2^tries, jittered, capped. Called with mu held.
+func (d *Delivery) pause(r *row, now time.Time) time.Duration {
+	l := d.cfg.Limits
+	limit := l.IdleCap
+	switch {
+	case !r.seen.IsZero() && now.Sub(r.seen) < l.Recent:
+		limit = l.NearCap
+	case r.owed:
+		limit = l.Cap
+	}
+	pause := l.Latency
+	for range r.tries {
+		if pause *= 2; pause >= limit {
+			break
+		}
+	}
+	return d.jitter(min(pause, limit))
+}
+
+// jitter takes up to a quarter off, so that many who wait for one device do not come at the same moment. It never adds:
+// the caps are promises.
+func (d *Delivery) jitter(t time.Duration) time.Duration {
+	return t - time.Duration(rand.Int64N(int64(t)/4+1))
+}
+
+// Next says when a device is tried next; zero: no try is planned, because it is connected, or neither owed anything nor
+// a contact.
+func (d *Delivery) Next(device identity.DeviceID) time.Time {
+	if d.cfg.Sessions.Connected(device) {
+		return time.Time{}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.table[device]
+	switch {
+	case r == nil:
+		return time.Time{}
+	case r.next.IsZero() || r.dialing:
+		return d.cfg.Now()
+	}
+	return r.next
+}
+
+// Custody says who else holds what is owed to a device: nobody, before there are mailboxes.
+func (d *Delivery) Custody(identity.DeviceID) []Custody { return nil }
