@@ -11,8 +11,6 @@ const (
 	bech32Charset = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 	bech32mConst  = 0x2bc830a3
 	accountPrefix = "hima"
-	// accountTextLen is "hima", "1", 52 characters of key and 6 of checksum.
-	accountTextLen = len(accountPrefix) + 1 + 52 + 6
 )
 
 func polymod(chk uint32, v byte) uint32 {

@@ -7,8 +7,10 @@ func PhraseOf(seed [32]byte) string { return phraseOf(seed) }
 
 // VaultForTest is a vault of fixed keys.
 func VaultForTest(account, device, database [32]byte, c Certificate) Vault {
-	return Vault{Account: c.Account, AccountSeed: NewSecret(account), DeviceKey: DeviceKeyFromSeed(device),
-		DatabaseKey: NewSecret(database), Certificate: c, Username: "alice", Created: c.Created}
+	return Vault{
+		Account: c.Account, AccountSeed: NewSecret(account), DeviceKey: DeviceKeyFromSeed(device),
+		DatabaseKey: NewSecret(database), Certificate: c, Username: "alice", Created: c.Created,
+	}
 }
 
 // Encode returns the content of a vault as it is sealed.

@@ -46,8 +46,11 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	text := slog.New(slog.NewTextHandler(&log, nil))
 	js := slog.New(slog.NewJSONHandler(&log, nil))
 	for _, x := range []any{
-		account, &account, device, &device, identity.NewSecret(s), v, &v, inside, &inside, []any{account, v},
-		map[string]identity.DeviceKey{"k": device}, identity.Password("c7c7c7c7"), []identity.Password{"c7c7c7c7"},
+		account, &account, device, &device, identity.NewSecret(s), v, &v, inside, &inside,
+		[]any{account, v},
+		map[string]identity.DeviceKey{"k": device},
+		identity.Password("c7c7c7c7"),
+		[]identity.Password{"c7c7c7c7"},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%b"} {
 			fmt.Fprintf(&log, verb+"\n", x)

@@ -137,8 +137,10 @@ func TestAccountRecordRoundTrip(t *testing.T) {
 }
 
 func TestAccountRecordTampered(t *testing.T) {
-	small, err := identity.NewAccountRecord(key(1), identity.RecordConfig{Now: day,
-		Devices: []identity.Certificate{cert(1, 2)}, Revoked: []identity.DeviceID{device(3)}})
+	small, err := identity.NewAccountRecord(key(1), identity.RecordConfig{
+		Now:     day,
+		Devices: []identity.Certificate{cert(1, 2)}, Revoked: []identity.DeviceID{device(3)},
+	})
 	require.NoError(t, err)
 	raw := small.Raw()
 	for i := range raw {
@@ -223,8 +225,10 @@ func TestNewAccountRecordChecks(t *testing.T) {
 		require.ErrorIs(t, err, identity.ErrMalformed, name)
 	}
 	// The number grows also when the clock went back.
-	r, err := identity.NewAccountRecord(key(1), identity.RecordConfig{Now: day, LastSeq: uint64(day.UnixMilli()) + 1000,
-		Devices: []identity.Certificate{cert(1, 2)}})
+	r, err := identity.NewAccountRecord(key(1), identity.RecordConfig{
+		Now: day, LastSeq: uint64(day.UnixMilli()) + 1000,
+		Devices: []identity.Certificate{cert(1, 2)},
+	})
 	require.NoError(t, err)
 	require.EqualValues(t, day.UnixMilli()+1001, r.Seq)
 }
@@ -233,8 +237,10 @@ func TestNewAccountRecordChecks(t *testing.T) {
 func TestNewestRecord(t *testing.T) {
 	var all []identity.AccountRecord
 	for i := range byte(6) {
-		r, err := identity.NewAccountRecord(key(1), identity.RecordConfig{Now: time.UnixMilli(1000 + int64(i/2)),
-			Devices: []identity.Certificate{cert(1, 10+i)}})
+		r, err := identity.NewAccountRecord(key(1), identity.RecordConfig{
+			Now:     time.UnixMilli(1000 + int64(i/2)),
+			Devices: []identity.Certificate{cert(1, 10+i)},
+		})
 		require.NoError(t, err)
 		all = append(all, r)
 	}

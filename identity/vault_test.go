@@ -132,8 +132,10 @@ func sealRaw(t *testing.T, m *pb.Vault) (vault, keyFile []byte) {
 func TestVaultContentIsChecked(t *testing.T) {
 	s, db := seed(2), seed(9)
 	good := func() *pb.Vault {
-		return &pb.Vault{Version: 1, Account: key(1).ID().Bytes(), DeviceSeed: s[:], DatabaseKey: db[:],
-			Certificate: cert(1, 2).Raw(), Username: "a", CreatedMs: 1}
+		return &pb.Vault{
+			Version: 1, Account: key(1).ID().Bytes(), DeviceSeed: s[:], DatabaseKey: db[:],
+			Certificate: cert(1, 2).Raw(), Username: "a", CreatedMs: 1,
+		}
 	}
 	v, k := sealRaw(t, good())
 	got, err := identity.OpenVaultKey(v, k)

@@ -125,8 +125,10 @@ func makeVectors(t *testing.T) vectors {
 	if good[62] == 'q' {
 		v.BadAccounts[0] = good[:62] + "p"
 	}
-	v.BadKeys = []string{hx(make([]byte, 32)), "01" + hx(make([]byte, 31)),
-		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"}
+	v.BadKeys = []string{
+		hx(make([]byte, 32)), "01" + hx(make([]byte, 31)),
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	}
 
 	key, dev := identity.AccountKeyFromSeed(a), identity.DeviceKeyFromSeed(d).ID()
 	v.Signature = signatureVector{hx(a[:]), "hima/entry/1", hx([]byte("payload")), hx(key.Sign(identity.DomainEntry, []byte("payload")))}
@@ -135,11 +137,17 @@ func makeVectors(t *testing.T) vectors {
 	c2 := identity.NewCertificate(key, identity.DeviceKeyFromSeed(e).ID(), now)
 	v.Certificate = certificateVector{hx(a[:]), hx(dev[:]), now.UnixMilli(), hx(c.Raw())}
 	gone := identity.DeviceKeyFromSeed(seed(5)).ID()
-	r, err := identity.NewAccountRecord(key, identity.RecordConfig{LastSeq: 7, Now: now,
-		Devices: []identity.Certificate{c, c2}, Revoked: []identity.DeviceID{gone}})
+	r, err := identity.NewAccountRecord(key, identity.RecordConfig{
+		LastSeq: 7, Now: now,
+		Devices: []identity.Certificate{c, c2}, Revoked: []identity.DeviceID{gone},
+	})
 	require.NoError(t, err)
-	v.Record = recordVector{hx(a[:]), 7, now.UnixMilli(), []string{hx(c.Raw()), hx(c2.Raw())}, []string{hx(gone[:])},
-		r.Seq, r.Expires.UnixMilli(), hx(r.Raw())}
+	v.Record = recordVector{
+		hx(a[:]), 7, now.UnixMilli(),
+		[]string{hx(c.Raw()), hx(c2.Raw())},
+		[]string{hx(gone[:])},
+		r.Seq, r.Expires.UnixMilli(), hx(r.Raw()),
+	}
 	v.Rejected = rejectedVectors(c, r)
 	v.Phrase = phraseVector{hx(a[:]), identity.PhraseOf(a)}
 
@@ -150,8 +158,10 @@ func makeVectors(t *testing.T) vectors {
 	v.Safety = safetyVector{aID.String(), bID.String(), identity.SafetyDigits(aID, bID), identity.SafetyQR(aID, bID)}
 	for _, in := range []identity.Invite{
 		{Account: aID},
-		{Account: aID, Token: identity.InviteToken(bytes.Repeat([]byte{9}, 16)), Username: "葵",
-			Devices: []identity.InviteDevice{{Device: dev, Addrs: []string{"/ip4/192.168.1.17/tcp/4500", "/ip6/fd00::17/udp/4500/quic-v1"}}}},
+		{
+			Account: aID, Token: identity.InviteToken(bytes.Repeat([]byte{9}, 16)), Username: "葵",
+			Devices: []identity.InviteDevice{{Device: dev, Addrs: []string{"/ip4/192.168.1.17/tcp/4500", "/ip6/fd00::17/udp/4500/quic-v1"}}},
+		},
 	} {
 		iv := inviteVector{Account: hx(in.Account[:]), Username: in.Username, Link: in.String(), Devices: map[string][]string{}}
 		if !in.Token.IsZero() {

@@ -200,9 +200,15 @@ func TestClockOfOneHeader(t *testing.T) {
 		clock uint64
 		ok    bool
 	}{
-		{entries[0], 0, false}, {entries[0], 1, true}, {entries[0], 1 << 62, true}, {entries[0], 1<<62 + 1, false},
-		{entries[1], 1, false}, {entries[1], 2, true}, {entries[1], 1<<62 + 1<<32, true},
-		{entries[1], 1<<62 + 1<<32 + 1, false}, {entries[1], 1<<64 - 1, false},
+		{entries[0], 0, false},
+		{entries[0], 1, true},
+		{entries[0], 1 << 62, true},
+		{entries[0], 1<<62 + 1, false},
+		{entries[1], 1, false},
+		{entries[1], 2, true},
+		{entries[1], 1<<62 + 1<<32, true},
+		{entries[1], 1<<62 + 1<<32 + 1, false},
+		{entries[1], 1<<64 - 1, false},
 	} {
 		_, err := ParseStored(rewrite(c.e, func(h *Header) { h.Clock = c.clock }).header, nil)
 		if c.ok {

@@ -174,7 +174,8 @@ func FuzzRead(f *testing.F) {
 
 func BenchmarkRead(b *testing.B) {
 	one, err := wire.Append(nil, &pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: &pb.Run{
-		Entries: []*pb.Entry{{Header: make([]byte, 250), Body: make([]byte, 64)}}, Signature: make([]byte, 64)}}}})
+		Entries: []*pb.Entry{{Header: make([]byte, 250), Body: make([]byte, 64)}}, Signature: make([]byte, 64),
+	}}}})
 	require.NoError(b, err)
 	src := bytes.NewReader(one)
 	r := bufio.NewReader(src)
