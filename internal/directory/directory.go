@@ -131,6 +131,9 @@ func (d *Directory) Run(ctx context.Context) error {
 func (d *Directory) follow(ctx context.Context, events <-chan node.Event) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	for _, dev := range d.cfg.Node.Announced() {
+		d.foundOnLAN(dev)
+	}
 	for _, p := range d.cfg.Node.Peers() {
 		d.metOnLAN(p.Device, p.Addr)
 	}

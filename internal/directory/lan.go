@@ -27,7 +27,7 @@ const maxAgent = 64
 // answer serves a question: the own profile to whoever asks on the LAN, if the user wants to be seen, else nothing.
 func (d *Directory) answer(s *node.Stream) {
 	now := d.now()
-	if d.cfg.Profile == nil || !d.lan.allowAnswer(s.Remote(), now) || !onLAN(s.Info().Addr, d.cfg.Node.Addrs()) {
+	if d.cfg.Profile == nil || !d.lan.allowAnswer(s.Remote(), now) || !d.isNear(s.Remote(), s.Info().Addr) {
 		s.Reset()
 		return
 	}
@@ -68,6 +68,8 @@ func (d *Directory) serve(s *node.Stream, username, nickname string) error {
 func (d *Directory) foundOnLAN(dev identity.DeviceID) {
 	now := d.now()
 	d.lan.mu.Lock()
+	makeRoom(d.lan.heard)
+	d.lan.heard[dev] = now
 	if p, ok := d.lan.people[dev]; ok && d.lan.asked[dev].After(now) {
 		// An announcement is not authenticated: it keeps somebody on the list who answered lately, no longer.
 		p.Seen = now
@@ -79,7 +81,7 @@ func (d *Directory) foundOnLAN(dev identity.DeviceID) {
 
 // metOnLAN asks a device that connected from an address of the LAN: mDNS may work in one direction only.
 func (d *Directory) metOnLAN(dev identity.DeviceID, addr string) {
-	if onLAN(addr, d.cfg.Node.Addrs()) {
+	if d.isNear(dev, addr) {
 		d.enqueue(dev, false)
 	}
 }
@@ -155,13 +157,7 @@ func (d *Directory) settle(dev identity.DeviceID, ok bool) {
 	d.lan.mu.Lock()
 	defer d.lan.mu.Unlock()
 	delete(d.lan.queued, dev)
-	if len(d.lan.asked) >= 2*maxNearby {
-		for other, until := range d.lan.asked {
-			if now.After(until) || len(d.lan.asked) >= 2*maxNearby {
-				delete(d.lan.asked, other)
-			}
-		}
-	}
+	makeRoom(d.lan.asked)
 	d.lan.asked[dev] = now.Add(wait)
 }
 
@@ -220,6 +216,19 @@ func checkProfile(m *pb.LanProfile, dev identity.DeviceID) (identity.Certificate
 		p.Username = name
 	}
 	return cert, p, nil
+}
+
+// isNear tells whether a device is on this LAN: its address is one of the LAN, or multicast, which does not leave the
+// LAN, brought its announcement lately.
+func (d *Directory) isNear(dev identity.DeviceID, addr string) bool {
+	if onLAN(addr, d.cfg.Node.Addrs()) {
+		return true
+	}
+	now := d.now()
+	d.lan.mu.Lock()
+	defer d.lan.mu.Unlock()
+	at, ok := d.lan.heard[dev]
+	return ok && now.Sub(at) < unseenAfter
 }
 
 // onLAN tells whether the address of a connection is one of this LAN: private, link-local or loopback, or in the same

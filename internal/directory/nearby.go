@@ -29,6 +29,7 @@ type lan struct {
 	mu     sync.Mutex
 	people map[identity.DeviceID]Person    // at most maxNearby
 	asked  map[identity.DeviceID]time.Time // until when a device is not asked again; at most 2*maxNearby
+	heard  map[identity.DeviceID]time.Time // when a device last announced itself; at most 2*maxNearby
 	queued map[identity.DeviceID]bool      // in queue or being asked
 	queue  chan identity.DeviceID
 
@@ -39,6 +40,7 @@ type lan struct {
 func (l *lan) init() {
 	l.people = map[identity.DeviceID]Person{}
 	l.asked = map[identity.DeviceID]time.Time{}
+	l.heard = map[identity.DeviceID]time.Time{}
 	l.queued = map[identity.DeviceID]bool{}
 	l.queue = make(chan identity.DeviceID, maxQueue)
 	l.answers = rate.NewLimiter(answerRate, answerBurst)
@@ -100,6 +102,17 @@ func (d *Directory) appear(p Person) {
 	}
 }
 
+// makeRoom drops any one entry of a full map: what it is about is found out again.
+func makeRoom[V any](m map[identity.DeviceID]V) {
+	if len(m) < 2*maxNearby {
+		return
+	}
+	for dev := range m {
+		delete(m, dev)
+		return
+	}
+}
+
 // dropOldest makes room for one more. The caller holds the lock.
 func (l *lan) dropOldest() {
 	var oldest identity.DeviceID
@@ -131,6 +144,11 @@ func (d *Directory) sweep() {
 	for dev, until := range d.lan.asked {
 		if now.After(until) {
 			delete(d.lan.asked, dev)
+		}
+	}
+	for dev, at := range d.lan.heard {
+		if now.Sub(at) >= unseenAfter {
+			delete(d.lan.heard, dev)
 		}
 	}
 	for dev, l := range d.lan.peers {
