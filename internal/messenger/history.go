@@ -41,7 +41,7 @@ type feedSource struct {
 	m     *Messenger
 	row   *feedRow
 	next  uint64 // number to be read next
-	first uint64 // floor: nothing below it
+	floor uint64 // what is missing below it is not missed (R2)
 	after feed.OrderKey
 	holes []replica.Hole
 	asked bool // holes were read
@@ -52,7 +52,7 @@ type feedSource struct {
 func (s *feedSource) take() { s.have = false }
 
 func (s *feedSource) peek(tx *storage.Tx) (line, bool, error) {
-	for !s.have && s.next >= s.first && s.next > 0 {
+	for !s.have && s.next > 0 {
 		if err := s.step(tx); err != nil {
 			return line{}, false, err
 		}
@@ -65,6 +65,9 @@ func (s *feedSource) step(tx *storage.Tx) error {
 	seq := s.next
 	e, err := s.m.env.feeds.Entry(tx, s.row.id, seq)
 	if errors.Is(err, replica.ErrNoEntry) {
+		if seq < s.floor {
+			return s.jump(tx, seq)
+		}
 		return s.stepHole(tx, seq)
 	}
 	if err != nil {
@@ -82,6 +85,24 @@ func (s *feedSource) step(tx *storage.Tx) error {
 	return nil
 }
 
+// jump goes from a missing number below the floor to the next lower one that is held, by looking at ranges that double.
+func (s *feedSource) jump(tx *storage.Tx, seq uint64) error {
+	for span := uint64(1); seq > 0; span *= 2 {
+		from, found := seq-min(span, seq)+1, uint64(0)
+		err := s.m.env.feeds.Entries(tx, s.row.id, from, seq, func(e feed.Entry) (bool, error) {
+			found = e.Seq
+			return true, nil
+		})
+		if err != nil || found > 0 {
+			s.next = found
+			return err
+		}
+		seq = from - 1
+	}
+	s.next = 0
+	return nil
+}
+
 // stepHole gives one line for all that is missing in one place. It stands right before the entry behind the hole.
 func (s *feedSource) stepHole(tx *storage.Tx, seq uint64) error {
 	if !s.asked {
@@ -94,7 +115,7 @@ func (s *feedSource) stepHole(tx *storage.Tx, seq uint64) error {
 	from := seq
 	for _, h := range s.holes {
 		if h.From <= seq && seq <= h.To {
-			from = max(h.From, s.first)
+			from = max(h.From, s.floor)
 		}
 	}
 	s.next = from - 1
@@ -189,7 +210,7 @@ func (h *history) sources(tx *storage.Tx, conv feed.ConversationID, before *feed
 			continue
 		}
 		s := &feedSource{m: h.m, row: row, next: row.shownTo(), after: feed.OrderKey{Clock: 1<<63 - 1}}
-		if s.first, err = h.first(tx, row.id); err != nil {
+		if s.floor, err = h.floor(tx, row.id); err != nil {
 			return nil, err
 		}
 		if before != nil {
@@ -204,7 +225,7 @@ func (h *history) sources(tx *storage.Tx, conv feed.ConversationID, before *feed
 	return out, nil
 }
 
-func (h *history) first(tx *storage.Tx, id feed.FeedID) (uint64, error) {
+func (h *history) floor(tx *storage.Tx, id feed.FeedID) (uint64, error) {
 	head, ok, err := h.m.env.feeds.Head(tx, id)
 	if err != nil || !ok {
 		return 1, err
@@ -215,11 +236,7 @@ func (h *history) first(tx *storage.Tx, id feed.FeedID) (uint64, error) {
 // lastBefore finds the highest number of a feed that stands before a place, or also at it. Clocks grow with numbers, so
 // it is a binary search; a hole is judged by the entry behind it.
 func (h *history) lastBefore(tx *storage.Tx, row *feedRow, place feed.OrderKey, at bool) (uint64, error) {
-	first, err := h.first(tx, row.id)
-	if err != nil {
-		return 0, err
-	}
-	lo, hi := first-1, row.last
+	lo, hi := uint64(0), row.last
 	for lo < hi {
 		mid := lo + (hi-lo+1)/2
 		e, ok, err := h.atOrAfter(tx, row.id, mid, hi)
