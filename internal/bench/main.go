@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/pprof"
+	"time"
+)
+
+type flags struct {
+	dir     string
+	n       int
+	window  int
+	pause   time.Duration
+	json    bool
+	profile string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	var o flags
+	set := flag.NewFlagSet("bench", flag.ContinueOnError)
+	set.StringVar(&o.dir, "dir", "", "folder for the run, on the disk that is meant; default: a new one here, removed afterwards")
+	set.IntVar(&o.n, "n", 0, "messages; default depends on the measurement")
+	set.IntVar(&o.window, "window", 1024, "pipeline: messages under way")
+	set.DurationVar(&o.pause, "pause", 5*time.Millisecond, "latency: pause around each message, as between those of people")
+	set.BoolVar(&o.json, "json", false, "one JSON object a line")
+	set.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of this process; HIMA_BENCH_PEER_PROFILE names a file for the other")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	if set.NArg() != 1 {
+		return errors.New("say what to measure: latency, pipeline, catchup, million, command")
+	}
+	what := set.Arg(0)
+	if o.profile != "" {
+		end, err := profileTo(o.profile)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
+	if what == "peer" {
+		return servePeer(o.dir)
+	}
+	dir, err := scratch(o.dir)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	r := report{json: o.json, out: os.Stdout}
+	def := func(n int) int {
+		if o.n > 0 {
+			return o.n
+		}
+		return n
+	}
+	switch what {
+	case "latency":
+		return latency(ctx, r, dir, def(2000), o.pause)
+	case "pipeline":
+		return pipeline(ctx, r, dir, def(300_000), o.window)
+	case "catchup":
+		return catchup(ctx, r, dir, def(100_000))
+	}
+	return fmt.Errorf("nothing is called %q", what)
+}
+
+// scratch makes a folder for the run.
+func scratch(parent string) (string, error) {
+	if parent == "" {
+		parent = "."
+	}
+	dir, err := os.MkdirTemp(parent, "bench-")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
+}
+
+func profileTo(name string) (func(), error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
+}
