@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/spf13/cobra"
+
+	"hima/internal/control/pb"
+	"hima/internal/text"
+)
+
+func (a *app) conversationsCommand() *cobra.Command {
+	return a.command(spec{use: "conversations", id: "conversations", aliases: []string{"chats"},
+		run: func(ctx context.Context, _ []string) error { return a.conversations(ctx) }})
+}
+
+func (a *app) conversations(ctx context.Context) error {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	resp, err := node.Conversations(ctx, &pb.ConversationsRequest{})
+	if err != nil {
+		return err
+	}
+	t := a.newTable("column.name", "column.unread", "column.time", "column.last")
+	now := time.Now()
+	for _, c := range resp.GetConversations() {
+		v := conversationOf(c)
+		if a.flags.json {
+			if err := a.emit(v); err != nil {
+				return err
+			}
+			continue
+		}
+		t.row(a.conversationRow(v, now)...)
+	}
+	if a.flags.json {
+		return nil
+	}
+	if len(t.rows) == 0 {
+		a.note("conversations.none")
+		return nil
+	}
+	t.print(a.out)
+	return nil
+}
+
+func (a *app) conversationRow(v conversationView, now time.Time) []string {
+	shown := v.Name
+	if v.Kind == "self" {
+		shown = a.t("conversations.self")
+	}
+	if v.Online {
+		shown += " " + a.green("●")
+	}
+	unread := ""
+	if v.Unread > 0 {
+		unread = a.yellow(strconv.Itoa(int(v.Unread)))
+	}
+	var when, last string
+	if m := v.Last; m != nil {
+		when = localTime(m.at, now)
+		last = text.OneLine(a.messageLine(*m), maxIDCells)
+		if m.Own && v.Kind != "self" {
+			last += " " + a.dim("· "+a.word("state", m.State))
+		}
+	}
+	return []string{shown, unread, when, last}
+}
+
+func (a *app) historyCommand() *cobra.Command {
+	var limit int
+	var before, since string
+	c := a.command(spec{
+		use: "history WHO [--limit N] [--before ID] [--since TIME]", id: "history", min: 1, max: 1, who: true,
+		example: "  hima history bob\n  hima history bob --limit 200 --since 3d\n  hima history self",
+		run: func(ctx context.Context, args []string) error {
+			req := &pb.HistoryRequest{Who: args[0], Limit: int32(limit), Before: before}
+			if limit < 1 || limit > maxHistory {
+				return usage("usage.limit", "Most", maxHistory)
+			}
+			if since != "" {
+				t, err := parseSince(since, time.Now())
+				if err != nil {
+					return err
+				}
+				req.SinceMs = t.UnixMilli()
+			}
+			return a.history(ctx, req)
+		},
+	})
+	c.Flags().IntVarP(&limit, "limit", "n", 50, "flag.history.limit")
+	c.Flags().StringVar(&before, "before", "", "flag.history.before")
+	c.Flags().StringVar(&since, "since", "", "flag.history.since")
+	return c
+}
+
+// maxHistory is the largest page a node gives.
+const maxHistory = 1000
+
+func (a *app) history(ctx context.Context, req *pb.HistoryRequest) error {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	resp, err := node.History(ctx, req)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, m := range resp.GetMessages() {
+		v := messageOf(m)
+		if a.flags.json {
+			if err := a.emit(v); err != nil {
+				return err
+			}
+			continue
+		}
+		a.printf("%s\n", a.historyEntry(v, now))
+	}
+	if a.flags.json {
+		return nil
+	}
+	if len(resp.GetMessages()) == 0 {
+		a.note("history.none")
+	} else if resp.GetMore() {
+		a.hint(a.t("hint.more_history", "ID", shortMessage(resp.GetMessages()[0].GetId())))
+	}
+	return nil
+}
+
+// historyEntry is one message over as many lines as it has, the lines after the first set in.
+func (a *app) historyEntry(v messageView, now time.Time) string {
+	when := v.at.Local().Format("2006-01-02 15:04")
+	who := firstOf(v.AuthorName, shortAccount(v.Author))
+	if v.Own {
+		who = a.t("word.me")
+	}
+	head := a.dim(shortMessage(v.ID)+"  "+when) + "  " + a.who(who, v.Own) + "  "
+	if v.Kind == "hole" {
+		head = a.dim(strings.Repeat(" ", shortID)+"  "+when) + "  "
+	}
+	indent := strings.Repeat(" ", ansi.StringWidth(head))
+	lines := strings.Split(a.messageLine(v), "\n")
+	return head + strings.Join(lines, "\n"+indent) + a.marks(v)
+}
+
+func (a *app) who(s string, own bool) string {
+	if own {
+		return a.green(s)
+	}
+	return a.cyan(s)
+}
+
+// marks says what is worth knowing about a message besides its text.
+func (a *app) marks(v messageView) string {
+	var out []string
+	if v.Own && v.State != "" && v.Kind != "cancelled" && v.Peer != v.Author { // notes to oneself go nowhere
+		out = append(out, a.word("state", v.State))
+	}
+	if v.Late {
+		out = append(out, a.t("mark.late"))
+	}
+	if v.ClockAhead {
+		out = append(out, a.t("mark.clock_ahead"))
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return "  " + a.dim("· "+strings.Join(out, " · "))
+}
+
+// messageLine is what a message says, or what is to be said about it.
+func (a *app) messageLine(v messageView) string {
+	switch v.Kind {
+	case "text":
+		return v.Text
+	case "hole":
+		return a.dim(a.tn("kind.hole", int(v.Hole)))
+	case "request":
+		if v.Text != "" {
+			return a.dim(a.t("kind.request")) + " " + v.Text
+		}
+		return a.dim(a.t("kind.request"))
+	}
+	if s := a.tOptional("kind." + strings.ReplaceAll(v.Kind, "-", "_")); s != "" {
+		return a.dim(s)
+	}
+	return a.dim(a.t("kind.unsupported"))
+}
+
+func (a *app) markReadCommand() *cobra.Command {
+	var until string
+	c := a.command(spec{
+		use: "mark-read WHO [--until ID]", id: "mark_read", min: 1, max: 1, who: true,
+		run: func(ctx context.Context, args []string) error {
+			node, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer node.Close()
+			resp, err := node.MarkRead(ctx, &pb.MarkReadRequest{Who: args[0], Until: until})
+			if err != nil {
+				return err
+			}
+			if a.flags.json {
+				return a.emit(struct {
+					Marked int32 `json:"marked"`
+				}{resp.GetMarked()})
+			}
+			if !a.flags.quiet {
+				a.printf("%s\n", a.tn("mark_read.done", int(resp.GetMarked())))
+			}
+			return nil
+		},
+	})
+	c.Flags().StringVar(&until, "until", "", "flag.mark-read.until")
+	return c
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"hima/internal/control"
+	"hima/internal/text"
+)
+
+// Exit codes. Scripts rely on them; docs/cli.md lists them.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2   // wrong use, or a name that means several people
+	exitNotRunning  = 69  // EX_UNAVAILABLE: no node, and none was to be started
+	exitNotYet      = 75  // EX_TEMPFAIL: --wait was not reached in time; the message still goes
+	exitNotAllowed  = 77  // EX_NOPERM: locked, wrong password, or forbidden by the owner's rules
+	exitInterrupted = 130 // 128 + SIGINT
+)
+
+// failure is an error that the command line finds itself. Its text stands in the catalogues.
+type failure struct {
+	code control.Code
+	id   string // text
+	data []any  // its placeholders
+	hint string // text ID of what to do next; may be empty
+	exit int    // 0: follows from code
+}
+
+func fail(code control.Code, id string, pairs ...any) *failure {
+	return &failure{code: code, id: id, data: pairs}
+}
+
+// usage is a wrong use of a command.
+func usage(id string, pairs ...any) *failure {
+	return &failure{code: control.Invalid, id: id, data: pairs, exit: exitUsage}
+}
+
+// withHint names the next step.
+func (f *failure) withHint(id string) *failure { f.hint = id; return f }
+
+func (f *failure) Error() string { return string(f.code) + ": " + f.id }
+
+func (f *failure) Is(target error) bool {
+	c, ok := target.(control.Code)
+	return ok && c == f.code
+}
+
+// cobraError is a refusal of the flag parser, whose words are English only.
+type cobraError struct{ err error }
+
+func (e *cobraError) Error() string { return e.err.Error() }
+func (e *cobraError) Unwrap() error { return e.err }
+
+// silent ends the program with a code after everything was said already.
+type silent struct{ exit int }
+
+func (s *silent) Error() string { return fmt.Sprintf("exit code %d", s.exit) }
+
+// codeOf is control.CodeOf with the errors of this package.
+func codeOf(err error) control.Code {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f.code
+	}
+	if _, ok := errors.AsType[*cobraError](err); ok {
+		return control.Invalid
+	}
+	return control.CodeOf(err)
+}
+
+// exitCode maps every error to a code, in one place.
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if s, ok := errors.AsType[*silent](err); ok {
+		return s.exit
+	}
+	if f, ok := errors.AsType[*failure](err); ok && f.exit != 0 {
+		return f.exit
+	}
+	switch codeOf(err) {
+	case control.Invalid, control.Ambiguous:
+		return exitUsage
+	case control.NotRunning:
+		return exitNotRunning
+	case control.Locked, control.WrongPassword, control.Denied:
+		return exitNotAllowed
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	return exitFailed
+}
+
+// errorView is an error as a line of JSON on stderr.
+type errorView struct {
+	Error      string          `json:"error"`
+	Message    string          `json:"message"`
+	Hint       string          `json:"hint,omitempty"`
+	Candidates []candidateView `json:"candidates,omitempty"`
+}
+
+type candidateView struct {
+	Account  string `json:"account"`
+	Username string `json:"username"`
+	Nickname string `json:"nickname"`
+	Source   string `json:"source"`
+}
+
+// report tells why a command failed.
+func (a *app) report(err error) {
+	if err == nil {
+		return
+	}
+	if _, ok := errors.AsType[*silent](err); ok {
+		return
+	}
+	v := a.describe(err)
+	if a.flags.json {
+		if b, err := json.Marshal(v); err == nil {
+			_ = a.emitRaw(a.errOut, append(b, '\n'))
+		}
+		return
+	}
+	fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+v.Message)
+	if len(v.Candidates) > 0 {
+		t := a.newTable("column.id", "column.username", "column.nickname", "column.source")
+		for _, c := range v.Candidates {
+			t.row(c.Account, c.Username, c.Nickname, a.word("source", c.Source))
+		}
+		t.print(a.errOut)
+	}
+	a.hint(v.Hint)
+}
+
+// describe turns an error into words of the user's language.
+func (a *app) describe(err error) errorView {
+	v := errorView{Error: string(codeOf(err))}
+	var f *failure
+	var c *cobraError
+	var e *control.Error
+	switch {
+	case errors.As(err, &f):
+		v.Message = a.t(f.id, f.data...)
+		v.Hint = a.tOptional(f.hint)
+	case errors.As(err, &c):
+		v.Message = a.t("error.usage", "Detail", text.OneLine(c.Error(), 200))
+		v.Hint = a.t("hint.help")
+	case errors.As(err, &e):
+		v.Message = a.describeCode(e.Code, e.Message)
+		v.Hint = a.tOptional("hint." + string(e.Code))
+		if a.words().Lang() == text.LangEnglish && e.Hint != "" {
+			v.Hint = text.OneLine(e.Hint, 200)
+		}
+		for _, c := range e.Candidates {
+			v.Candidates = append(v.Candidates, candidateView{
+				Account: text.OneLine(c.Account, 80), Username: name(c.Username), Nickname: name(c.Nickname),
+				Source: text.OneLine(c.Source, 20),
+			})
+		}
+	default:
+		v.Message = a.describeCode(control.CodeOf(err), err.Error())
+	}
+	return v
+}
+
+// describeCode gives the node's own sentence in English, and in other languages the code's, followed by that sentence.
+func (a *app) describeCode(code control.Code, detail string) string {
+	detail = text.OneLine(strings.TrimSpace(detail), 400)
+	general := a.t("error." + string(code))
+	switch {
+	case detail == "" || detail == string(code):
+		return general
+	case a.words().Lang() == text.LangEnglish:
+		return detail
+	}
+	return a.t("error.with_detail", "General", general, "Detail", detail)
+}
+
+// tOptional is t for an ID that need not exist.
+func (a *app) tOptional(id string) string {
+	if id == "" {
+		return ""
+	}
+	if s := a.t(id); s != id {
+		return s
+	}
+	return ""
+}
+
+// word translates a word of the API (a state, a relation): the text "group.word", or the word itself if a newer node uses
+// one that this program does not know.
+func (a *app) word(group, w string) string {
+	if w == "" {
+		return ""
+	}
+	if s := a.tOptional(group + "." + strings.ReplaceAll(w, "-", "_")); s != "" {
+		return s
+	}
+	return text.OneLine(w, 40)
+}

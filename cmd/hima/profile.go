@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"hima/internal/control/pb"
+)
+
+func (a *app) whoamiCommand() *cobra.Command {
+	return a.command(spec{use: "whoami", id: "whoami", run: a.whoami})
+}
+
+func (a *app) whoami(ctx context.Context, _ []string) error {
+	node, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	resp, err := node.Whoami(ctx, &pb.WhoamiRequest{})
+	if err != nil {
+		return err
+	}
+	return a.showProfile(profileOf(resp.GetProfile()))
+}
+
+func (a *app) showProfile(v profileView) error {
+	if a.flags.json {
+		return a.emit(v)
+	}
+	password := a.t("word.yes")
+	if !v.HasPassword {
+		password = a.t("word.no")
+	}
+	a.fields(a.out,
+		a.t("field.username"), v.Username,
+		a.t("field.nickname"), v.Nickname,
+		a.t("field.contact_field"), v.ContactField,
+		a.t("field.bio"), v.Bio,
+		a.t("field.account"), v.Account,
+		a.t("field.device"), v.Device,
+		a.t("field.password"), password,
+		a.t("field.invite"), v.Invite,
+	)
+	return nil
+}
+
+func (a *app) profileCommand() *cobra.Command {
+	show := a.command(spec{use: "show", id: "profile.show", run: a.whoami})
+	var nickname, contactField, bio, username, qq string
+	var set *cobra.Command
+	set = a.command(spec{
+		use: "set [--nickname N] [--contact-field QQ:12345] [--bio TEXT] [--username U]", id: "profile.set",
+		example: "  hima profile set --nickname 小葵 --qq 12345",
+		run: func(ctx context.Context, _ []string) error {
+			changed := func(flag string, v *string) *string {
+				if set.Flags().Changed(flag) {
+					return v
+				}
+				return nil
+			}
+			if set.Flags().Changed("qq") {
+				if set.Flags().Changed("contact-field") {
+					return usage("usage.exclusive", "First", "--qq", "Second", "--contact-field")
+				}
+				if contactField = ""; qq != "" {
+					contactField = "QQ:" + qq
+				}
+			}
+			req := &pb.SetProfileRequest{
+				Nickname: changed("nickname", &nickname), ContactField: changed("contact-field", &contactField),
+				Bio: changed("bio", &bio), Username: changed("username", &username),
+			}
+			if set.Flags().Changed("qq") {
+				req.ContactField = &contactField
+			}
+			if req.Nickname == nil && req.ContactField == nil && req.Bio == nil && req.Username == nil {
+				return usage("usage.profile_set").withHint("hint.help")
+			}
+			return a.setProfile(ctx, req)
+		},
+	})
+	set.Flags().StringVar(&nickname, "nickname", "", "flag.register.nickname")
+	set.Flags().StringVar(&contactField, "contact-field", "", "flag.register.contact-field")
+	set.Flags().StringVar(&qq, "qq", "", "flag.register.qq")
+	set.Flags().StringVar(&bio, "bio", "", "flag.bio")
+	set.Flags().StringVar(&username, "username", "", "flag.profile.username")
+	return a.group("profile", "profile", show, set)
+}
+
+func (a *app) setProfile(ctx context.Context, req *pb.SetProfileRequest) error {
+	if req.Username != nil {
+		u, err := a.username(req.GetUsername())
+		if err != nil {
+			return err
+		}
+		req.Username = &u
+	}
+	node, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	resp, err := node.SetProfile(ctx, req)
+	if err != nil {
+		return err
+	}
+	if a.flags.quiet && !a.flags.json {
+		return nil
+	}
+	return a.showProfile(profileOf(resp.GetProfile()))
+}
