@@ -52,13 +52,14 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 }
 
 // Submit is Update without waiting. Functions run in the order in which they were submitted, and done, which may be
-// nil, is called in that order after the sync, or with the error. On a closed database done is called at once.
+// nil, is called in that order after the sync, or with the error. It never runs on the caller's stack, also not when the
+// database is closed or has failed: whoever submits may hold locks that done takes.
 func (db *DB) Submit(f func(*Tx) error, done func(error)) {
 	if done == nil {
 		done = func(error) {}
 	}
 	if err := db.enqueue(&item{f: f, done: done}); err != nil {
-		done(err)
+		go done(err)
 	}
 }
 

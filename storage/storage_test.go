@@ -317,6 +317,23 @@ func TestCloseWaitsAndRefuses(t *testing.T) {
 	db.Stats()
 }
 
+// Who submits may hold a lock that the callback takes. A closed database must not turn that into a deadlock.
+func TestSubmitNeverCallsBackOnItsCaller(t *testing.T) {
+	db, err := Open(Config{})
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	var mu sync.Mutex
+	called := make(chan error, 1)
+	mu.Lock()
+	db.Submit(func(*Tx) error { return nil }, func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		called <- err
+	})
+	mu.Unlock()
+	require.ErrorIs(t, <-called, ErrClosed)
+}
+
 func TestFailPoints(t *testing.T) {
 	for point, after := range map[string]string{"before-commit": "1", "after-commit": "2"} {
 		t.Run(point, func(t *testing.T) {
