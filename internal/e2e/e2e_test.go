@@ -168,6 +168,13 @@ func (p person) texts(who string) (texts []string, states map[string]string) {
 	return texts, states
 }
 
+// stopAtEnd leaves no node behind, and shows what it logged if the test failed.
 func (p person) stopAtEnd() {
-	p.t.Cleanup(func() { p.try("node", "stop") })
+	p.t.Cleanup(func() {
+		p.try("node", "stop")
+		if p.t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(p.home, "profiles", p.name, "log"))
+			p.t.Logf("%s's node:\n%s", p.name, log[max(0, len(log)-8<<10):])
+		}
+	})
 }
