@@ -133,14 +133,24 @@ func (r *Replica) Clock(tx *storage.Tx, conv feed.ConversationID) (uint64, error
 		return 0, err
 	}
 	clock := c.clock
+	begun := false
 	for _, n := range []feed.Number{feed.Control, feed.Chat} {
-		st, _, err := loadFeed(tx, r.OwnFeed(conv, n))
+		st, ok, err := loadFeed(tx, r.OwnFeed(conv, n))
 		if err != nil {
 			return 0, err
 		}
-		clock = max(clock, st.clock)
+		clock, begun = max(clock, st.clock), begun || ok
 	}
-	return clock, nil
+	if begun {
+		return clock, nil
+	}
+	// The first entry under a new device key stands after what this profile wrote under its former ones, which never
+	// came in from others.
+	err = scanFeeds(tx, convFeedsPrefix(conv), func(_ feed.FeedID, st feedState) (bool, error) {
+		clock = max(clock, st.clock)
+		return true, nil
+	})
+	return clock, err
 }
 
 // touched returns when a conversation last changed, for the order of pages (R12).
