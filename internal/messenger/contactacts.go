@@ -35,6 +35,8 @@ func (m *Messenger) AddContact(ctx context.Context, in AddContact) (Contact, fee
 	var id feed.EntryID
 	err = m.env.update(ctx, func(tx *storage.Tx) error {
 		id, err = m.add(tx, t, in)
+		// A knock that was refused before may pass now: with a token, or as a request.
+		tx.OnCommit(func() { m.env.feeds.Reannounce(m.conversationID(t.account)) })
 		return err
 	})
 	if err != nil {

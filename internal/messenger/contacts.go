@@ -341,7 +341,7 @@ func (m *Messenger) contactView(a identity.AccountID, row *contactRow) Contact {
 	c := Contact{
 		Account: a, Username: row.username(), Nickname: row.Card.Nickname, ContactField: row.Card.Field,
 		Bio: row.Card.Bio, Remark: row.Remark, Relation: row.relation(), Blocked: row.Blocked,
-		Verified: row.verified(), Online: m.presence.online(a), Devices: m.env.people.Devices(a),
+		Verified: row.verified(), Online: m.seen(a, row), Devices: m.env.people.Devices(a),
 		Conversation: feed.DirectConversation(m.env.account, a),
 	}
 	if row.Added > 0 {

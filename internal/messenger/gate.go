@@ -71,21 +71,31 @@ func (q *quotas) move(tx *storage.Tx, before, after *contactRow) error {
 // Listening implements replica.Gate: somebody who may only come in with a token is not even read while there is no live
 // token. A blocked account gets the very answer of a stranger under deny (R16).
 func (m *Messenger) Listening(account identity.AccountID) pb.Code {
-	deaf := m.settings.strangers() == strangersDeny
-	if !deaf {
-		err := m.env.db.View(func(tx *storage.Tx) error {
-			row, ok, err := m.contacts.get(tx, account)
-			deaf = ok && row.Blocked
+	if m.invites.live() > 0 {
+		return pb.Code_CODE_TAKEN
+	}
+	deaf, noted := m.settings.strangers() == strangersDeny, false
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		row, known, err := m.contacts.get(tx, account)
+		deaf = deaf || known && row.Blocked
+		if err != nil || !deaf {
 			return err
-		})
-		if err != nil {
-			return pb.Code_CODE_DENIED
 		}
+		noted, err = tx.Has(refusedKey(account))
+		return err
+	})
+	if err == nil && !deaf {
+		return pb.Code_CODE_TAKEN
 	}
-	if deaf && m.invites.live() == 0 {
-		return pb.Code_CODE_DENIED
+	if err == nil && !noted {
+		// What it wanted to say is not known; should it be let in later, what it wrote before is not taken.
+		m.env.db.Submit(func(tx *storage.Tx) error { return m.rememberRefused(tx, account, false) }, func(err error) {
+			if err != nil {
+				m.env.log.Debug("noting a refusal", "error", err)
+			}
+		})
 	}
-	return pb.Code_CODE_TAKEN
+	return pb.Code_CODE_DENIED
 }
 
 // Excused implements replica.Gate: a body may be missing where its author took the entry back.

@@ -48,7 +48,7 @@ func (m *Messenger) conversationView(tx *storage.Tx, row *convRow) (Conversation
 			return c, false, err
 		}
 		c.Name, c.Username, c.Relation = contact.name(row.peer), contact.username(), contact.relation()
-		c.Online = m.presence.online(row.peer)
+		c.Online = m.seen(row.peer, &contact)
 	}
 	if row.last.Seq > 0 {
 		e, err := m.env.feeds.Entry(tx, row.lastFeed(), row.last.Seq)

@@ -12,18 +12,14 @@ import (
 	"hima/storage"
 )
 
-// presence is who is online as far as they let us know. Nothing of it is stored.
+// presence is who is online as far as they let us know. Nothing of it is stored. Only of contacts it is shown.
 type presence struct {
-	mu     sync.Mutex                                        // owns both
-	seen   map[identity.AccountID]map[identity.DeviceID]bool // devices with a session: do they say that they are online
-	typing map[identity.AccountID]bool
+	mu   sync.Mutex                                        // owns seen
+	seen map[identity.AccountID]map[identity.DeviceID]bool // devices with a session that say that they are online
 }
 
 func newPresence() *presence {
-	return &presence{
-		seen:   make(map[identity.AccountID]map[identity.DeviceID]bool),
-		typing: make(map[identity.AccountID]bool),
-	}
+	return &presence{seen: make(map[identity.AccountID]map[identity.DeviceID]bool)}
 }
 
 // set notes what a device says and tells whether the account's answer changed.
@@ -54,6 +50,11 @@ func (p *presence) online(a identity.AccountID) bool {
 	return p.any(a)
 }
 
+// seen tells whether an account is shown as online.
+func (m *Messenger) seen(a identity.AccountID, row *contactRow) bool {
+	return row.relation() == RelationContact && m.presence.online(a)
+}
+
 // befriended tells whether an account is a contact: presence and typing go to contacts and are believed of contacts.
 func (m *Messenger) befriended(a identity.AccountID) bool {
 	friend := false
@@ -65,22 +66,17 @@ func (m *Messenger) befriended(a identity.AccountID) bool {
 	return err == nil && friend
 }
 
-// Presence implements replica.Hooks.
+// Presence implements replica.Hooks. What a device says is kept for as long as its session lasts, also if it is not a
+// contact's: the word may overtake the acceptance that makes it one.
 func (m *Messenger) Presence(from replica.Peer, online bool) {
-	if from.Account == m.env.account || !m.befriended(from.Account) {
-		return
+	if from.Account != m.env.account && m.presence.set(from, online) && m.befriended(from.Account) {
+		m.tellPresence(from.Account, online)
 	}
-	m.setPresence(from, online)
 }
 
-func (m *Messenger) setPresence(from replica.Peer, online bool) {
-	if !m.presence.set(from, online) {
-		return
-	}
-	conv := feed.DirectConversation(m.env.account, from.Account)
-	m.events.tell(Event{
-		Time: m.env.now(), Type: EventPresence, Conversation: &conv, Account: &from.Account, On: online,
-	})
+func (m *Messenger) tellPresence(a identity.AccountID, online bool) {
+	conv := feed.DirectConversation(m.env.account, a)
+	m.events.tell(Event{Time: m.env.now(), Type: EventPresence, Conversation: &conv, Account: &a, On: online})
 }
 
 // Typing implements replica.Hooks.
@@ -103,7 +99,7 @@ func (m *Messenger) SessionUp(s replica.SessionInfo) {
 }
 
 // SessionDown implements replica.Hooks.
-func (m *Messenger) SessionDown(s replica.SessionInfo) { m.setPresence(s.Peer, false) }
+func (m *Messenger) SessionDown(s replica.SessionInfo) { m.Presence(s.Peer, false) }
 
 // announcePresence follows a change of the setting: contacts hear at once that we are, or no longer are, to be seen.
 func (m *Messenger) announcePresence() {
@@ -118,10 +114,10 @@ func (m *Messenger) announcePresence() {
 // relationChanged runs after the commit of a change of what an account is to us.
 func (m *Messenger) relationChanged(a identity.AccountID) {
 	if !m.befriended(a) {
-		m.presence.mu.Lock()
-		delete(m.presence.seen, a)
-		m.presence.mu.Unlock()
 		return
+	}
+	if m.presence.online(a) {
+		m.tellPresence(a, true)
 	}
 	if m.settings.now(settingPresence) == on {
 		m.env.feeds.SendPresence(a, true)
