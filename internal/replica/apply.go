@@ -68,6 +68,9 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	default:
 		return outcome{code: pb.Code_CODE_BAD, from: first}, nil
 	}
+	if out, found, err := r.conflictAhead(tx, in, id, st); found || err != nil {
+		return out, err
+	}
 	if !detached {
 		holes, err := r.hasHole(tx, in.peer, fresh)
 		if err != nil {

@@ -66,6 +66,10 @@ func (r *Replica) loadWishes(tx *storage.Tx) error {
 // raiseFloors fulfils a wish with the heads that a device showed of its own chat feed. It trusts them: whoever lies
 // about its own feed only cuts itself off.
 func (r *Replica) raiseFloors(tx *storage.Tx, conv feed.ConversationID, peer Peer, heads []feed.Head) error {
+	wish := floorWish{conv, peer.Account}
+	if there, err := tx.Has(floorKey(wish.conv, wish.account)); err != nil || !there {
+		return err // fulfilled by heads that came right before these
+	}
 	for _, h := range heads {
 		if h.Number != feed.Chat || h.Device != peer.Device || h.Account != peer.Account || h.Last == 0 {
 			continue
@@ -89,5 +93,5 @@ func (r *Replica) raiseFloors(tx *storage.Tx, conv feed.ConversationID, peer Pee
 			return err
 		}
 	}
-	return r.endWish(tx, floorWish{conv, peer.Account})
+	return r.endWish(tx, wish)
 }

@@ -22,13 +22,24 @@ func (r *Replica) conflict(tx *storage.Tx, in arrived, id feed.FeedID, st feedSt
 		// that overlaps.
 		return outcome{behind: true}, nil
 	}
-	mine, err := r.runCovering(tx, id, st, min(last, st.last))
-	if err != nil || mine == nil {
-		return outcome{behind: mine == nil && err == nil}, err
+	// The longer our run reaches back, the earlier the place where the branches parted is found.
+	var proof feed.ForkProof
+	var mine *feed.Run
+	for _, from := range []uint64{max(first, st.first), min(last, st.last)} {
+		var err error
+		if mine, err = r.runCovering(tx, id, st, from); err != nil {
+			return outcome{}, err
+		}
+		if mine == nil {
+			continue
+		}
+		if proof, err = feed.NewForkProof(*mine, in.run); err == nil {
+			break
+		}
+		mine = nil
 	}
-	proof, err := feed.NewForkProof(*mine, in.run)
-	if err != nil {
-		return outcome{}, nil // it proves nothing after all
+	if mine == nil {
+		return outcome{}, nil // it proves nothing, or nothing is held to prove it with
 	}
 	if err := r.fork(tx, id, st, proof, partedAt(*mine, in.run)); err != nil {
 		return outcome{}, err

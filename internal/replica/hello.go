@@ -90,12 +90,19 @@ func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound bool) (*s
 		return nil, pb.Bye_REASON_VERSION, fmt.Errorf("no version in common: %w", ErrProtocol)
 	}
 	s := r.newSession(st, rd, outbound)
-	s.info.Skew = time.UnixMilli(theirs.TimeMs).Sub(r.cfg.Now()) + time.Since(begun)/2
+	s.info.Skew = skew(theirs.TimeMs, r.cfg.Now()) + time.Since(begun)/2
 	if reason, err := r.admit(ctx, s, theirs); err != nil {
 		return nil, reason, err
 	}
 	_ = st.SetDeadline(time.Time{})
 	return s, 0, nil
+}
+
+// maxSkew bounds what another clock is believed to differ; beyond it arithmetic would run over.
+const maxSkew = 100 * 365 * 24 * time.Hour
+
+func skew(theirs int64, now time.Time) time.Duration {
+	return min(max(time.UnixMilli(theirs).Sub(now), -maxSkew), maxSkew)
 }
 
 // admit checks who the other side is: the certificate names its transport key, the account's newest record lists it.

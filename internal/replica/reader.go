@@ -32,7 +32,11 @@ func (s *session) read(ctx context.Context) (pb.Bye_Reason, error) {
 			return pb.Bye_REASON_UNSPECIFIED, nil
 		default:
 		}
-		if err := s.handle(ctx, &f); err != nil {
+		err := s.flood()
+		if err == nil {
+			err = s.handle(ctx, &f)
+		}
+		if err != nil {
 			switch {
 			case errors.Is(err, errByeReceived):
 				return pb.Bye_REASON_UNSPECIFIED, err
@@ -99,10 +103,27 @@ func (s *session) tax() error {
 	return nil
 }
 
+// flood bounds all frames of a stranger with whom no conversation is open.
+func (s *session) flood() error {
+	if !s.stranger {
+		return nil
+	}
+	s.mu.Lock()
+	opened := s.opened
+	s.mu.Unlock()
+	if opened || s.frames.Allow() {
+		return nil
+	}
+	return fmt.Errorf("too many frames of a stranger: %w", ErrBusy)
+}
+
 // handleRun checks a run by itself and hands it to the committer, which links it to its feed.
 func (s *session) handleRun(raw *pb.Run) error {
 	if s.dropping(raw) {
 		return nil
+	}
+	if err := s.stillListed(); err != nil {
+		return err
 	}
 	run, err := feed.CheckDetached(raw)
 	if err != nil {
@@ -154,6 +175,16 @@ func (s *session) dropping(raw *pb.Run) bool {
 		delete(s.refusedAt, id)
 	}
 	return ok && first > at
+}
+
+// stillListed asks whether the account still stands by the other side's device. A newer record may have come by any road
+// since the hello (R11). Of a stranger there is none but the one it showed.
+func (s *session) stillListed() error {
+	rec, ok := s.r.cfg.Records.Record(s.peer.Account)
+	if ok && !rec.Lists(s.peer.Device) {
+		return fmt.Errorf("device was revoked: %w", ErrNotAdmitted)
+	}
+	return nil
 }
 
 // shares asks Members whether a conversation is shared with the other side.
@@ -283,16 +314,19 @@ func (s *session) refuse(id feed.FeedID, from uint64, code pb.Code) {
 
 // handleRecord keeps a newer account record, also of the own account (R11).
 func (s *session) handleRecord(ctx context.Context, rec *pb.Record) error {
-	before, _ := s.r.cfg.Records.Record(s.r.cfg.Account)
 	parsed, err := parseRecord(rec.GetAccountRecord())
 	if err != nil {
 		return err
 	}
+	// Each newer one costs a commit, and an account can make them without end.
+	if err := s.tax(); err != nil {
+		return err
+	}
 	if parsed.Account != s.r.cfg.Account && parsed.Account != s.peer.Account {
-		return s.tax()
+		return nil
 	}
 	if _, ok := s.r.cfg.Records.Record(parsed.Account); !ok {
-		return s.tax()
+		return nil
 	}
 	now, err := s.r.cfg.Records.Admit(ctx, rec.GetAccountRecord())
 	if err != nil {
@@ -300,9 +334,6 @@ func (s *session) handleRecord(ctx context.Context, rec *pb.Record) error {
 	}
 	if parsed.Account == s.peer.Account && !now.Lists(s.peer.Device) {
 		return fmt.Errorf("device was revoked: %w", ErrNotAdmitted)
-	}
-	if parsed.Account == s.r.cfg.Account && now.Seq == before.Seq {
-		return s.tax()
 	}
 	return nil
 }

@@ -30,6 +30,9 @@ const (
 	maxAnswers = 1 << 10
 	// maxIncoming bounds the bytes of runs that are submitted and not committed; then reading pauses.
 	maxIncoming = 4 << 20
+	// strangerFrames is how many frames a second a stranger may send with whom no conversation is open: hello, a knock,
+	// pings. Each costs us little, but together they would be a core.
+	strangerFrames = 20
 	// writeTimeout ends the session with a device that does not read.
 	writeTimeout = 30 * time.Second
 )
@@ -46,6 +49,8 @@ type session struct {
 	record   identity.AccountRecord // as shown in the hello
 	stranger bool                   // shared nothing when the session began
 	outbound bool
+	begun    time.Time     // steady clock
+	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
 
 	wake   chan struct{} // one slot, for the writer
@@ -65,6 +70,7 @@ type session struct {
 	theirDone bool        // the other side sent its last page of digests
 	inFlight  int         // bytes of runs sent and not acknowledged
 	incoming  int         // bytes of runs submitted and not committed
+	opened    bool        // a conversation was open
 	drained   chan struct{}
 	refusedAt map[feed.FeedID]uint64 // from where on what comes in was refused
 	gotAcks   map[feed.FeedID]uint64 // acknowledgements to store
@@ -132,6 +138,8 @@ func (r *Replica) newSession(st *node.Stream, rd *bufio.Reader, outbound bool) *
 	info := st.Info()
 	s := &session{
 		r: r, st: st, rd: rd, outbound: outbound,
+		begun:     time.Now(),
+		frames:    rate.NewLimiter(strangerFrames, 4*strangerFrames),
 		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
@@ -202,6 +210,15 @@ func (s *session) end(reason pb.Bye_Reason, err error) {
 	}
 	s.endReason, s.endErr = reason, err
 	close(s.done)
+}
+
+func (s *session) isEnding() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // waitIncoming waits until the committer is done with the session's runs.
@@ -381,6 +398,10 @@ func (s *session) startWatch() {
 
 func (s *session) look() {
 	limits := s.r.cfg.Limits
+	if err := s.stillListed(); err != nil {
+		s.end(pb.Bye_REASON_REVOKED, err)
+		return
+	}
 	silence := time.Since(time.Unix(0, s.lastIn.Load()))
 	if silence >= limits.Dead {
 		s.end(pb.Bye_REASON_UNSPECIFIED, errSilent)

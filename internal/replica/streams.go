@@ -27,7 +27,8 @@ type streams struct {
 	byDevice  map[identity.DeviceID]*session
 	byConv    map[feed.ConversationID]map[*session]bool
 	dialing   map[identity.DeviceID]*dial
-	greeting  int // streams in their hello
+	greeting  map[identity.DeviceID]int // streams that came in and are in their hello
+	greetings int                       // their sum
 	strangers int
 }
 
@@ -46,8 +47,16 @@ type dial struct {
 	err    error
 }
 
-// maxGreeting bounds streams in their hello, of which nothing is known yet but the device.
-const maxGreeting = 64
+// Bounds of streams that came in and are in their hello, of which nothing is known yet but the device: in all, and of one
+// device, which may try anew before its first attempt is given up. One address has a few dozen connections at most, so
+// nobody takes all places alone. Own dials do not count: delivery bounds them.
+const (
+	maxGreeting       = 128
+	maxGreetingDevice = 2
+)
+
+// strangerGrace is how long a stranger may stay before another stranger may take its place. A knock takes less.
+const strangerGrace = 5 * time.Second
 
 func (t *streams) init() {
 	t.dials = make(chan *dial)
@@ -55,6 +64,7 @@ func (t *streams) init() {
 	t.byDevice = map[identity.DeviceID]*session{}
 	t.byConv = map[feed.ConversationID]map[*session]bool{}
 	t.dialing = map[identity.DeviceID]*dial{}
+	t.greeting = map[identity.DeviceID]int{}
 }
 
 func (t *streams) open() bool {
@@ -80,22 +90,36 @@ func (t *streams) close() {
 	t.active.Wait()
 }
 
-// enter counts a stream in its hello; greeted ends that.
+// enter counts a stream or a dial; leave ends that.
 func (t *streams) enter() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state != running || t.greeting >= maxGreeting {
+	if t.state != running {
 		return false
 	}
-	t.greeting++
 	t.active.Add(1)
 	return true
 }
 
-func (t *streams) greeted() {
+// greet counts a stream that came in and is in its hello; greeted ends that.
+func (t *streams) greet(device identity.DeviceID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.greeting--
+	if t.greetings >= maxGreeting || t.greeting[device] >= maxGreetingDevice {
+		return false
+	}
+	t.greetings++
+	t.greeting[device]++
+	return true
+}
+
+func (t *streams) greeted(device identity.DeviceID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.greetings--
+	if t.greeting[device]--; t.greeting[device] == 0 {
+		delete(t.greeting, device)
+	}
 }
 
 func (t *streams) leave() { t.active.Done() }
@@ -123,7 +147,7 @@ func (t *streams) add(s *session, limits Limits) (other *session, err error) {
 	if other := t.byDevice[s.peer.Device]; other != nil {
 		return other, nil
 	}
-	if len(t.byDevice) >= limits.Sessions || s.stranger && t.strangers >= limits.StrangerSessions {
+	if len(t.byDevice) >= limits.Sessions || s.stranger && t.strangers >= limits.StrangerSessions && !t.makeRoom(limits) {
 		return nil, ErrBusy
 	}
 	if s.stranger {
@@ -131,6 +155,25 @@ func (t *streams) add(s *session, limits Limits) (other *session, err error) {
 	}
 	t.byDevice[s.peer.Device] = s
 	return nil, nil
+}
+
+// makeRoom ends the session of the stranger who is here longest, so that strangers who only sit there keep nobody out. The
+// place is taken before it is free; at most twice as many are there for a moment. Called with mu held.
+func (t *streams) makeRoom(limits Limits) bool {
+	if t.strangers >= 2*limits.StrangerSessions {
+		return false
+	}
+	var oldest *session
+	for _, s := range t.byDevice {
+		if s.stranger && !s.isEnding() && time.Since(s.begun) >= strangerGrace && (oldest == nil || s.begun.Before(oldest.begun)) {
+			oldest = s
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.end(pb.Bye_REASON_BUSY, fmt.Errorf("making room for another stranger: %w", ErrBusy))
+	return true
 }
 
 func (t *streams) remove(s *session) {
@@ -260,7 +303,6 @@ func (r *Replica) dialSession(ctx context.Context, device identity.DeviceID) (*s
 	if !r.streams.enter() {
 		return nil, ErrBusy
 	}
-	defer r.streams.greeted()
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	st, err := r.cfg.Node.Open(ctx, device, Protocol)
@@ -286,8 +328,12 @@ func (r *Replica) accept(ctx context.Context, st *node.Stream) {
 		return
 	}
 	defer r.streams.leave()
+	if !r.streams.greet(st.Remote()) {
+		st.Reset()
+		return
+	}
 	s, err := r.greet(ctx, st, false)
-	r.streams.greeted()
+	r.streams.greeted(st.Remote())
 	if err != nil {
 		r.log.Debug("refusing a session", "device", st.Remote().Short(), "error", err)
 		return

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -51,7 +52,11 @@ func (s *session) write(wg *sync.WaitGroup) {
 		}
 	}
 	if err != nil {
-		s.end(pb.Bye_REASON_CLOSING, fmt.Errorf("writing: %w", err))
+		reason := pb.Bye_REASON_CLOSING
+		if errors.Is(err, ErrNotAdmitted) {
+			reason = pb.Bye_REASON_REVOKED
+		}
+		s.end(reason, fmt.Errorf("writing: %w", err))
 		w.goodbye()
 	}
 }
@@ -162,6 +167,9 @@ func (s *session) takeAcks() *pb.Frame {
 // conversation does what is to be done for one conversation: evaluate, announce, compare, then one run.
 func (w *writer) conversation(c *convSync) error {
 	s := w.s
+	if err := s.stillListed(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	evaluate, announce, compare, receipt := c.evaluate, c.announce, c.compare, c.receipt
 	c.evaluate, c.announce, c.compare, c.receipt = false, false, false, false
@@ -271,7 +279,7 @@ func (w *writer) open(c *convSync) error {
 	s := w.s
 	s.mu.Lock()
 	first := c.phase != phaseOpen
-	c.phase = phaseOpen
+	c.phase, s.opened = phaseOpen, true
 	c.receipt = c.receipt || first
 	s.mu.Unlock()
 	s.r.streams.setLive(s, c.id, true)
@@ -412,6 +420,11 @@ func (s *session) follow(c *convSync, p plan) {
 			s.inFlight -= run.bytes
 		}
 		f.out, f.sent = nil, has
+	}
+	for len(f.out) > 0 && f.out[0].last <= has {
+		// Settled without an acknowledgement: it lies below their floor.
+		s.inFlight -= f.out[0].bytes
+		f.out = f.out[1:]
 	}
 	f.refused, f.limit = 0, 0
 	f.acked = max(f.acked, min(has, p.last))
