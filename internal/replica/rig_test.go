@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -51,7 +53,7 @@ func newRig(t *testing.T, n int) *rig {
 	for i, d := range r.devices {
 		for j := range r.devices {
 			if i != j {
-				r.world.Node(i).Remember(nodetest.Key(j), r.world.Addrs(j))
+				r.world.Node(i).Remember(nodetest.Key(j).ID(), r.world.Addrs(j))
 			}
 		}
 		t.Cleanup(d.stop)
@@ -103,7 +105,7 @@ func (d *device) start() {
 	d.mu.Lock()
 	d.dead, d.crashAt, d.points = false, nil, map[string]int{}
 	d.mu.Unlock()
-	key := sha256.Sum256([]byte(d.dir))
+	key := sha256.Sum256(fmt.Appendf(nil, "disk %d", d.index))
 	db, err := storage.Open(storage.Config{Dir: d.dir, Key: key[:], Fail: d.fail})
 	require.NoError(t, err)
 	rep, err := replica.New(replica.Config{
@@ -123,6 +125,7 @@ func (d *device) start() {
 		defer close(done)
 		_ = rep.Run(ctx)
 	}()
+	synctest.Wait() // until Run takes sessions
 	d.db, d.rep = db, rep
 	d.halt = func() {
 		cancel()
@@ -419,4 +422,21 @@ type tap struct {
 	*device
 	st *node.Stream
 	in chan *pb.Frame // closed when the stream ended
+}
+
+// copyDir copies a database as somebody who makes a backup would.
+func copyDir(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, os.CopyFS(to, os.DirFS(dir)))
+	return to
+}
+
+func textOf(t *testing.T, e feed.Entry) string {
+	t.Helper()
+	content, err := e.Content()
+	require.NoError(t, err)
+	var x pb.Text
+	require.NoError(t, proto.Unmarshal(content, &x))
+	return x.Text
 }
