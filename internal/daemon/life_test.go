@@ -47,8 +47,11 @@ func TestLockedAndPasswords(t *testing.T) {
 	_, err = p.Login(ctx, &pb.LoginRequest{Password: "x"})
 	refused(t, err, control.NoProfile)
 	for _, in := range []*pb.RegisterRequest{
-		{Username: "alice"}, {Username: "bob", NoPassword: true}, {Username: "alice", Password: "a", NoPassword: true},
-		{Username: "hima1qqqq", NoPassword: true}, {Username: "alice", NoPassword: true, Phrase: "not a phrase"},
+		{Username: "alice"},
+		{Username: "bob", NoPassword: true},
+		{Username: "alice", Password: "a", NoPassword: true},
+		{Username: "hima1qqqq", NoPassword: true},
+		{Username: "alice", NoPassword: true, Phrase: "not a phrase"},
 	} {
 		_, err = p.Register(ctx, in)
 		refused(t, err, control.Invalid)

@@ -213,7 +213,7 @@ func (u *unlocked) open(ctx context.Context, p *profile, v identity.Vault) error
 		return err
 	}
 	u.delivery, err = delivery.New(delivery.Config{
-		DB: u.db, Sessions: u.replica, Events: u.node.Subscribe, Contacts: u.contactDevices, Addr: u.firstAddr,
+		DB: u.db, Self: v.DeviceKey.ID(), Sessions: u.replica, Events: u.node.Subscribe, Contacts: u.contactDevices, Addr: u.firstAddr,
 		Logger: p.log, Now: p.now,
 	})
 	if err != nil {
