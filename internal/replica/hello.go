@@ -21,8 +21,6 @@ const version = 1
 const (
 	// helloTimeout bounds the hello of both sides.
 	helloTimeout = 10 * time.Second
-	// maxAgent is how much of the other side's agent string is kept.
-	maxAgent = 64
 	// probeTimeout is how long an older session with the same device may take to show that it lives.
 	probeTimeout = 1500 * time.Millisecond
 )
