@@ -14,6 +14,8 @@ import (
 	"hima/storage"
 )
 
+const denied = pb.Code_CODE_DENIED
+
 // strangers makes two people on loopback; a knows b and wants to write, b has never heard of a.
 func strangers(t *testing.T) (a, b *side) {
 	t.Helper()
@@ -169,6 +171,90 @@ func TestBlockedInMidSession(t *testing.T) {
 	defer b.mu.Unlock()
 	if len(b.applied) != 1 {
 		t.Errorf("%d entries applied", len(b.applied))
+	}
+}
+
+func TestWhatBeginsAfterItWasNotShared(t *testing.T) {
+	// b lists the conversation at once, a shares it only when it writes there.
+	nodes := nodetest.Loopback(t, 2)
+	pa, pb := newPerson(t, 0), newPerson(t, 1)
+	a, b := newSide(t, pa, nodes[0], nil), newSide(t, pb, nodes[1], nil, pa)
+	nodetest.Connect(t, nodes[0], nodes[1])
+	a.open(b)
+	b.wait(t, "session", func() bool { return b.up == 1 })
+	a.befriend(pb)
+	a.say(pb, "hello")
+	b.waitTexts(t, 1)
+	// Everything is acknowledged, then the other side shares it no more when the next session begins.
+	a.waitAcked(t, a.chat(pb), 1)
+	b.forget(pa)
+	b.mu.Lock()
+	b.listen = denied
+	b.mu.Unlock()
+	for _, s := range a.rep.streams.all() {
+		s.end(0, nil)
+	}
+	a.wait(t, "end", func() bool { return a.down == 1 })
+	b.wait(t, "end", func() bool { return b.down == 1 })
+	a.token = []byte("0123456789abcdef")
+	a.open(b)
+	b.wait(t, "session", func() bool { return b.up == 2 })
+	a.say(pb, "blocked")
+	a.wait(t, "refusal", func() bool { return len(a.refused) == 1 })
+	b.mu.Lock()
+	b.listen = 0
+	b.mu.Unlock()
+	b.befriend(pa)
+	b.rep.Reannounce(a.chat(pb).Conversation)
+	if got := b.waitTexts(t, 2); !slices.Equal(got, []string{"hello", "blocked"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestUnblockedInMidSession(t *testing.T) {
+	for _, floor := range []bool{true, false} {
+		a, b := pairOn(t, nil)
+		a.token = []byte("0123456789abcdef")
+		conv := a.chat(b.person).Conversation
+		a.open(b)
+		a.say(b.person, "one")
+		b.waitTexts(t, 1)
+		a.waitAcked(t, a.chat(b.person), 1)
+		for i, texts := range [][]string{{"m1"}, {"m2", "m3"}} {
+			b.forget(a.person)
+			b.mu.Lock()
+			b.listen = pb.Code_CODE_DENIED
+			b.mu.Unlock()
+			b.rep.Reannounce(conv)
+			before := len(a.refused)
+			a.say(b.person, texts...)
+			a.wait(t, "refusal", func() bool {
+				return len(a.refused) > before && a.refused[len(a.refused)-1].Code == pb.Code_CODE_DENIED
+			})
+			b.mu.Lock()
+			b.listen = 0
+			b.mu.Unlock()
+			b.befriend(a.person)
+			b.change(func(tx *storage.Tx) error {
+				tx.OnCommit(func() { b.rep.Reannounce(conv) })
+				if !floor {
+					return nil
+				}
+				return b.rep.FloorToShown(tx, conv, a.account())
+			})
+			if floor {
+				a.wait(t, "not taken", func() bool { return len(a.notTaken) == i+1 })
+			}
+			after := a.say(b.person, "after")[0]
+			a.waitAcked(t, a.chat(b.person), after.Seq)
+		}
+		want := []string{"one", "after", "after"}
+		if !floor {
+			want = []string{"one", "m1", "after", "m2", "m3", "after"}
+		}
+		if got := b.waitTexts(t, len(want)); !slices.Equal(got, want) {
+			t.Errorf("floor %v: got %q", floor, got)
+		}
 	}
 }
 

@@ -322,6 +322,11 @@ func (s *session) grew(id feed.FeedID, last uint64) {
 		s.enqueue(c)
 		return
 	}
+	if c.phase == phaseNew || c.phase == phaseClosed {
+		// Nothing was to be said before, or we did not share it: both may have changed with this entry.
+		c.evaluate = true
+		s.enqueue(c)
+	}
 	if c.phase != phaseOpen {
 		return
 	}

@@ -279,7 +279,7 @@ func (w *writer) open(c *convSync) error {
 	s := w.s
 	s.mu.Lock()
 	first := c.phase != phaseOpen
-	c.phase, s.opened = phaseOpen, true
+	c.phase, c.knocked, c.shortened, s.opened = phaseOpen, false, false, true
 	c.receipt = c.receipt || first
 	s.mu.Unlock()
 	s.r.streams.setLive(s, c.id, true)
