@@ -86,7 +86,7 @@ func (s *session) handleHeads(page *pb.Heads) error {
 	for _, h := range all {
 		c.theirEnd[feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}] = h.Last
 	}
-	refused := c.phase == phaseRefused
+	refused := c.phase == phaseRefused || c.phase == phaseKnocked
 	for _, f := range c.feeds {
 		refused = refused || f.refused != 0
 	}
