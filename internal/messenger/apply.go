@@ -55,15 +55,15 @@ func (m *Messenger) applyFeed(tx *storage.Tx, entries []feed.Entry, from replica
 		return err
 	}
 	now := m.env.now().UnixMilli()
-	loc := locator{feed: row.local, received: now}
+	received := now
 	if written {
-		loc.received = 0
+		received = 0
 	}
 	fresh, err := m.fresh(tx, &row, entries)
 	if err != nil {
 		return err
 	}
-	if err := m.tables.note(tx, fresh, loc, conv.last); err != nil {
+	if err := m.arrivals.note(tx, row.local, fresh, received, conv.last); err != nil {
 		return err
 	}
 	own := row.own(m.env.account)
@@ -104,11 +104,11 @@ func (m *Messenger) fresh(tx *storage.Tx, row *feedRow, entries []feed.Entry) ([
 	}
 	var out []feed.Entry
 	for _, e := range entries {
-		l, ok, err := m.tables.locate(tx, e.ID)
+		a, ok, err := m.arrivals.get(tx, row.local, e.Seq)
 		if err != nil {
 			return nil, err
 		}
-		if !ok || l.feed != row.local || l.seq != e.Seq || l.bare && e.HasBody() {
+		if !ok || a.bare && e.HasBody() {
 			out = append(out, e)
 		}
 	}
@@ -247,6 +247,10 @@ func (m *Messenger) foldDirect(tx *storage.Tx, row *feedRow, e *feed.Entry, cont
 	return errIgnored
 }
 
+// recallBlocks is how far back a recall is followed, in blocks: about 16,000 messages of its author. A flood of recalls
+// of what never was must not keep the committer busy.
+const recallBlocks = 256
+
 // foldRecall erases what its author took back.
 func (m *Messenger) foldRecall(tx *storage.Tx, row *feedRow, r *pb.Recall) error {
 	var id feed.EntryID
@@ -254,17 +258,16 @@ func (m *Messenger) foldRecall(tx *storage.Tx, row *feedRow, r *pb.Recall) error
 		return errIgnored
 	}
 	copy(id[:], r.GetEntry())
-	l, ok, err := m.tables.locate(tx, id)
-	if err != nil {
-		return err
-	}
-	if !ok || l.feed != row.local {
-		return errIgnored
-	}
-	if err := tx.Set(recalledKey(id), nil); err != nil {
-		return err
-	}
-	return m.env.feeds.Erase(tx, row.id, l.seq)
+	return m.arrivals.search(tx, row.local, id.String(), recallBlocks, func(p place) (bool, error) {
+		e, err := m.env.feeds.Entry(tx, row.id, p.seq)
+		if err != nil || e.ID != id {
+			return true, nil
+		}
+		if err := tx.Set(recalledKey(id), nil); err != nil {
+			return false, err
+		}
+		return false, m.env.feeds.Erase(tx, row.id, p.seq)
+	})
 }
 
 // countStranger notes what a text of somebody not accepted costs, and tells when a temporary chat begins.

@@ -15,7 +15,7 @@ import (
 // a body, so that nobody's copy of the feed has a hole.
 func (m *Messenger) Cancel(ctx context.Context, message string) error {
 	return m.env.update(ctx, func(tx *storage.Tx) error {
-		e, _, err := m.history.find(tx, message)
+		e, err := m.history.find(tx, message)
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (m *Messenger) Cancel(ctx context.Context, message string) error {
 func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 	var w Why
 	err := m.env.db.View(func(tx *storage.Tx) error {
-		e, loc, err := m.history.find(tx, message)
+		e, err := m.history.find(tx, message)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,9 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 		if err != nil {
 			return err
 		}
-		w.Message = r.rendered(&e, &row, loc)
+		if w.Message, err = r.message(&e, &row); err != nil {
+			return err
+		}
 		if r.conv.peer == m.env.account || !w.Message.Own {
 			w.Summary = WhyDelivered
 			return nil

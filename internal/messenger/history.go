@@ -3,7 +3,6 @@ package messenger
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -140,8 +139,8 @@ func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, ho
 	if err != nil || !recalled {
 		return false, err == nil, err
 	}
-	l, ok, err := h.m.tables.locate(tx, e.ID)
-	return ok && !l.bare, false, err
+	a, ok, err := h.m.arrivals.get(tx, row.local, e.Seq)
+	return ok && !a.bare, false, err
 }
 
 // noteSource walks the lines that are no entries.
@@ -264,49 +263,38 @@ func (h *history) atOrAfter(tx *storage.Tx, id feed.FeedID, from, to uint64) (e 
 	return e, ok, err
 }
 
-// find reads the entry of a message ID or of an unambiguous beginning of one.
-func (h *history) find(tx *storage.Tx, id string) (feed.Entry, locator, error) {
+// find reads the entry of a message ID, or of an unambiguous beginning of one of at least eight digits.
+func (h *history) find(tx *storage.Tx, id string) (found feed.Entry, err error) {
 	id = strings.ToLower(strings.TrimSpace(id))
-	none := refuse(ErrNotFound, "there is no message with this ID", "message IDs are shown by `hima history`")
-	if len(id) < 2*minPrefix || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
-		return feed.Entry{}, locator{}, refuse(ErrInvalid, "this is not a message ID", "give at least 8 hexadecimal digits")
+	if len(id) < 2*idBytes || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return found, refuse(ErrInvalid, "this is not a message ID", "give at least 8 hexadecimal digits")
 	}
-	prefix, err := hex.DecodeString(id[:min(len(id)&^1, 2*locatorBytes)])
-	if err != nil {
-		return feed.Entry{}, locator{}, none
-	}
-	var found feed.Entry
-	var at locator
 	n := 0
-	o := storage.ScanOptions{Prefix: append([]byte(keyLocator), prefix...), Limit: 16}
-	err = tx.Scan(o, func(_, val []byte) (bool, error) {
-		l, err := parseLocator(val)
+	err = h.m.arrivals.search(tx, 0, id, 0, func(p place) (bool, error) {
+		fid, err := h.m.tables.name(tx, p.feed)
 		if err != nil {
 			return false, err
 		}
-		fid, err := h.m.tables.name(tx, l.feed)
-		if err != nil {
-			return false, err
-		}
-		e, err := h.m.env.feeds.Entry(tx, fid, l.seq)
+		e, err := h.m.env.feeds.Entry(tx, fid, p.seq)
 		if errors.Is(err, replica.ErrNoEntry) {
 			return true, nil
 		}
 		if err == nil && strings.HasPrefix(e.ID.String(), id) {
-			found, at = e, l
+			found = e
 			n++
 		}
-		return n < 2, err
+		// A whole ID names one entry.
+		return n < 2 && (n == 0 || len(id) < 64), err
 	})
 	switch {
 	case err != nil:
-		return feed.Entry{}, locator{}, err
+		return feed.Entry{}, err
 	case n == 0:
-		return feed.Entry{}, locator{}, none
+		return feed.Entry{}, refuse(ErrNotFound, "there is no message with this ID", "message IDs are shown by `hima history`")
 	case n > 1:
-		return feed.Entry{}, locator{}, refuse(ErrAmbiguous, "several messages begin like this", "give more of the ID")
+		return feed.Entry{}, refuse(ErrAmbiguous, "several messages begin like this", "give more of the ID")
 	}
-	return found, at, nil
+	return found, nil
 }
 
 // page reads lines from the newest end, newest first.
@@ -360,7 +348,7 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		var before *feed.OrderKey
 		if q.Before != "" {
-			e, _, err := m.history.find(tx, q.Before)
+			e, err := m.history.find(tx, q.Before)
 			if err != nil {
 				return err
 			}

@@ -39,6 +39,7 @@ type Messenger struct {
 	env       *env
 	config    Config
 	tables    *tables
+	arrivals  *arrivals
 	events    *events
 	feeds     *feeds
 	convs     *conversations
@@ -73,7 +74,7 @@ func New(c Config) (*Messenger, error) {
 		now: c.Now, log: c.Logger, roads: noRoads{}, people: noPeople{},
 	}
 	m := &Messenger{env: e, config: c}
-	m.tables = &tables{}
+	m.tables, m.arrivals = &tables{}, &arrivals{}
 	m.events = newEvents(e, c.Limits)
 	m.feeds = &feeds{env: e, tables: m.tables}
 	m.convs = &conversations{env: e}

@@ -406,18 +406,17 @@ func TestRowsArePinned(t *testing.T) {
 	gotConv, err := parseConvRow(conv, c.append(nil))
 	require.NoError(t, err)
 	require.Equal(t, c, gotConv)
-	l := locator{feed: 300, seq: 12, late: true, received: 1_800_000_000_000}
-	gotLoc, err := parseLocator(l.append(nil))
-	require.NoError(t, err)
-	require.Equal(t, l, gotLoc)
-	require.Equal(t, []byte{1, 0xac, 0x02, 12, 0x80, 0xa0, 0xf1, 0xc2, 0xb1, 0x34}, l.append(nil))
+	it := blockItem{index: 12, id: [idBytes]byte{1, 2, 3, 4}, arrival: arrival{late: true, received: 1_800_000_000_000}}
+	require.Equal(t, []byte{12, 1, 1, 2, 3, 4, 0x80, 0xa0, 0xf1, 0xc2, 0xb1, 0x34}, it.append(nil))
+	require.NoError(t, eachItem(it.append(it.append(nil)), func(got blockItem) { require.Equal(t, it, got) }))
+	require.ErrorIs(t, eachItem([]byte{blockLen, 0, 1, 2, 3, 4, 0}, func(blockItem) {}), errRow)
 	require.Equal(t, []byte{1, 2, 5, 0xac, 0x02, 3, 4, 0}, (&record{kind: recordMessages, count: 2, time: 5, feed: 300, from: 3, to: 4}).append(nil))
 	// Cut anywhere, a row is damage and not a panic.
-	for _, row := range [][]byte{f.append(nil), c.append(nil), l.append(nil)} {
+	for _, row := range [][]byte{f.append(nil), c.append(nil), it.append(nil)} {
 		for i := range row[:len(row)-1] {
 			_, err1 := parseFeedRow(f.id, row[:i])
 			_, err2 := parseConvRow(conv, row[:i])
-			_, err3 := parseLocator(row[:i])
+			err3 := eachItem(row[:i], func(blockItem) {})
 			_, err4 := parseRecord(1, row[:i])
 			_ = errors.Join(err1, err2, err3, err4)
 		}

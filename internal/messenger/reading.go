@@ -29,7 +29,7 @@ func (m *Messenger) MarkRead(ctx context.Context, who, until string) (int, error
 		}
 		position := row.last
 		if until != "" {
-			e, _, err := m.history.find(tx, until)
+			e, err := m.history.find(tx, until)
 			if err != nil {
 				return err
 			}

@@ -67,24 +67,21 @@ func (r *renderer) name(a identity.AccountID) string {
 
 // message makes a message of an entry that is held.
 func (r *renderer) message(e *feed.Entry, row *feedRow) (Message, error) {
-	loc, ok, err := r.m.tables.locate(r.tx, e.ID)
+	how, _, err := r.m.arrivals.get(r.tx, row.local, e.Seq)
 	if err != nil {
 		return Message{}, err
 	}
-	if !ok || loc.feed != row.local || loc.seq != e.Seq {
-		loc = locator{}
-	}
-	return r.rendered(e, row, loc), nil
+	return r.rendered(e, row, how), nil
 }
 
-// rendered is message with the locator at hand.
-func (r *renderer) rendered(e *feed.Entry, row *feedRow, loc locator) Message {
+// rendered is message with the arrival at hand.
+func (r *renderer) rendered(e *feed.Entry, row *feedRow, how arrival) Message {
 	msg := Message{
 		ID: e.ID, Conversation: r.conv.id, Peer: r.conv.peer, Author: e.Account, AuthorName: r.name(e.Account),
 		Device: e.Device, Number: e.Number, Seq: e.Seq, Clock: e.Clock, Time: e.Time(),
-		Own: row.own(r.m.env.account), Late: loc.late, Received: time.UnixMilli(loc.received),
+		Own: row.own(r.m.env.account), Late: how.late, Received: time.UnixMilli(how.received),
 	}
-	if loc.received == 0 {
+	if how.received == 0 {
 		msg.Received = msg.Time
 	} else {
 		msg.ClockAhead = e.Ahead(msg.Received)

@@ -131,7 +131,8 @@ func (m *Messenger) foldRequest(tx *storage.Tx, row *feedRow, e *feed.Entry, r *
 	}
 	if c.State == pb.ContactState_STATE_CONTACT {
 		// They removed us and ask again, or restored an old state: they are told once more that they are accepted.
-		if err := m.updateCard(tx, e, r.GetCard()); err != nil {
+		// One answer is enough for all requests that came together.
+		if err := m.updateCard(tx, e, r.GetCard()); err != nil || e.Seq != row.last {
 			return err
 		}
 		_, err := m.writeControl(tx, e.Account, feed.KindAccept, &pb.Accept{Card: m.settings.card(tx)})

@@ -210,11 +210,11 @@ func (s *sender) append(tx *storage.Tx, jobs []*sendJob, drafts []replica.Draft)
 				return err
 			}
 		}
-		j.message = r.rendered(e, &row, locator{})
+		j.message = r.rendered(e, &row, arrival{})
 		if j.key == "" {
 			continue
 		}
-		if err := s.remember(tx, j); err != nil {
+		if err := s.remember(tx, j, row.local); err != nil {
 			return err
 		}
 	}
@@ -277,14 +277,18 @@ func idemHash(j *sendJob) [16]byte {
 func (s *sender) repeated(tx *storage.Tx, j *sendJob) (bool, error) {
 	hash := idemHash(j)
 	b, ok, err := getRow(tx, append([]byte(keyIdem), hash[:]...))
-	if err != nil || !ok || len(b) != 8+32 {
+	if err != nil || !ok || len(b) != 8+4+8 {
 		return false, err
 	}
 	if int64(binary.BigEndian.Uint64(b)) < s.m.env.now().UnixMilli() {
 		return false, nil
 	}
-	e, _, err := s.m.history.find(tx, feed.EntryID(b[8:]).String())
-	if errors.Is(err, ErrNotFound) {
+	row, err := s.m.feeds.local(tx, localFeed(binary.BigEndian.Uint32(b[8:])))
+	if err != nil {
+		return false, err
+	}
+	e, err := s.m.env.feeds.Entry(tx, row.id, binary.BigEndian.Uint64(b[12:]))
+	if errors.Is(err, replica.ErrNoEntry) {
 		return false, nil
 	}
 	if err != nil {
@@ -294,16 +298,17 @@ func (s *sender) repeated(tx *storage.Tx, j *sendJob) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	row, _, err := s.m.feeds.get(tx, e.Feed())
-	j.message = r.rendered(&e, &row, locator{})
-	return true, err
+	j.message = r.rendered(&e, &row, arrival{})
+	return true, nil
 }
 
-func (s *sender) remember(tx *storage.Tx, j *sendJob) error {
+func (s *sender) remember(tx *storage.Tx, j *sendJob, local localFeed) error {
 	hash := idemHash(j)
 	until := uint64(s.m.env.now().Add(idempotencyLife).UnixMilli())
 	val := binary.BigEndian.AppendUint64(nil, until)
-	if err := tx.Set(append([]byte(keyIdem), hash[:]...), append(val, j.message.ID[:]...)); err != nil {
+	val = binary.BigEndian.AppendUint32(val, uint32(local))
+	val = binary.BigEndian.AppendUint64(val, j.message.Seq)
+	if err := tx.Set(append([]byte(keyIdem), hash[:]...), val); err != nil {
 		return err
 	}
 	end := binary.BigEndian.AppendUint64([]byte(keyIdemEnd), until)

@@ -15,13 +15,13 @@ const (
 	keyConv     = "m/k/" // conversation 32: conversation row
 	keyFeed     = "m/f/" // conversation 32, number 1, device 32: feed row
 	keyFeedName = "m/g/" // local feed number 4: the part of keyFeed behind its prefix
-	keyLocator  = "m/i/" // first bytes of an entry ID: where the entry is
+	keyBlock    = "m/i/" // local feed number 4, sequence / 64 8: arrival block
 	keyEvent    = "m/e/" // sequence 8: event record
 	keyEventEnd = "m/E"  // next sequence 8, first sequence kept 8
 	keyContact  = "m/c/" // account 32: contact row
 	keySetting  = "m/s/" // key: setting row
 	keyInvite   = "m/v/" // token 16: invite row
-	keyIdem     = "m/q/" // hash 16 of an idempotency key: entry ID 32
+	keyIdem     = "m/q/" // hash 16 of an idempotency key: expiry ms 8, local feed number 4, sequence 8
 	keyIdemEnd  = "m/o/" // expiry ms 8, hash 16
 	keyRecalled = "m/x/" // entry ID 32: its author took it back
 	keyQuota    = "m/Q"  // how many strangers cost something now
@@ -29,54 +29,10 @@ const (
 	keyNote     = "m/n/" // conversation 32, time 8: a line of history that is no entry
 )
 
-// locatorBytes is how much of an entry ID is in the key of the locator table. Eighty bits: nobody makes an entry that
-// hides another's, and a colliding pair of one author harms its author alone.
-const locatorBytes = 10
-
 // localFeed is a small number for a feed, so that the row kept per message is small.
 type localFeed uint32
 
-// locator says where an entry is and how it came.
-type locator struct {
-	feed     localFeed
-	seq      uint64
-	late     bool  // it stood before what was there already when it came
-	bare     bool  // it came without a body
-	received int64 // Unix ms; 0 for own entries, whose own time is meant
-}
-
-const (
-	flagLate = 1 << iota
-	flagBare
-)
-
-func (l locator) append(b []byte) []byte {
-	var flags byte
-	if l.late {
-		flags |= flagLate
-	}
-	if l.bare {
-		flags |= flagBare
-	}
-	b = append(b, flags)
-	b = binary.AppendUvarint(b, uint64(l.feed))
-	b = binary.AppendUvarint(b, l.seq)
-	return binary.AppendUvarint(b, uint64(l.received))
-}
-
-func parseLocator(b []byte) (locator, error) {
-	var flags [1]byte
-	r := reader{b: b}
-	r.fixed(flags[:])
-	l := locator{
-		feed: localFeed(r.uint()), seq: r.uint(), received: int64(r.uint()),
-		late: flags[0]&flagLate != 0, bare: flags[0]&flagBare != 0,
-	}
-	return l, r.done()
-}
-
-// tables holds the numbering of feeds and the index of entry IDs: one small row per message, the only one that the
-// messenger writes per message.
+// tables numbers the feeds.
 type tables struct{}
 
 func feedSuffix(id feed.FeedID) []byte {
@@ -127,41 +83,6 @@ func (t *tables) name(tx *storage.Tx, n localFeed) (feed.FeedID, error) {
 		return feed.FeedID{}, fmt.Errorf("reading feed name: %w", err)
 	}
 	return parseFeedSuffix(b)
-}
-
-func locatorKey(id feed.EntryID) []byte {
-	return append([]byte(keyLocator), id[:locatorBytes]...)
-}
-
-// note writes the locators of consecutive entries of one feed.
-func (t *tables) note(tx *storage.Tx, entries []feed.Entry, l locator, lateBelow feed.OrderKey) error {
-	key := make([]byte, 0, len(keyLocator)+locatorBytes)
-	val := make([]byte, 0, 24)
-	for i := range entries {
-		e := &entries[i]
-		l.seq = e.Seq
-		l.late = l.received != 0 && feed.Less(e.Order(), lateBelow)
-		l.bare = !e.HasBody()
-		key = append(append(key[:0], keyLocator...), e.ID[:locatorBytes]...)
-		val = l.append(val[:0])
-		if err := tx.Set(key, val); err != nil {
-			return fmt.Errorf("indexing entries: %w", err)
-		}
-	}
-	return nil
-}
-
-// locate finds an entry by its ID. The caller compares the full ID with what it then reads.
-func (t *tables) locate(tx *storage.Tx, id feed.EntryID) (locator, bool, error) {
-	b, err := tx.Get(locatorKey(id))
-	if errors.Is(err, storage.ErrNotFound) {
-		return locator{}, false, nil
-	}
-	if err != nil {
-		return locator{}, false, fmt.Errorf("locating entry: %w", err)
-	}
-	l, err := parseLocator(b)
-	return l, err == nil, err
 }
 
 // getRow reads a key; absent is not an error.

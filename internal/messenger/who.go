@@ -18,6 +18,7 @@ type target struct {
 	username string // as it was found, not confirmed
 	nickname string
 	source   Source
+	chosen   bool            // by the owner: contact, asked, or written to
 	invite   identity.Invite // if it was an invite link
 }
 
@@ -46,8 +47,8 @@ func (w *who) known(name string) (target, error) {
 		return t, nil
 	}
 	t, err := w.search(name)
-	if err != nil {
-		return target{}, err
+	if err != nil || t.source == SourceNearby {
+		return t, err // who bears a name on the LAN changes by itself
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -64,11 +65,26 @@ func (w *who) search(name string) (target, error) {
 	if err != nil {
 		return target{}, err
 	}
-	t, err := one(name, found)
+	t, err := one(name, chosen(found))
 	if err != nil && len(found) == 0 {
 		return target{}, refuse(ErrNotFound, "nobody you know has this name", "`hima contact list` shows names, `hima contact add` adds people")
 	}
 	return t, err
+}
+
+// chosen leaves those whom the owner asked, accepted or writes to, if there are any: a stranger who takes the name of one of
+// them must not make it useless.
+func chosen(found []target) []target {
+	if !slices.ContainsFunc(found, func(t target) bool { return t.chosen }) {
+		return found
+	}
+	var out []target
+	for _, t := range found {
+		if t.chosen {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // one picks the only candidate.
@@ -147,7 +163,7 @@ func (w *who) inward(name string) ([]target, error) {
 			if !q.account(a) && !q.name(row.username()) && (q.remark == "" || row.Remark != q.remark) {
 				return nil
 			}
-			t := target{account: a, username: row.username(), nickname: row.Card.Nickname, source: SourceContact}
+			t := target{account: a, username: row.username(), nickname: row.Card.Nickname, source: SourceContact, chosen: !row.stranger()}
 			if row.relation() == RelationRequest {
 				t.source = SourceRequest
 			}
