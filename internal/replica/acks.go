@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"time"
 
 	"hima/identity"
 	"hima/internal/feed"
@@ -126,15 +127,26 @@ func (r *Replica) sameEntry(tx *storage.Tx, id feed.FeedID, seq uint64, hash fee
 	return e.ID == hash, err
 }
 
-// storeAcks stores acknowledgements, one transaction at a time; what comes meanwhile goes into the next. Called with
-// mu held.
+// ackPause is how long acknowledgements wait for more of their kind before they are stored. They may: one that is lost
+// is learnt again from the other side's heads. Stored at once, each would have its own sync, and the next message of a
+// quick writer would wait for it. No user sees the pause.
+const ackPause = 3 * time.Millisecond
+
+// storeAcks stores acknowledgements after a pause, one transaction at a time; what comes meanwhile goes into the next.
+// Called with mu held.
 func (s *session) storeAcks() {
 	if s.storing || len(s.gotAcks) == 0 {
 		return
 	}
 	s.storing = true
+	time.AfterFunc(ackPause, s.storeAcksNow)
+}
+
+func (s *session) storeAcksNow() {
+	s.mu.Lock()
 	batch := s.gotAcks
 	s.gotAcks = map[feed.FeedID]uint64{}
+	s.mu.Unlock()
 	s.r.cfg.DB.Submit(func(tx *storage.Tx) error {
 		for id, last := range batch {
 			if err := s.r.storeAck(tx, s.peer, id, last); err != nil {

@@ -40,9 +40,11 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 	if st.forkAt != 0 {
 		return nil, ErrDiverged
 	}
-	seen, err := r.Clock(tx, id.Conversation)
-	if err != nil {
-		return nil, err
+	seen, ok := r.clocks.get(id.Conversation)
+	if !ok {
+		if seen, err = r.Clock(tx, id.Conversation); err != nil {
+			return nil, err
+		}
 	}
 	begin := len(entries)
 	now := r.cfg.Now()
@@ -69,6 +71,7 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 	if offered {
 		st.offered = st.last
 	}
+	r.clocks.raise(id.Conversation, seen)
 	st.touched = now.UnixMilli()
 	if err := saveFeed(tx, id, &st); err != nil {
 		return nil, err
@@ -85,6 +88,44 @@ func (r *Replica) appended(id feed.FeedID, entries []feed.Entry, offered bool) {
 	}
 	r.debts.mark(id.Conversation)
 	r.streams.wake(id, entries[len(entries)-1].Seq)
+}
+
+// clocks remembers the highest clock seen in conversations that are being written to, so that an append does not look
+// it up in three places. What it remembers may come from a transaction that was discarded: a clock that is too high by
+// a few is as good as any (R7), one that is too low would put the entry in the wrong place.
+type clocks struct {
+	mu   sync.Mutex
+	seen map[feed.ConversationID]uint64
+}
+
+// maxClocks bounds the memory; beyond it the cache begins anew.
+const maxClocks = 1 << 12
+
+func (c *clocks) get(conv feed.ConversationID) (uint64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clock, ok := c.seen[conv]
+	return clock, ok
+}
+
+// raise remembers a clock of which the conversation's earlier ones are known to be lower or known here.
+func (c *clocks) raise(conv feed.ConversationID, clock uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen == nil || len(c.seen) >= maxClocks && c.seen[conv] == 0 {
+		c.seen = make(map[feed.ConversationID]uint64)
+	}
+	c.seen[conv] = max(c.seen[conv], clock)
+}
+
+// lift raises a clock that is remembered, and nothing else: of a conversation that is not here only a part may be
+// known to the caller.
+func (c *clocks) lift(conv feed.ConversationID, clock uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, ok := c.seen[conv]; ok && clock > old {
+		c.seen[conv] = clock
+	}
 }
 
 // tails keeps the newest entries of own feeds that are being sent, so that the live road does not read them back from

@@ -309,6 +309,7 @@ func (r *Replica) seen(tx *storage.Tx, conv feed.ConversationID, clock uint64, n
 	if err != nil {
 		return err
 	}
+	r.clocks.lift(conv, clock)
 	c.clock, c.touched = max(c.clock, clock), now
 	return saveConv(tx, conv, c)
 }

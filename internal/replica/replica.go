@@ -23,6 +23,7 @@ type Replica struct {
 
 	diverged atomic.Bool
 	tails    tails    // own lock
+	clocks   clocks   // own lock
 	streams  streams  // own lock
 	debts    debts    // own lock
 	receipts receipts // own lock
