@@ -138,6 +138,9 @@ func (db *DB) claim() error {
 	if db.diskFull() {
 		return errors.Join(ErrDiskFull, release())
 	}
+	if err := dropEmptyLogs(dir); err != nil {
+		return errors.Join(err, release())
+	}
 	return nil
 }
 
