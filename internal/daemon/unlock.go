@@ -282,8 +282,10 @@ func (u *unlocked) publishSelf(ctx context.Context, v identity.Vault, now time.T
 	for i := 0; len(devices) > identity.MaxDevices && i < len(v.Former); i++ {
 		devices = slices.DeleteFunc(devices, func(c identity.Certificate) bool { return c.Device == v.Former[i] })
 	}
+	// The directory remembers more revoked devices than a record may name; whoever saw the older ones remembers them too.
+	revoked := record.Revoked[max(0, len(record.Revoked)-identity.MaxRevoked):]
 	next, err := identity.NewAccountRecord(key, identity.RecordConfig{
-		LastSeq: record.Seq, Now: now, Devices: devices, Revoked: record.Revoked,
+		LastSeq: record.Seq, Now: now, Devices: devices, Revoked: revoked,
 	})
 	if err != nil {
 		return err

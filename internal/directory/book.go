@@ -232,9 +232,13 @@ func heard(tx *storage.Tx, a identity.AccountID) ([]identity.DeviceID, error) {
 	return devs, nil
 }
 
-// Devices lists the devices of an account: those of its record, or, as long as there is none, those heard of.
+// Devices lists the devices of an account: those of its record, or, as long as there is none, those heard of. While the
+// record has expired there are none: a device is owed nothing until it is seen again, which brings a new record (R13).
 func (d *Directory) Devices(a identity.AccountID) []identity.DeviceID {
 	if r, ok := d.Record(a); ok {
+		if r.Expired(d.now()) {
+			return nil
+		}
 		devs := make([]identity.DeviceID, len(r.Devices))
 		for i, c := range r.Devices {
 			devs[i] = c.Device

@@ -17,7 +17,8 @@ import (
 	"hima/storage"
 )
 
-var day = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+// day is early, so that records with small numbers, whose number is also their time, have not expired.
+var day = time.Date(1970, 2, 1, 12, 0, 0, 0, time.UTC)
 
 func seed(n int) (s [32]byte) {
 	binary.BigEndian.PutUint32(s[:], uint32(n)+1)
@@ -133,6 +134,26 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	require.False(t, d.Valid(account(1), device(1)))
 	admit(t, d, record(t, 1, 4, 1))
 	require.False(t, d.Valid(account(1), device(1)))
+}
+
+// R13: a device whose record has expired is owed nothing until it is seen again; who it is stays known.
+func TestExpiredRecord(t *testing.T) {
+	now := day
+	d := newDirectory(t, openDB(t, ""), func(c *Config) { c.Now = func() time.Time { return now } })
+	r := admit(t, d, record(t, 1, 1, 1))
+	require.Equal(t, []identity.DeviceID{device(1)}, d.Devices(account(1)))
+	now = r.Expires.Add(identity.ClockSlack)
+	require.NotEmpty(t, d.Devices(account(1)), "clocks may be wrong by a day")
+	now = now.Add(time.Second)
+	require.Empty(t, d.Devices(account(1)))
+	require.True(t, d.Valid(account(1), device(1)))
+	// It comes back and shows a new one.
+	admit(t, d, record(t, 1, uint64(now.UnixMilli()), 1))
+	c := identity.RecordConfig{LastSeq: uint64(now.UnixMilli()), Now: now, Devices: []identity.Certificate{cert(1, 1)}}
+	fresh, err := identity.NewAccountRecord(accountKey(1), c)
+	require.NoError(t, err)
+	admit(t, d, fresh)
+	require.NotEmpty(t, d.Devices(account(1)))
 }
 
 func TestRevocationsAreBounded(t *testing.T) {
