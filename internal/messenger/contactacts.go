@@ -19,6 +19,11 @@ func (m *Messenger) AddContact(ctx context.Context, in AddContact) (Contact, fee
 	if err := checkRequestText(in.Message); err != nil {
 		return Contact{}, feed.EntryID{}, err
 	}
+	remark, err := cleanRemark(in.Remark)
+	if err != nil {
+		return Contact{}, feed.EntryID{}, err
+	}
+	in.Remark = remark
 	t, err := m.who.outward(in.Who)
 	if err != nil {
 		return Contact{}, feed.EntryID{}, err
@@ -234,13 +239,28 @@ func (m *Messenger) Remove(ctx context.Context, who string) (Contact, error) {
 
 // Remark gives an account the owner's own name for it; empty takes it away.
 func (m *Messenger) Remark(ctx context.Context, who, remark string) (Contact, error) {
-	if text.Valid(remark) != nil {
-		return Contact{}, refuse(ErrInvalid, "the remark is not valid UTF-8", "")
+	clean, err := cleanRemark(remark)
+	if err != nil {
+		return Contact{}, err
 	}
-	clean := strings.TrimSpace(text.OneLine(remark, maxRemark))
 	return m.act(ctx, who, func(tx *storage.Tx, a identity.AccountID, row *contactRow) error {
 		return m.writeState(tx, a, func(s *pb.ContactState) { s.Remark = clean })
 	})
+}
+
+// cleanRemark neutralises a remark and refuses one that could never be typed for the person it names.
+func cleanRemark(s string) (string, error) {
+	if text.Valid(s) != nil {
+		return "", refuse(ErrInvalid, "the remark is not valid UTF-8", "")
+	}
+	clean := strings.TrimSpace(text.OneLine(s, maxRemark))
+	lower := strings.ToLower(clean)
+	for _, taken := range []string{userPrefix, idPrefix, "hima:", "group:"} {
+		if strings.HasPrefix(lower, taken) || lower == selfName {
+			return "", refuse(ErrInvalid, "this remark would be taken for something else", "no remark is `self` or begins with "+taken)
+		}
+	}
+	return clean, nil
 }
 
 // Verify gives the digits both sides compare and, unless it is only to show, records the owner's finding.

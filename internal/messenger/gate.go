@@ -306,8 +306,11 @@ func (m *Messenger) floor(tx *storage.Tx, account identity.AccountID, always boo
 		return err
 	}
 	conv := feed.DirectConversation(m.env.account, account)
+	if err := m.env.feeds.FloorToShown(tx, conv, account); err != nil {
+		return err
+	}
 	tx.OnCommit(func() { m.env.feeds.Reannounce(conv) })
-	return m.env.feeds.FloorToShown(tx, conv, account)
+	return nil
 }
 
 // errIgnored marks an entry that says nothing we act on: it is stored like any other and otherwise left alone.

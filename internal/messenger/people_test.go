@@ -76,6 +76,13 @@ func TestNamesOfTheKnown(t *testing.T) {
 	require.Equal(t, conv, got)
 	_, err = a.m.Conversation(ctx, b.id()[:8])
 	require.ErrorIs(t, err, ErrNotFound, "too short for an ID")
+	// What stands for something else is no remark.
+	for _, bad := range []string{"self", " SELF ", "user:x", "hima1abc", "Hima:x", "\xff"} {
+		_, err = a.m.Remark(ctx, b.id(), bad)
+		require.ErrorIs(t, err, ErrInvalid, bad)
+		_, _, err = a.m.AddContact(ctx, AddContact{Who: newPerson(t, "dora").id(), Remark: bad})
+		require.ErrorIs(t, err, ErrInvalid, bad)
+	}
 	name, err := a.m.NameOf(ctx, b.account)
 	require.NoError(t, err)
 	require.Equal(t, "小明", name)
