@@ -17,6 +17,7 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -51,7 +52,7 @@ func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
 		libp2p.AddrsFactory(func(own []ma.Multiaddr) []ma.Multiaddr {
 			return append(withoutLoopback(own), announce...)
 		}),
-		libp2p.DialRanker(rankDials),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.WithDialTimeout(dialTimeout),
 		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
@@ -87,8 +88,10 @@ func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
 func resourceManager(l Limits) (network.ResourceManager, error) {
 	lim := func(v int) rcmgr.LimitVal { return rcmgr.LimitVal(v) }
 	streams := func(in, out int) rcmgr.ResourceLimits {
-		return rcmgr.ResourceLimits{Streams: lim(in + out), StreamsInbound: lim(in), StreamsOutbound: lim(out),
-			Memory: rcmgr.LimitVal64(l.Memory)}
+		return rcmgr.ResourceLimits{
+			Streams: lim(in + out), StreamsInbound: lim(in), StreamsOutbound: lim(out),
+			Memory: rcmgr.LimitVal64(l.Memory),
+		}
 	}
 	system := streams(l.Streams/2, l.Streams/2)
 	system.Conns, system.ConnsInbound, system.ConnsOutbound = lim(l.Conns), lim(l.Conns*3/4), lim(l.Conns*3/4)
@@ -103,9 +106,11 @@ func resourceManager(l Limits) (network.ResourceManager, error) {
 	peer.Conns, peer.ConnsInbound, peer.ConnsOutbound = lim(l.ConnsPerPeer), lim(l.ConnsPerPeer), lim(l.ConnsPerPeer)
 	peer.FD = lim(l.ConnsPerPeer)
 	peer.Memory = rcmgr.LimitVal64(l.MemoryPerPeer)
-	conn := rcmgr.ResourceLimits{Streams: lim(2 * l.StreamsPerPeer), StreamsInbound: lim(l.StreamsPerPeer),
+	conn := rcmgr.ResourceLimits{
+		Streams: lim(2 * l.StreamsPerPeer), StreamsInbound: lim(l.StreamsPerPeer),
 		StreamsOutbound: lim(l.StreamsPerPeer), Conns: 1, ConnsInbound: 1, ConnsOutbound: 1, FD: 1,
-		Memory: rcmgr.LimitVal64(l.MemoryPerPeer)}
+		Memory: rcmgr.LimitVal64(l.MemoryPerPeer),
+	}
 	stream := streams(1, 1)
 	stream.Streams = 1
 	limits := rcmgr.PartialLimitConfig{

@@ -62,8 +62,10 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	_, err = node.New(node.Config{Key: nodetest.Key(0),
-		Listen: []string{"/ip4/127.0.0.1/tcp/" + port, "/ip4/127.0.0.1/udp/0/quic-v1"}})
+	_, err = node.New(node.Config{
+		Key:    nodetest.Key(0),
+		Listen: []string{"/ip4/127.0.0.1/tcp/" + port, "/ip4/127.0.0.1/udp/0/quic-v1"},
+	})
 	if !errors.Is(err, node.ErrPortInUse) {
 		t.Fatalf("got %v", err)
 	}

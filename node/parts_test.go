@@ -74,8 +74,10 @@ func TestRankDials(t *testing.T) {
 
 func TestExpand(t *testing.T) {
 	listen := addrs("/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/1", "/ip4/10.9.9.9/tcp/2")
-	ifaces := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("192.168.1.5/24"),
-		netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("fd00::5/64"), netip.MustParsePrefix("::1/128")}
+	ifaces := []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("192.168.1.5/24"),
+		netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("fd00::5/64"), netip.MustParsePrefix("::1/128"),
+	}
 	got := addrStrings(expand(listen, ifaces))
 	want := []string{"/ip4/192.168.1.5/tcp/1", "/ip6/fd00::5/tcp/1", "/ip4/10.9.9.9/tcp/2"}
 	slices.Sort(got)

@@ -13,14 +13,18 @@ import (
 
 func (a *app) contactCommand() *cobra.Command {
 	act := func(verb string, act pb.ActOnContactRequest_Act) *cobra.Command {
-		return a.command(spec{use: verb + " WHO", id: "contact." + verb, min: 1, max: 1, who: true,
+		return a.command(spec{
+			use: verb + " WHO", id: "contact." + verb, min: 1, max: 1, who: true,
 			run: func(ctx context.Context, args []string) error {
 				return a.actOnContact(ctx, verb, &pb.ActOnContactRequest{Who: args[0], Act: act})
-			}})
+			},
+		})
 	}
 	var all bool
-	list := a.command(spec{use: "list [--all]", id: "contact.list", aliases: []string{"ls"},
-		run: func(ctx context.Context, _ []string) error { return a.contacts(ctx, all) }})
+	list := a.command(spec{
+		use: "list [--all]", id: "contact.list", aliases: []string{"ls"},
+		run: func(ctx context.Context, _ []string) error { return a.contacts(ctx, all) },
+	})
 	list.Flags().BoolVar(&all, "all", false, "flag.contact.all")
 	return a.group("contact", "contact",
 		a.contactAddCommand(),
@@ -31,7 +35,8 @@ func (a *app) contactCommand() *cobra.Command {
 		act("block", pb.ActOnContactRequest_ACT_BLOCK),
 		act("unblock", pb.ActOnContactRequest_ACT_UNBLOCK),
 		act("remove", pb.ActOnContactRequest_ACT_REMOVE),
-		a.command(spec{use: "remark WHO [REMARK]", id: "contact.remark", min: 1, max: 2, who: true,
+		a.command(spec{
+			use: "remark WHO [REMARK]", id: "contact.remark", min: 1, max: 2, who: true,
 			example: "  hima contact remark bob 老王\n  hima contact remark bob",
 			run: func(ctx context.Context, args []string) error {
 				req := &pb.ActOnContactRequest{Who: args[0], Act: pb.ActOnContactRequest_ACT_REMARK}
@@ -39,7 +44,8 @@ func (a *app) contactCommand() *cobra.Command {
 					req.Remark = args[1]
 				}
 				return a.actOnContact(ctx, "remark", req)
-			}}),
+			},
+		}),
 		a.verifyCommand(),
 	)
 }

@@ -14,8 +14,10 @@ import (
 )
 
 func (a *app) conversationsCommand() *cobra.Command {
-	return a.command(spec{use: "conversations", id: "conversations", aliases: []string{"chats"},
-		run: func(ctx context.Context, _ []string) error { return a.conversations(ctx) }})
+	return a.command(spec{
+		use: "conversations", id: "conversations", aliases: []string{"chats"},
+		run: func(ctx context.Context, _ []string) error { return a.conversations(ctx) },
+	})
 }
 
 func (a *app) conversations(ctx context.Context) error {

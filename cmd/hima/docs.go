@@ -19,8 +19,10 @@ import (
 
 // internalCommand holds what only those who build hima need.
 func (a *app) internalCommand() *cobra.Command {
-	docs := a.command(spec{use: "docs FOLDER", id: "internal.docs", min: 1, max: 1, hidden: true,
-		run: func(_ context.Context, args []string) error { return a.writeDocs(args[0]) }})
+	docs := a.command(spec{
+		use: "docs FOLDER", id: "internal.docs", min: 1, max: 1, hidden: true,
+		run: func(_ context.Context, args []string) error { return a.writeDocs(args[0]) },
+	})
 	g := a.group("internal", "internal", docs)
 	g.Hidden = true
 	return g

@@ -15,9 +15,12 @@ func (a *app) settingsCommand() *cobra.Command {
 	list := a.command(spec{use: "list", id: "settings.list", run: func(ctx context.Context, _ []string) error {
 		return a.settings(ctx, "")
 	}})
-	get := a.command(spec{use: "get KEY", id: "settings.get", min: 1, max: 1, example: "  hima settings get strangers",
-		run: func(ctx context.Context, args []string) error { return a.settings(ctx, args[0]) }})
-	set := a.command(spec{use: "set KEY VALUE", id: "settings.set", min: 2, max: 2,
+	get := a.command(spec{
+		use: "get KEY", id: "settings.get", min: 1, max: 1, example: "  hima settings get strangers",
+		run: func(ctx context.Context, args []string) error { return a.settings(ctx, args[0]) },
+	})
+	set := a.command(spec{
+		use: "set KEY VALUE", id: "settings.set", min: 2, max: 2,
 		example: "  hima settings set strangers deny\n  hima settings set read-receipts off",
 		run: func(ctx context.Context, args []string) error {
 			node, err := a.connect(ctx)
@@ -35,7 +38,8 @@ func (a *app) settingsCommand() *cobra.Command {
 			}
 			a.done("settings.done", "Key", v.Key, "Value", a.bold(v.Value))
 			return nil
-		}})
+		},
+	})
 	return a.group("settings", "settings", list, get, set)
 }
 

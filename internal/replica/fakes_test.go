@@ -233,33 +233,42 @@ type hooks struct{ f *fakes }
 func (h hooks) Applied(tx *storage.Tx, a Applied) error {
 	return h.f.after(tx, func() { h.f.applied = append(h.f.applied, a.Entries...); h.f.batches = append(h.f.batches, a) })
 }
+
 func (h hooks) Acked(tx *storage.Tx, a Ack) error {
 	return h.f.after(tx, func() { h.f.acked = append(h.f.acked, a) })
 }
+
 func (h hooks) Refused(tx *storage.Tx, r Refusal) error {
 	return h.f.after(tx, func() { h.f.refused = append(h.f.refused, r) })
 }
+
 func (h hooks) NotTaken(tx *storage.Tx, n NotTaken) error {
 	return h.f.after(tx, func() { h.f.notTaken = append(h.f.notTaken, n) })
 }
+
 func (h hooks) Receipt(tx *storage.Tx, r Receipt) error {
 	return h.f.after(tx, func() { h.f.receipts = append(h.f.receipts, r) })
 }
+
 func (h hooks) Forked(tx *storage.Tx, k Fork) error {
 	return h.f.after(tx, func() { h.f.forks = append(h.f.forks, k) })
 }
+
 func (h hooks) note(g func()) {
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	g()
 	h.f.changed.Broadcast()
 }
+
 func (h hooks) OwnFeedDiverged(id feed.FeedID) {
 	h.note(func() { h.f.diverged = append(h.f.diverged, id) })
 }
+
 func (h hooks) Typing(_ Peer, _ feed.ConversationID, on bool) {
 	h.note(func() { h.f.typing = append(h.f.typing, on) })
 }
+
 func (h hooks) Presence(_ Peer, on bool) {
 	h.note(func() { h.f.presence = append(h.f.presence, on) })
 }
