@@ -4,14 +4,16 @@
 //	go run ./internal/bench latency    send to acknowledged, two processes, both durable
 //	go run ./internal/bench pipeline   messages a second with many under way, both durable, all checked
 //	go run ./internal/bench catchup    missed messages a second
-//	go run ./internal/bench million    a profile of a million messages: start, newest screen, memory, idle CPU and bytes
+//	go run ./internal/bench million    a profile of a million messages: start, newest screen, memory, idle CPU
 //	go run ./internal/bench command    `hima send` as a whole command
+//	go run ./internal/bench traffic    bytes a second of two idle connected nodes; Linux, as root
 //
 // With -json it prints one object a line. The folder given by -dir must lie on the disk whose durability is meant; the
 // default is the working directory's disk.
 //
 // latency, pipeline and catchup put the parts together as the daemon does (see stack), for they look inside: an
-// acknowledgement is timed where it arrives. million and command use the real binary from outside.
+// acknowledgement is timed where it arrives. The others use
+// the real binary from outside.
 //
 // The package is a program and nobody imports it. docs/performance.md holds what it printed.
 package main

@@ -17,6 +17,7 @@ type flags struct {
 	n       int
 	window  int
 	pause   time.Duration
+	watch   time.Duration
 	json    bool
 	profile string
 }
@@ -37,13 +38,14 @@ func run(ctx context.Context, args []string) error {
 	set.IntVar(&o.n, "n", 0, "messages; default depends on the measurement")
 	set.IntVar(&o.window, "window", 1024, "pipeline: messages under way")
 	set.DurationVar(&o.pause, "pause", 5*time.Millisecond, "latency: pause around each message, as between those of people")
+	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, traffic: how long to look at an idle node")
 	set.BoolVar(&o.json, "json", false, "one JSON object a line")
 	set.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of this process; HIMA_BENCH_PEER_PROFILE names a file for the other")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	if set.NArg() != 1 {
-		return errors.New("say what to measure: latency, pipeline, catchup, million, command")
+		return errors.New("say what to measure: latency, pipeline, catchup, million, command, traffic")
 	}
 	what := set.Arg(0)
 	if o.profile != "" {
@@ -53,8 +55,11 @@ func run(ctx context.Context, args []string) error {
 		}
 		defer end()
 	}
-	if what == "peer" {
+	switch what {
+	case "peer":
 		return servePeer(o.dir)
+	case "badger":
+		return serveBadger(o.dir)
 	}
 	dir, err := scratch(o.dir)
 	if err != nil {
@@ -75,6 +80,12 @@ func run(ctx context.Context, args []string) error {
 		return pipeline(ctx, r, dir, def(300_000), o.window)
 	case "catchup":
 		return catchup(ctx, r, dir, def(100_000))
+	case "million":
+		return million(ctx, r, dir, def(1_000_000), o.watch)
+	case "command":
+		return command(ctx, r, dir, def(60))
+	case "traffic":
+		return traffic(ctx, r, dir, o.watch)
 	}
 	return fmt.Errorf("nothing is called %q", what)
 }

@@ -10,6 +10,7 @@ import (
 
 	"hima/internal/messenger"
 	"hima/internal/replica"
+	"hima/storage"
 )
 
 // ackTimes collects when the acknowledgements of one feed arrived.
@@ -78,6 +79,7 @@ func latency(ctx context.Context, r report, dir string, n int, pause time.Durati
 	}
 	acks := p.listen()
 	var total, durable, floor, trips, commits samples
+	before := p.db.Stats()
 	for i := range n + n/10 {
 		trip, here, there, err := fc.once()
 		if err != nil {
@@ -102,12 +104,22 @@ func latency(ctx context.Context, r report, dir string, n int, pause time.Durati
 	}
 	r.add(row{Name: "network round trip p50", Value: us(trips.at(.5))})
 	r.add(row{Name: "synced commit p50", Value: us(commits.at(.5))})
+	p.commits(r, before, n+n/10)
 	r.add(row{Name: "durable here p50", Value: us(durable.at(.5)), Floor: us(commits.at(.5))})
 	r.ratio("send to acknowledged p50", total.at(.5), floor.at(.5), 1.6)
 	r.ratio("send to acknowledged p99", total.at(.99), floor.at(.99), 3)
 	r.add(row{Name: fmt.Sprintf("messages %d, pause %v, load", n, pause), Value: load()})
 	_, err = p.other.do(request{Do: "verify", Who: p.device.String(), From: 1, N: n + n/10})
 	return err
+}
+
+// commits tells what the sender's database did for n messages since before.
+func (p *pair) commits(r report, before storage.Stats, n int) {
+	after := p.db.Stats()
+	count := max(after.Commits-before.Commits, 1)
+	r.add(row{Name: "commits per message at the sender", Value: fmt.Sprintf("%.4f", float64(count)/float64(n))})
+	r.add(row{Name: "keys per message at the sender", Value: fmt.Sprintf("%.2f", float64(after.Writes-before.Writes)/float64(n))})
+	r.add(row{Name: "mean commit at the sender", Value: us((after.CommitTime - before.CommitTime) / time.Duration(count))})
 }
 
 // pipeline measures how many messages a second go from one process to the other with many under way.
@@ -122,6 +134,7 @@ func pipeline(ctx context.Context, r report, dir string, n, window int) error {
 		return err
 	}
 	<-acks.until(uint64(n / 10))
+	before := p.db.Stats()
 	start := time.Now()
 	if err := p.write(ctx, n/10, n, window); err != nil {
 		return err
@@ -133,6 +146,7 @@ func pipeline(ctx context.Context, r report, dir string, n, window int) error {
 		return ctx.Err()
 	}
 	took := time.Since(start)
+	p.commits(r, before, n-n/10)
 	if _, err := p.other.do(request{Do: "verify", Who: p.device.String(), From: 1, N: n}); err != nil {
 		return err
 	}
@@ -180,9 +194,12 @@ func catchup(ctx context.Context, r report, dir string, n int) error {
 		return err
 	}
 	p.node.Disconnect(p.other.device)
+	before, begun := p.db.Stats(), time.Now()
 	if err := p.write(ctx, 0, n, 1024); err != nil {
 		return err
 	}
+	r.add(row{Name: "written durably while the other is away", Value: fmt.Sprintf("%.0f msg/s", float64(n)/time.Since(begun).Seconds())})
+	p.commits(r, before, n)
 	if p.other, err = startPeer(dir); err != nil {
 		return err
 	}
