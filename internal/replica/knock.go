@@ -116,6 +116,16 @@ func (s *session) handleKnock(ctx context.Context, k *pb.Knock) error {
 	if id.Conversation != conv || id.Device != s.peer.Device || run.Account() != s.peer.Account {
 		return fmt.Errorf("knock with the entries of another: %w", ErrProtocol)
 	}
+	if shared && s.r.wished(floorWish{conv, s.peer.Account}) {
+		// It began before we shared the conversation: our heads and theirs decide what of it counts (R16).
+		s.mu.Lock()
+		if c := s.conv(conv); c != nil {
+			c.evaluate, c.announce = true, true
+			s.enqueue(c)
+		}
+		s.mu.Unlock()
+		return s.answerKnock(conv, pb.Code_CODE_TAKEN)
+	}
 	in := arrived{peer: s.peer, run: run, knock: &Knock{
 		Token: k.Token,
 		Work:  feed.CheckWork(s.peer.Account, s.r.cfg.Account, run.First().ID, k.Work, feed.WorkBits),
@@ -180,7 +190,7 @@ func (s *session) handleKnockAnswer(a *pb.KnockAnswer) error {
 		return s.tax()
 	}
 	if a.Code == pb.Code_CODE_TAKEN {
-		c.listed, c.phase, c.announce = true, phaseAsked, !c.sentHeads
+		c.listed, c.phase, c.announce = true, phaseAsked, true
 		s.enqueue(c)
 		s.mu.Unlock()
 		return nil

@@ -211,6 +211,30 @@ func TestWhatBeginsAfterItWasNotShared(t *testing.T) {
 	}
 }
 
+func TestUnblockedWhileKnocking(t *testing.T) {
+	a, b := pairOn(t, nil) // without a token: the knock takes its time
+	conv := a.chat(b.person).Conversation
+	a.open(b)
+	a.say(b.person, "one")
+	b.waitTexts(t, 1)
+	a.waitAcked(t, a.chat(b.person), 1)
+	b.forget(a.person)
+	b.rep.Reannounce(conv)
+	a.say(b.person, "while blocked")
+	a.wait(t, "refusal", func() bool { return len(a.refused) == 1 })
+	b.befriend(a.person)
+	b.change(func(tx *storage.Tx) error {
+		tx.OnCommit(func() { b.rep.Reannounce(conv) })
+		return b.rep.FloorToShown(tx, conv, a.account())
+	})
+	a.wait(t, "not taken", func() bool { return len(a.notTaken) == 1 })
+	a.say(b.person, "after")
+	a.waitAcked(t, a.chat(b.person), 3)
+	if got := b.waitTexts(t, 2); !slices.Equal(got, []string{"one", "after"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestUnblockedInMidSession(t *testing.T) {
 	for _, floor := range []bool{true, false} {
 		a, b := pairOn(t, nil)
