@@ -46,7 +46,7 @@ func (w *writer) knock(c *convSync) error {
 	}
 	// About a million hashes: not on this goroutine.
 	w.wg.Go(func() {
-		k.Work = feed.Work(s.r.cfg.Account, s.peer.Account, entries[0].ID, feed.WorkBits)
+		k.Work = s.r.works.of(s.r.cfg.Account, s.peer.Account, entries[0].ID)
 		s.push(&pb.Frame{Of: &pb.Frame_Knock{Knock: k}})
 	})
 	return nil

@@ -27,6 +27,7 @@ type Replica struct {
 	streams  streams  // own lock
 	debts    debts    // own lock
 	receipts receipts // own lock
+	works    works    // own lock
 
 	mu     sync.RWMutex
 	wishes map[floorWish]bool // guarded by mu; the same as the keys under r/z
