@@ -105,19 +105,35 @@ func (t *arrivals) note(tx *storage.Tx, local localFeed, entries []feed.Entry, r
 	return nil
 }
 
+// block is one that was read.
+type block struct {
+	feed  localFeed
+	base  uint64 // number of its first place
+	items [blockLen]arrival
+	has   uint64 // bit i: item i is there
+}
+
+// read reads the block that holds a number; one that was never written has nothing in it.
+func (t *arrivals) read(tx *storage.Tx, local localFeed, seq uint64) (*block, error) {
+	out := &block{feed: local, base: seq - seq%blockLen}
+	raw, ok, err := getRow(tx, blockKey(local, seq))
+	if err != nil || !ok {
+		return out, err
+	}
+	return out, eachItem(raw, func(it blockItem) {
+		out.items[it.index] = it.arrival
+		out.has |= 1 << it.index
+	})
+}
+
+func (b *block) covers(local localFeed, seq uint64) bool {
+	return b != nil && b.feed == local && b.base == seq-seq%blockLen
+}
+
 // get reads how an entry came; ok is false if it was never told of.
 func (t *arrivals) get(tx *storage.Tx, local localFeed, seq uint64) (a arrival, ok bool, err error) {
-	block, ok, err := getRow(tx, blockKey(local, seq))
-	if err != nil || !ok {
-		return arrival{}, false, err
-	}
-	ok = false
-	err = eachItem(block, func(it blockItem) {
-		if it.index == byte(seq%blockLen) {
-			a, ok = it.arrival, true
-		}
-	})
-	return a, ok, err
+	b, err := t.read(tx, local, seq)
+	return b.items[seq%blockLen], b.has&(1<<(seq%blockLen)) != 0, err
 }
 
 // place is where an entry may be.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"hima/identity"
@@ -17,7 +18,45 @@ import (
 
 // history reads conversations. There is no table of messages in order: within a feed the clock grows with the number, so
 // the order of a conversation is the merge of its feeds, read from the newest end as far as a page needs.
-type history struct{ m *Messenger }
+type history struct {
+	m *Messenger
+
+	mu    sync.Mutex // owns pages
+	pages map[string]place
+}
+
+// maxPages is how many ends of pages are remembered, so that turning pages need not search for them.
+const maxPages = 1024
+
+// remember notes where the oldest message of a page is: the next page is asked for by its ID.
+func (h *history) remember(lines []line) {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if l := &lines[i]; l.entry.Seq != 0 {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.pages) >= maxPages {
+				clear(h.pages)
+			}
+			h.pages[l.entry.ID.String()] = place{feed: l.row.local, seq: l.entry.Seq}
+			return
+		}
+	}
+}
+
+// remembered reads the entry of a message ID that ended a page.
+func (h *history) remembered(tx *storage.Tx, id string) (e feed.Entry, ok bool) {
+	h.mu.Lock()
+	p, ok := h.pages[id]
+	h.mu.Unlock()
+	if !ok {
+		return e, false
+	}
+	fid, err := h.m.tables.name(tx, p.feed)
+	if err == nil {
+		e, err = h.m.env.feeds.Entry(tx, fid, p.seq)
+	}
+	return e, err == nil && e.ID.String() == id
+}
 
 // line is one line of history before it is rendered.
 type line struct {
@@ -269,6 +308,9 @@ func (h *history) find(tx *storage.Tx, id string) (found feed.Entry, err error) 
 	if len(id) < 2*idBytes || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
 		return found, refuse(ErrInvalid, "this is not a message ID", "give at least 8 hexadecimal digits")
 	}
+	if e, ok := h.remembered(tx, id); ok {
+		return e, nil
+	}
 	n := 0
 	err = h.m.arrivals.search(tx, 0, id, 0, func(p place) (bool, error) {
 		fid, err := h.m.tables.name(tx, p.feed)
@@ -367,6 +409,7 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 			return err
 		}
 		out.More = more
+		m.history.remember(lines)
 		out.Messages, err = m.render(tx, out.Conversation, lines)
 		return err
 	})

@@ -85,7 +85,7 @@ func New(c Config) (*Messenger, error) {
 	m.presence = newPresence()
 	m.positions = &positions{dirty: make(map[feed.ConversationID]feed.OrderKey)}
 	m.who = newWho(m)
-	m.history = &history{m: m}
+	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
 	if err := c.DB.View(m.load); err != nil {
 		return nil, err

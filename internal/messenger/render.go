@@ -19,6 +19,7 @@ type renderer struct {
 	conv convRow
 	peer string // what the other side is called
 	own  string
+	near map[localFeed]*block // the block last read of each feed; neighbours lie in it
 }
 
 func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*renderer, error) {
@@ -26,7 +27,7 @@ func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*rendere
 	if err != nil {
 		return nil, err
 	}
-	r := &renderer{m: m, tx: tx, conv: row, own: m.ownName()}
+	r := &renderer{m: m, tx: tx, conv: row, own: m.ownName(), near: make(map[localFeed]*block)}
 	if row.peer != m.env.account {
 		c, _, err := m.contacts.get(tx, row.peer)
 		if err != nil {
@@ -67,11 +68,15 @@ func (r *renderer) name(a identity.AccountID) string {
 
 // message makes a message of an entry that is held.
 func (r *renderer) message(e *feed.Entry, row *feedRow) (Message, error) {
-	how, _, err := r.m.arrivals.get(r.tx, row.local, e.Seq)
-	if err != nil {
-		return Message{}, err
+	b := r.near[row.local]
+	if !b.covers(row.local, e.Seq) {
+		var err error
+		if b, err = r.m.arrivals.read(r.tx, row.local, e.Seq); err != nil {
+			return Message{}, err
+		}
+		r.near[row.local] = b
 	}
-	return r.rendered(e, row, how), nil
+	return r.rendered(e, row, b.items[e.Seq%blockLen]), nil
 }
 
 // rendered is message with the arrival at hand.
