@@ -73,8 +73,14 @@ func walk(t *testing.T, f func(rel string, content []byte)) {
 	}))
 }
 
+// loaded keeps the tree for all tests: parsing it is most of what they cost.
+var loaded tree
+
 func load(t *testing.T) tree {
 	t.Helper()
+	if loaded.fset != nil {
+		return loaded
+	}
 	tr := tree{fset: token.NewFileSet()}
 	walk(t, func(rel string, content []byte) {
 		if !strings.HasSuffix(rel, ".go") || strings.Contains("/"+rel, "/testdata/") || rel == "internal/deps/deps.go" {
@@ -92,6 +98,7 @@ func load(t *testing.T) tree {
 		})
 	})
 	require.NotEmpty(t, tr.files)
+	loaded = tr
 	return tr
 }
 

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	_ "hima/internal/daemon" // with sources(), so that a changed program is never answered from the test cache
 )
 
 const (
@@ -26,6 +28,9 @@ const (
 
 // build makes the binary once for all tests.
 var build = sync.OnceValues(func() (string, error) {
+	if err := sources(); err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "hima-e2e")
 	if err != nil {
 		return "", err
@@ -37,6 +42,20 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return bin, err
 })
+
+// sources looks at the files of the command, which go test then takes for something the result depends on.
+func sources() error {
+	files, err := filepath.Glob("../../cmd/hima/*.go")
+	if err != nil || len(files) == 0 {
+		return fmt.Errorf("finding the command: %d files, %w", len(files), err)
+	}
+	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
