@@ -33,6 +33,8 @@ func (a *app) command(s spec) *cobra.Command {
 		Long:    "cmd." + s.id + ".long",
 		Example: s.example,
 		Hidden:  s.hidden,
+
+		DisableFlagsInUseLine: true, // the flags that matter stand in use
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) < s.min {
 				return usage("usage.missing", "Usage", c.UseLine()).withHint("hint.help")

@@ -59,7 +59,7 @@ func (a *app) demo(ctx context.Context) (err error) {
 		return err
 	}
 	defer echo.Close()
-	if err := a.demoMeet(ctx, you, echo); err != nil {
+	if err := demoMeet(ctx, you, echo, demoEcho); err != nil {
 		return err
 	}
 	nodes.Go(func() error { return demoAnswer(nodeCtx, echo) })
@@ -102,8 +102,8 @@ func (a *app) demoNode(ctx context.Context, nodes *errgroup.Group, home, usernam
 	return node, nil
 }
 
-// demoMeet makes the two contacts: an invite link, a request, an acceptance.
-func (a *app) demoMeet(ctx context.Context, you, echo *control.Client) error {
+// demoMeet makes the two contacts: an invite link, a request, an acceptance. name is the username behind echo.
+func demoMeet(ctx context.Context, you, echo *control.Client, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	invite, err := echo.CreateInvite(ctx, &pb.CreateInviteRequest{})
@@ -144,7 +144,7 @@ func (a *app) demoMeet(ctx context.Context, you, echo *control.Client) error {
 	return waitFor(you, func() (bool, error) {
 		resp, err := you.ListContacts(ctx, &pb.ListContactsRequest{})
 		for _, c := range resp.GetContacts() {
-			if c.GetRelation() == "contact" && c.GetUsername() == demoEcho {
+			if c.GetRelation() == "contact" && c.GetUsername() == name {
 				return true, nil
 			}
 		}

@@ -63,7 +63,7 @@ func (a *app) writeMarkdown(w io.Writer) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 	p("# The command line\n\n<!-- Written by \"hima internal docs\"; change the catalogues and the commands instead. -->\n\n")
 	p("%s\n\n", a.t("docs.intro"))
-	p("## %s\n\n", a.t("docs.flags"))
+	p("## %s\n", a.t("docs.flags"))
 	flagTable(w, a.root.PersistentFlags())
 	p("\n%s\n\n", a.t("docs.environment"))
 	p("## %s\n\n| %s | %s |\n|---:|---|\n", a.t("docs.exit_codes"), a.t("docs.code"), a.t("docs.meaning"))
@@ -88,10 +88,7 @@ func (a *app) writeMarkdown(w io.Writer) {
 		if len(c.Aliases) > 0 {
 			p("\n%s `%s`\n", a.t("help.aliases"), strings.Join(c.Aliases, "`, `"))
 		}
-		if c.LocalNonPersistentFlags().HasAvailableFlags() {
-			p("\n")
-			flagTable(w, c.LocalNonPersistentFlags())
-		}
+		flagTable(w, c.LocalNonPersistentFlags())
 		if c.Example != "" {
 			p("\n```\n%s\n```\n", strings.ReplaceAll(strings.TrimPrefix(c.Example, "  "), "\n  ", "\n"))
 		}
@@ -107,7 +104,7 @@ func (a *app) writeMarkdown(w io.Writer) {
 }
 
 func flagTable(w io.Writer, flags *pflag.FlagSet) {
-	_, _ = io.WriteString(w, "| | |\n|---|---|\n")
+	head := "\n| | |\n|---|---|\n"
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Hidden || f.Name == "help" {
 			return
@@ -123,6 +120,7 @@ func flagTable(w io.Writer, flags *pflag.FlagSet) {
 		if d := f.DefValue; d != "" && d != "false" && d != "[]" && d != "0" {
 			usage += " (" + d + ")"
 		}
-		_, _ = fmt.Fprintf(w, "| `%s` | %s |\n", label, usage)
+		_, _ = fmt.Fprintf(w, "%s| `%s` | %s |\n", head, label, usage)
+		head = ""
 	})
 }

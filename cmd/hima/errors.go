@@ -154,7 +154,7 @@ func (a *app) describe(err error) errorView {
 	case errors.As(err, &e):
 		v.Message = a.describeCode(e.Code, e.Message)
 		v.Hint = a.tOptional("hint." + string(e.Code))
-		if a.words().Lang() == text.LangEnglish && e.Hint != "" {
+		if a.words().Lang() == text.LangEnglish && e.Hint != "" && !ownHint(e.Code) {
 			v.Hint = text.OneLine(e.Hint, 200)
 		}
 		for _, c := range e.Candidates {
@@ -167,6 +167,11 @@ func (a *app) describe(err error) errorView {
 		v.Message = a.describeCode(control.CodeOf(err), err.Error())
 	}
 	return v
+}
+
+// ownHint: the node cannot know by which command its caller logs in.
+func ownHint(c control.Code) bool {
+	return c == control.Locked || c == control.NoProfile || c == control.NotRunning || c == control.WrongPassword
 }
 
 // describeCode gives the node's own sentence in English, and in other languages the code's, followed by that sentence.

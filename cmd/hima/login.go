@@ -147,7 +147,7 @@ func (a *app) stopped(p place) error {
 	}{Profile: p.profile})
 }
 
-// stop ends the node and waits until its socket is gone and its database closed.
+// stop ends the node and waits until its database is closed and its folder free.
 func (a *app) stop(ctx context.Context, p place, logout bool) error {
 	node := a.client(p)
 	defer node.Close()
@@ -156,14 +156,16 @@ func (a *app) stop(ctx context.Context, p place, logout bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	for answers(p.socket) {
+	for {
+		if running, err := nodeRunning(p); err != nil || !running {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return fail(control.Unavailable, "error.stop_slow").withHint("hint.logs")
 		case <-time.After(probePause):
 		}
 	}
-	return nil
 }
 
 func (a *app) passwordCommand() *cobra.Command {

@@ -22,6 +22,9 @@ func nodeSocket(home, profile string) (string, error) { return daemon.SocketPath
 
 func nodeLog(home, profile string) (string, error) { return daemon.LogPath(home, profile) }
 
+// nodeRunning reports whether a node holds the profile, also one that does not answer yet or any more.
+func nodeRunning(p place) (bool, error) { return daemon.Running(p.home, p.profile) }
+
 func nodeProfiles(home string) ([]profileInfo, error) {
 	all, err := daemon.Profiles(home)
 	if err != nil {

@@ -78,6 +78,9 @@ func (a *app) register(ctx context.Context, f registerFlags) error {
 		if r.phrase, err = a.phraseFromFile(f.phraseFile); err != nil {
 			return err
 		}
+		if r.phrase == "" { // never make a new account for somebody who wants the old one back
+			return usage("usage.no_phrase", "Path", f.phraseFile)
+		}
 	}
 	switch {
 	case f.auto:
@@ -252,9 +255,7 @@ func (a *app) registerNow(ctx context.Context, r registration) (registerView, er
 	if err != nil {
 		if !errors.Is(err, control.Exists) {
 			// The node was started for this account only. It removes its empty folder when it ends.
-			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
-			defer cancel()
-			_, _ = node.Stop(stop, &pb.StopRequest{})
+			_ = a.stop(context.WithoutCancel(ctx), p, false)
 		}
 		return none, err
 	}

@@ -127,8 +127,29 @@ type started struct {
 	Hint    string `json:"hint"`
 }
 
-// start runs this program again as the node, in a session of its own, and waits until it answers.
+// start makes the node of a profile run and waits until it answers. A node that is just ending, or that another command
+// is just starting, holds the profile's lock: then the next attempt finds one or the other.
 func (a *app) start(ctx context.Context, p place, create bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for {
+		err := a.startOnce(ctx, p, create)
+		if codeOf(err) != control.Conflict {
+			return err
+		}
+		if a.ready(ctx, p) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fail(control.Unavailable, "error.start_slow").withHint("hint.logs")
+		case <-time.After(probePause):
+		}
+	}
+}
+
+// startOnce runs this program again as the node, in a session of its own.
+func (a *app) startOnce(ctx context.Context, p place, create bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -156,12 +177,10 @@ func (a *app) start(ctx context.Context, p place, create bool) error {
 		return fail(control.Internal, "error.start", "Detail", plainError(err))
 	}
 	line := make(chan string, 1)
-	go func() {
+	go func() { // ends with the child's line, or with the child
 		s, _ := bufio.NewReader(io.LimitReader(out, 64<<10)).ReadString('\n')
 		line <- s
 	}()
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
 	select {
 	case s := <-line:
 		var said started
@@ -173,9 +192,6 @@ func (a *app) start(ctx context.Context, p place, create bool) error {
 			return cmd.Process.Release()
 		}
 		_ = cmd.Wait()
-		if control.Code(said.Error) == control.Conflict { // somebody else is starting it at this moment
-			return a.awaitNode(ctx, p)
-		}
 		return &control.Error{Code: control.Code(said.Error), Message: said.Message, Hint: said.Hint}
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -185,19 +201,10 @@ func (a *app) start(ctx context.Context, p place, create bool) error {
 	}
 }
 
-// awaitNode waits for a node that another command started.
-func (a *app) awaitNode(ctx context.Context, p place) error {
-	client := a.client(p)
-	defer client.Close()
-	for {
-		_, err := client.Status(ctx, &pb.StatusRequest{})
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fail(control.Unavailable, "error.start_slow").withHint("hint.logs")
-		case <-time.After(probePause):
-		}
-	}
+// ready reports whether a node answers calls.
+func (a *app) ready(ctx context.Context, p place) bool {
+	node := a.client(p)
+	defer node.Close()
+	_, err := node.Status(ctx, &pb.StatusRequest{})
+	return err == nil
 }
