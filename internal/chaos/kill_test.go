@@ -140,6 +140,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	books := map[*person]*book{alice: newBook(), bob: newBook()}
 	other := map[*person]*person{alice: bob, bob: alice}
 
+	devices := map[*person]string{alice: alice.ready().GetDevice(), bob: bob.ready().GetDevice()}
+
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	talking, hush := context.WithCancel(ctx)
@@ -161,9 +163,16 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 		for _, p := range victims {
 			p.launch()
+			if rnd.IntN(3) == 0 { // again, while it opens
+				wait(ctx, time.Duration(rnd.Int64N(120))*time.Millisecond)
+				p.kill()
+				p.launch()
+			}
 		}
 		for _, p := range victims {
-			p.ready()
+			st := p.ready()
+			require.False(t, st.GetRestored(), "%s takes itself for a copy", p.name)
+			require.Equal(t, devices[p], st.GetDevice(), "%s has another device key", p.name)
 		}
 	}
 	wait(ctx, 300*time.Millisecond)
