@@ -38,6 +38,12 @@ const (
 
 	// gcEvery is how often the value log is looked at; small values never go there, so there is hardly anything to do.
 	gcEvery = 10 * time.Minute
+
+	// releaseEvery is how often resident pages are looked at; it costs microseconds.
+	releaseEvery = 30 * time.Second
+	// releaseAbove is how much of mapped files may stay resident, the program's own code included, before the pages of
+	// tables are given back. A compaction walks through all of them, and an idle node would hold them for ever after.
+	releaseAbove = 48 << 20
 )
 
 // Config says what to open.
@@ -241,22 +247,37 @@ func (db *DB) View(f func(*Tx) error) error {
 	return f(tx)
 }
 
-// RunMaintenance collects garbage of the value log on a timer until ctx ends.
+// RunMaintenance collects garbage of the value log and gives back the pages of tables that nobody reads any more, on
+// timers, until ctx ends.
 func (db *DB) RunMaintenance(ctx context.Context) error {
 	if db.config.Dir == "" {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(gcEvery)
-	defer tick.Stop()
+	collect, release := time.NewTicker(gcEvery), time.NewTicker(releaseEvery)
+	defer collect.Stop()
+	defer release.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-release.C:
+			db.releaseIdle()
+		case <-collect.C:
+			for db.collect() && ctx.Err() == nil {
+			}
 		}
-		for db.collect() && ctx.Err() == nil {
-		}
+	}
+}
+
+// releaseIdle gives back the pages of tables if there are many. What is in use is read again at the next access.
+func (db *DB) releaseIdle() {
+	resident, err := mappedResident()
+	if err == nil && resident > releaseAbove {
+		err = releaseTables(db.config.Dir)
+	}
+	if err != nil {
+		db.log.Debug("giving back the pages of tables", "error", err)
 	}
 }
 

@@ -1,0 +1,70 @@
+package storage
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTablesAreReleased(t *testing.T) {
+	dir := t.TempDir()
+	db, err := Open(Config{Dir: dir, Key: testKey()})
+	require.NoError(t, err)
+	for i := range 40 {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			for k := range 100 {
+				if err := tx.Set(fmt.Appendf(nil, "k/%d/%d", i, k), make([]byte, 8<<10)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	require.NoError(t, db.Close())
+	db = openAt(t, Config{Dir: dir})
+	read := func() (n int) {
+		require.NoError(t, db.View(func(tx *Tx) error {
+			return tx.Scan(ScanOptions{Prefix: []byte("k/")}, func(_, v []byte) (bool, error) {
+				require.Len(t, v, 8<<10)
+				n++
+				return true, nil
+			})
+		}))
+		return n
+	}
+	require.Equal(t, 4000, read())
+	full := residentTables(t, dir)
+	require.Greater(t, full, 16<<10)
+	require.NoError(t, releaseTables(dir))
+	if left := residentTables(t, dir); left > full/2 {
+		t.Skipf("this kernel keeps the pages: %d of %d kB", left, full)
+	}
+	require.Equal(t, 4000, read(), "everything reads as before")
+	resident, err := mappedResident()
+	require.NoError(t, err)
+	require.NotZero(t, resident)
+}
+
+// residentTables adds up the resident kilobytes of the tables in dir.
+func residentTables(t *testing.T, dir string) (kb int) {
+	t.Helper()
+	f, err := os.Open("/proc/self/smaps")
+	require.NoError(t, err)
+	defer f.Close()
+	in := false
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line := lines.Text()
+		if strings.Contains(line, "-") && strings.Contains(line, " ") && !strings.Contains(line, ": ") {
+			in = strings.Contains(line, dir) && strings.HasSuffix(line, ".sst")
+		}
+		var n int
+		if _, err := fmt.Sscanf(line, "Rss: %d kB", &n); err == nil && in {
+			kb += n
+		}
+	}
+	return kb
+}
