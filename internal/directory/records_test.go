@@ -236,6 +236,9 @@ func TestRecordsInAnyOrder(t *testing.T) {
 }
 
 func TestStrangersArePushedOutByStrangers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands of signatures")
+	}
 	contact := account(1)
 	d := newDirectory(t, openDB(t, ""), func(c *Config) {
 		c.Keep = func(a identity.AccountID) bool { return a == contact }
