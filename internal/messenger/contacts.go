@@ -313,6 +313,7 @@ func (c *contacts) settle(before, after *contactRow) {
 		after.Cost = strangerCost{}
 	case after.State == pb.ContactState_STATE_DECLINED && before.State != after.State:
 		after.In = answer(after.In, RequestDeclined)
+		after.Cost = strangerCost{}
 	case after.State == pb.ContactState_STATE_NONE && before.State != after.State:
 		after.In, after.Out, after.Cost, after.Token = nil, nil, strangerCost{}, nil
 	case !after.stranger():

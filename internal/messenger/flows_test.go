@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"hima/internal/wire/pb"
+	"hima/storage"
 )
 
 func TestRequestAccept(t *testing.T) {
@@ -117,6 +118,43 @@ func TestOneWay(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "alice", c.Username)
 	require.Equal(t, []State{StateRead, StateRead}, a.states(b)[:2])
+}
+
+// A temporary chat may be declined: it ends, its place is free, and its author may still ask.
+func TestDeclineTemporary(t *testing.T) {
+	ctx := context.Background()
+	a, b := newPerson(t, "alice"), newPerson(t, "bob")
+	a.add(b, func(in *AddContact) { in.OneWay = true; in.Message = "hello" })
+	meet(t, a, b)
+	_, err := b.m.Decline(ctx, a.id())
+	require.NoError(t, err)
+	require.Equal(t, RelationDeclined, b.relation(a))
+	_, err = b.m.Decline(ctx, a.id())
+	require.ErrorIs(t, err, ErrNotFound)
+	a.send(b, "again")
+	meet(t, a, b)
+	require.Equal(t, []State{StateDelivered, StatePending}, a.states(b))
+	require.NoError(t, b.db.View(func(tx *storage.Tx) error {
+		q, err := b.m.quotas.get(tx)
+		require.Zero(t, q)
+		return err
+	}))
+	a.add(b)
+	meet(t, a, b)
+	require.Equal(t, RelationRequest, b.relation(a))
+	// One who is blocked takes nobody's place either.
+	_, err = b.m.Block(ctx, a.id())
+	require.NoError(t, err)
+	counts, err := b.m.Counts(ctx)
+	require.NoError(t, err)
+	require.Zero(t, counts.Requests)
+	_, err = b.m.Unblock(ctx, a.id())
+	require.NoError(t, err)
+	_, err = b.m.Accept(ctx, a.id())
+	require.NoError(t, err)
+	meet(t, a, b)
+	require.Equal(t, []State{StateDelivered, StateNotTaken}, a.states(b))
+	require.Equal(t, RelationContact, a.relation(b))
 }
 
 func TestOneWayQuota(t *testing.T) {

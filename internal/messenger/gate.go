@@ -35,6 +35,9 @@ func (q *quotas) get(tx *storage.Tx) (row quotaRow, err error) {
 
 // weigh says what one contact row adds to the count.
 func weigh(r *contactRow) (w quotaRow) {
+	if r.Blocked {
+		return w
+	}
 	if r.stranger() && r.Cost.Messages > 0 {
 		w.Chats = 1
 	}
@@ -258,7 +261,8 @@ func (v *verdict) judgeRequest() pb.Code {
 }
 
 func (v *verdict) judgeText(e *feed.Entry) pb.Code {
-	if v.policy != strangersAllow {
+	// Whoever was declined may ask again, and that is all.
+	if v.policy != strangersAllow || v.row.State == pb.ContactState_STATE_DECLINED {
 		return pb.Code_CODE_DENIED
 	}
 	cost := &v.row.Cost
