@@ -26,8 +26,10 @@ const (
 )
 
 func (a *app) demoCommand() *cobra.Command {
-	return a.command(spec{use: "demo", id: "demo", example: "  hima demo\n  echo hello | hima demo",
-		run: func(ctx context.Context, _ []string) error { return a.demo(ctx) }})
+	return a.command(spec{
+		use: "demo", id: "demo", example: "  hima demo\n  echo hello | hima demo",
+		run: func(ctx context.Context, _ []string) error { return a.demo(ctx) },
+	})
 }
 
 // demo runs two nodes in a folder that is gone afterwards, makes them contacts, and opens a chat on one of them. The

@@ -109,14 +109,21 @@ func (a *app) mayStart(p place) error {
 	return a.unknownProfile(p.profile, profiles)
 }
 
-// answers reports whether somebody listens on the socket.
+// answers reports whether a node listens on the socket. That somebody takes the connection says nothing: the socket of a
+// node that was just killed still does, until the system has cleaned up. So it asks, and any answer will do. A node too
+// busy to answer in time is there all the same.
 func answers(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, probeTimeout)
 	if err != nil {
 		return false
 	}
-	_ = conn.Close()
-	return true
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(probeTimeout))
+	if _, err := io.WriteString(conn, "HEAD / HTTP/1.1\r\nHost: hima\r\nConnection: close\r\n\r\n"); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // started is the one line that a node in the background writes to its stdout: that it is ready, or why not.

@@ -95,8 +95,10 @@ func TestWordsOfTheAPI(t *testing.T) {
 		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy"},
 		"node_state":   {"empty", "locked", "unlocked", "stopped"},
 		"setting":      {"strangers", "read-receipts", "presence", "lan-visible"},
-		"event": {"message", "state", "contact", "request", "devices", "typing", "presence", "settings", "profile", "read",
-			"warning", "gap"},
+		"event": {
+			"message", "state", "contact", "request", "devices", "typing", "presence", "settings", "profile", "read",
+			"warning", "gap",
+		},
 	} {
 		for _, w := range all {
 			id := group + "." + strings.ReplaceAll(w, "-", "_")

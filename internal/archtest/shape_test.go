@@ -1,6 +1,7 @@
 package archtest
 
 import (
+	"bytes"
 	"go/ast"
 	"go/token"
 	"path"
@@ -330,11 +331,10 @@ func TestCleanFiles(t *testing.T) {
 			strings.Contains(rel, "testdata/fuzz/") {
 			return
 		}
-		for i, line := range strings.Split(string(content), "\n") {
-			for what, re := range forbidden {
-				if m := re.FindString(line); m != "" {
-					t.Errorf("%s:%d: %s (%s)", rel, i+1, what, m)
-				}
+		for what, re := range forbidden {
+			for _, at := range re.FindAllIndex(content, -1) {
+				line := bytes.Count(content[:at[0]], []byte("\n")) + 1
+				t.Errorf("%s:%d: %s (%s)", rel, line, what, content[at[0]:at[1]])
 			}
 		}
 	})
