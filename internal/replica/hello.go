@@ -87,7 +87,7 @@ func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound bool) (*s
 	if !slices.Contains(theirs.Versions, version) {
 		return nil, pb.Bye_REASON_VERSION, fmt.Errorf("no version in common: %w", ErrProtocol)
 	}
-	s := r.newSession(st, rd, outbound)
+	s := r.newSession(st, st.Info(), rd, outbound)
 	s.info.Skew = skew(theirs.TimeMs, r.cfg.Now()) + time.Since(begun)/2
 	if reason, err := r.admit(ctx, s, theirs); err != nil {
 		return nil, reason, err

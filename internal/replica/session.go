@@ -134,8 +134,7 @@ type sentRun struct {
 	bytes int
 }
 
-func (r *Replica) newSession(st *node.Stream, rd *bufio.Reader, outbound bool) *session {
-	info := st.Info()
+func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Reader, outbound bool) *session {
 	s := &session{
 		r: r, st: st, rd: rd, outbound: outbound,
 		begun:     time.Now(),
