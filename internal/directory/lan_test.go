@@ -230,7 +230,7 @@ func TestHostileAnswers(t *testing.T) {
 					}
 					answer(s)
 				})
-				time.Sleep(2 * time.Minute)
+				time.Sleep(40 * time.Second)
 				require.Equal(t, []string{"carol"}, names(w.dirs[0].Nearby()))
 				require.Empty(t, w.dirs[0].Devices(account(bad)))
 				if name != "our account" {
