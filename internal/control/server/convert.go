@@ -60,12 +60,20 @@ func contactOf(c messenger.Contact) *pb.Contact {
 }
 
 func messageOf(m messenger.Message) *pb.Message {
-	return &pb.Message{
+	out := &pb.Message{
 		Id: m.ID.String(), Conversation: m.Conversation.String(), Peer: accountText(m.Peer), Author: accountText(m.Author),
 		AuthorName: m.AuthorName, Device: m.Device.String(), Seq: m.Seq, Clock: m.Clock, TimeMs: ms(m.Time),
 		Kind: string(m.Kind), Text: m.Text, Own: m.Own, State: string(m.State), Late: m.Late, ClockAhead: m.ClockAhead,
 		Hole: int32(m.Hole), ReceivedMs: ms(m.Received),
 	}
+	// Lines that are no entries, as a hole or a change of devices, have no ID and may have no device.
+	if m.ID.IsZero() {
+		out.Id = ""
+	}
+	if m.Device.IsZero() {
+		out.Device = ""
+	}
+	return out
 }
 
 func conversationOf(c messenger.Conversation) *pb.Conversation {
