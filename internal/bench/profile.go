@@ -251,10 +251,9 @@ func serveBadger(dir string) error {
 	err = db.View(func(tx *badger.Txn) error {
 		it := tx.NewIterator(badger.DefaultIteratorOptions)
 		defer it.Close()
-		for i := 0; i < 2000; i++ {
-			if it.Next(); !it.Valid() {
-				it.Rewind()
-			}
+		n := 0
+		for it.Rewind(); it.Valid() && n < 2000; it.Next() {
+			n++
 		}
 		return nil
 	})
