@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,6 +244,7 @@ func TestThousandsOfStreams(t *testing.T) {
 
 // Admitted strangers who provoke answers and never read them.
 func TestSlowReaders(t *testing.T) {
+	var sent, sessions atomic.Int64
 	besieged(t, func(ctx context.Context, v target) {
 		var g errgroup.Group
 		for i := range 6 {
@@ -253,6 +255,7 @@ func TestSlowReaders(t *testing.T) {
 					if err != nil || say(st, s.hello()) != nil {
 						continue
 					}
+					sessions.Add(1)
 					conv := make([]byte, 32)
 					for n := range uint64(200_000) {
 						f := &pb.Frame{Of: &pb.Frame_Ping{Ping: &pb.Ping{Nonce: n}}}
@@ -263,6 +266,7 @@ func TestSlowReaders(t *testing.T) {
 						if ctx.Err() != nil || say(st, f) != nil {
 							break
 						}
+						sent.Add(1)
 					}
 					st.Reset()
 				}
@@ -271,6 +275,8 @@ func TestSlowReaders(t *testing.T) {
 		}
 		_ = g.Wait() // none returns one
 	})
+	t.Logf("%d frames in %d sessions", sent.Load(), sessions.Load())
+	require.Greater(t, sent.Load(), int64(1000), "hardly an attack")
 }
 
 // Knocks without work, with bad work, with good work and with a real invite token, from many accounts, and again and again

@@ -238,6 +238,9 @@ func befriend(t testing.TB, a, b *person) {
 // pair returns two running nodes whose people are contacts.
 func pair(t testing.TB) (a, b *person) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("the nodes are other processes: the race detector sees nothing of them")
+	}
 	a, b = newPerson(t, "alice"), newPerson(t, "bob")
 	for _, p := range []*person{a, b} {
 		p.start("--create")
