@@ -61,7 +61,7 @@ func BenchmarkDurableSets(b *testing.B) {
 func bareBadger(b *testing.B) *badger.DB {
 	db, err := badger.Open(badger.DefaultOptions(b.TempDir()).WithLogger(nil).WithSyncWrites(true).WithMemTableSize(memTableSize).
 		WithNumMemtables(2).WithValueLogFileSize(valueLogSize).WithBlockCacheSize(blockCacheSize).WithIndexCacheSize(indexCacheSize).
-		WithNumCompactors(2).WithNumLevelZeroTables(2).WithNumLevelZeroTablesStall(6).WithNumGoroutines(2).
+		WithNumCompactors(2).WithNumLevelZeroTables(levelZeroTables).WithNumLevelZeroTablesStall(levelZeroStall).WithNumGoroutines(2).
 		WithCompression(options.None).WithMetricsEnabled(false).WithDetectConflicts(false).WithEncryptionKey(testKey()))
 	if err != nil {
 		b.Fatal(err)

@@ -22,6 +22,9 @@ const (
 	blockCacheSize = 4 << 20
 	// Without an index cache Badger panics at the first flush of an encrypted database.
 	indexCacheSize = 4 << 20
+	// Few tables in level 0 cost no less memory and compact more: with 2 and 6 a message costs a sixth more CPU.
+	levelZeroTables = 5
+	levelZeroStall  = 15
 
 	// Badger takes 15 % of a memtable in one transaction, counted in bytes and in entries of about 96 bytes each.
 	maxGroupBytes = memTableSize * 14 / 100
@@ -168,8 +171,8 @@ func (db *DB) open() (err error) {
 		WithBlockCacheSize(blockCacheSize).
 		WithIndexCacheSize(indexCacheSize).
 		WithNumCompactors(2).
-		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(6).
+		WithNumLevelZeroTables(levelZeroTables).
+		WithNumLevelZeroTablesStall(levelZeroStall).
 		WithNumGoroutines(2).
 		WithCompression(options.None).
 		WithMetricsEnabled(false).
