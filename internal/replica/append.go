@@ -142,8 +142,8 @@ type tail struct {
 
 // Bounds of the memory that tails take: feeds times bytes, about 32 MiB under full load, nothing when idle.
 const (
-	maxTails     = 32
-	maxTailBytes = 1 << 20
+	maxTails     = 16
+	maxTailBytes = 2 << 20 // a window
 )
 
 func (t *tails) add(id feed.FeedID, entries []feed.Entry) {
@@ -200,6 +200,13 @@ func (t *tails) trim(id feed.FeedID, upTo uint64) {
 		return
 	}
 	delete(t.feeds, id)
+}
+
+// clear forgets everything, when nobody is left to send to.
+func (t *tails) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.feeds = nil
 }
 
 func (t *tails) drop(id feed.FeedID) {

@@ -191,6 +191,9 @@ func (s *session) run(ctx context.Context) {
 	wg.Wait()
 	s.st.Reset()
 	s.waitIncoming()
+	if len(s.r.streams.all()) == 0 {
+		s.r.tails.clear()
+	}
 	s.r.log.Debug("session down", "device", s.peer.Device.Short(), "reason", reason.String(), "error", err)
 	s.r.cfg.Hooks.SessionDown(s.describe())
 }
@@ -407,6 +410,11 @@ func (s *session) look() {
 		return
 	}
 	silence := time.Since(time.Unix(0, s.lastIn.Load()))
+	s.mu.Lock()
+	if s.incoming > maxIncoming {
+		silence = 0 // ours: reading waits for the committer
+	}
+	s.mu.Unlock()
 	if silence >= limits.Dead {
 		s.end(pb.Bye_REASON_UNSPECIFIED, errSilent)
 		s.st.Reset()
