@@ -186,7 +186,7 @@ func envName(flag string) string {
 // localise puts the words of the user's language into the whole tree. Texts that are no catalogue IDs stay.
 func (a *app) localise() {
 	a.root.InitDefaultCompletionCmd()
-	a.root.SetUsageTemplate(a.usageTemplate())
+	a.root.SetUsageFunc(func(c *cobra.Command) error { return a.writeUsage(c.OutOrStderr(), c) })
 	a.localiseCommand(a.root)
 }
 
@@ -220,31 +220,6 @@ func (a *app) localiseCommand(c *cobra.Command) {
 	for _, child := range c.Commands() {
 		a.localiseCommand(child)
 	}
-}
-
-// usageTemplate is cobra's with translated headings and without the parts hima does not use.
-func (a *app) usageTemplate() string {
-	return a.t("help.usage") + `{{if .Runnable}}
-  {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
-  {{.CommandPath}} ` + a.t("help.command_placeholder") + `{{end}}{{if gt (len .Aliases) 0}}
-
-` + a.t("help.aliases") + `
-  {{.NameAndAliases}}{{end}}{{if .HasExample}}
-
-` + a.t("help.examples") + `
-{{.Example}}{{end}}{{if .HasAvailableSubCommands}}
-
-` + a.t("help.commands") + `{{range .Commands}}{{if .IsAvailableCommand}}
-  {{rpad .Name .NamePadding }} {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
-
-` + a.t("help.flags") + `
-{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
-
-` + a.t("help.global_flags") + `
-{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableSubCommands}}
-
-` + a.t("help.more") + `{{end}}
-`
 }
 
 // completeWho offers the contacts of a node that runs; completion never starts one.

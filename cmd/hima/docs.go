@@ -117,8 +117,8 @@ func flagTable(w io.Writer, flags *pflag.FlagSet) {
 		if value != "" {
 			label += " " + value
 		}
-		if d := f.DefValue; d != "" && d != "false" && d != "[]" && d != "0" {
-			usage += " (" + d + ")"
+		if hasDefault(f) {
+			usage += " (" + f.DefValue + ")"
 		}
 		_, _ = fmt.Fprintf(w, "%s| `%s` | %s |\n", head, label, usage)
 		head = ""

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"hima/internal/control"
 	"hima/internal/control/pb"
@@ -45,7 +46,7 @@ func (a *app) firstStart(ctx context.Context) error {
 		return err
 	}
 	a.printf("\n")
-	return a.overview(ctx, p)
+	return a.overview(ctx, p, v.Warnings)
 }
 
 // welcomeBack starts the node, asks for the password if it is locked, and shows what is new.
@@ -76,11 +77,12 @@ func (a *app) welcomeBack(ctx context.Context, p place) error {
 			return err
 		}
 	}
-	return a.overview(ctx, p)
+	return a.overview(ctx, p, nil)
 }
 
-// overview says who is nearby, what is unread, and what to type next.
-func (a *app) overview(ctx context.Context, p place) error {
+// overview says who is nearby, what is unread, and what to type next. said are warnings that were given already; that
+// the LAN cannot be seen is said with the list of people.
+func (a *app) overview(ctx context.Context, p place, said []string) error {
 	node := a.client(p)
 	defer node.Close()
 	status, err := node.Status(ctx, &pb.StatusRequest{})
@@ -89,7 +91,11 @@ func (a *app) overview(ctx context.Context, p place) error {
 	}
 	s := statusOf(status)
 	a.printf("%s\n", a.t("home.you_are", "Username", a.bold(s.Username), "Account", shortAccount(s.Account)))
+	said = append(said, "no_multicast")
 	for _, w := range s.Warnings {
+		if slices.Contains(said, w) {
+			continue
+		}
 		a.warn(a.word("warning", w))
 	}
 	a.printf("\n%s\n", a.bold(a.t("home.nearby")))

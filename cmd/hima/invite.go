@@ -152,7 +152,9 @@ func (a *app) nearby(ctx context.Context, node *control.Client) error {
 		return nil
 	}
 	if len(t.rows) == 0 {
-		a.note("nearby.none")
+		if resp.GetMulticast() { // else it is not known, and was said
+			a.note("nearby.none")
+		}
 		return nil
 	}
 	t.print(a.out)

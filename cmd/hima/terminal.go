@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
@@ -136,7 +137,19 @@ func (s *terminalScreen) print(id, body string) {
 // wrap cuts a text into rows that the terminal will not wrap itself, so that rows can be counted.
 func (s *terminalScreen) wrap(body string) []string {
 	columns, _ := s.size()
-	return strings.Split(ansi.Wrap(body, max(columns-1, 1), ""), "\n")
+	limit := max(columns-1, 1)
+	var rows []string
+	for line := range strings.SplitSeq(body, "\n") {
+		// Chinese has no blanks to break at: a wrap at words would leave the rest of the row empty.
+		wide := ansi.StringWidth(line) > utf8.RuneCountInString(ansi.Strip(line))
+		if wide {
+			line = ansi.Hardwrap(line, limit, true)
+		} else {
+			line = ansi.Wrap(line, limit, "")
+		}
+		rows = append(rows, strings.Split(line, "\n")...)
+	}
+	return rows
 }
 
 func (s *terminalScreen) message(m messageView) {
