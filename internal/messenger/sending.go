@@ -21,10 +21,12 @@ import (
 )
 
 const (
-	// batchJobs and batchBytes bound what one transaction of the sender writes: a run's worth, far below what storage
-	// takes in one transaction.
-	batchJobs  = 256
-	batchBytes = 256 << 10
+	// batchJobs and batchBytes bound what one transaction of the sender writes. Bytes are those of bodies as they are
+	// stored, padded; storage takes about a megabyte in one transaction.
+	batchJobs  = 512
+	batchBytes = 512 << 10
+	// jobBytes is what a message costs beside its body: header, keys, its part of the rows.
+	jobBytes = 400
 	// batchesAhead is how many transactions are under way: one is synced while the next one is prepared.
 	batchesAhead = 2
 )
@@ -114,8 +116,11 @@ func (s *sender) add(j *sendJob) {
 func (s *sender) next() {
 	s.mu.Lock()
 	n, bytes := 0, 0
-	for n < len(s.queue) && n < batchJobs && (n == 0 || bytes+len(s.queue[n].content) <= batchBytes) {
-		bytes += len(s.queue[n].content) + 512
+	for n < len(s.queue) && n < batchJobs {
+		bytes += storedSize(len(s.queue[n].content))
+		if n > 0 && bytes > batchBytes {
+			break
+		}
 		n++
 	}
 	jobs := s.queue[:n:n]
@@ -139,6 +144,16 @@ func (s *sender) next() {
 			}
 			s.next()
 		})
+}
+
+// storedSize is about what a message of n bytes takes on disk; bodies are padded to few sizes (R8).
+func storedSize(n int) int {
+	for _, size := range []int{64, 256, 1 << 10, 4 << 10} {
+		if n+19 <= size {
+			return jobBytes + size
+		}
+	}
+	return jobBytes + feed.MaxBody
 }
 
 // write writes a batch. A refusal of one job is its own; an error ends the whole batch, which then is not written.

@@ -116,6 +116,27 @@ func TestSendAtOnce(t *testing.T) {
 	require.Equal(t, n, counts.Unread)
 }
 
+// Many long texts at once fit the transactions of storage, too.
+func TestLongTextsAtOnce(t *testing.T) {
+	ctx := context.Background()
+	a, b := friends(t)
+	var wg gosync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			text := strings.Repeat("long ", 900+i%3*100)
+			if _, err := a.m.Send(ctx, SendInput{Who: "bob", Text: text}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	counts, err := a.m.Counts(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 300, counts.Pending)
+	meet(t, a, b)
+	require.Len(t, b.said(a), 302)
+}
+
 // R1: cancelling is allowed only while nobody was offered the message.
 func TestCancel(t *testing.T) {
 	ctx := context.Background()
