@@ -2,7 +2,9 @@ package text
 
 import (
 	"embed"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/BurntSushi/toml"
 	"github.com/nicksnyder/go-i18n/v2/i18n"
@@ -18,31 +20,57 @@ const (
 //go:embed catalogue/*.toml
 var catalogues embed.FS
 
-// Catalogue is what hima says in one language. It is immutable; make it once with NewCatalogue.
+// Catalogue is what hima says in one language. It is immutable to its users; make it once with NewCatalogue.
 type Catalogue struct {
 	lang      string
+	sources   []string // whole files, the language's own first
 	localizer *i18n.Localizer
+	messages  sync.Map // ID -> *i18n.Message, those asked for so far
 }
 
-// NewCatalogue loads the catalogue of lang ("en", "zh-CN" or anything DetectLang gives). Only the files needed are read,
-// because every command of the client pays for it.
+// NewCatalogue gives the catalogue of lang ("en", "zh-CN" or anything DetectLang gives). It parses nothing: every command
+// of the client pays for what is done here, and most need a handful of the hundreds of texts.
 func NewCatalogue(lang string) *Catalogue {
 	lang = match(lang)
-	bundle := i18n.NewBundle(language.English)
-	bundle.RegisterUnmarshalFunc("toml", toml.Unmarshal)
-	load := func(name string) {
-		path := "catalogue/" + name + ".toml"
-		b, err := catalogues.ReadFile(path)
-		if err == nil {
-			// The files are part of the program and a test parses them: an error here cannot reach a user.
-			_, _ = bundle.ParseMessageFileBytes(b, path)
+	c := &Catalogue{lang: lang}
+	for _, name := range slices.Compact([]string{lang, LangEnglish}) {
+		b, err := catalogues.ReadFile("catalogue/" + name + ".toml")
+		if err == nil { // the files are part of the program
+			c.sources = append(c.sources, "\n"+string(b))
 		}
 	}
-	load(LangEnglish)
-	if lang != LangEnglish {
-		load(lang)
+	bundle := i18n.NewBundle(language.MustParse(lang)) // for its plural rules
+	c.localizer = i18n.NewLocalizer(bundle, lang)
+	return c
+}
+
+// message finds the text of an ID: the line of its key, parsed alone. The files keep one text a line for that.
+func (c *Catalogue) message(id string) (*i18n.Message, bool) {
+	if m, ok := c.messages.Load(id); ok {
+		return m.(*i18n.Message), true
 	}
-	return &Catalogue{lang: lang, localizer: i18n.NewLocalizer(bundle, lang, LangEnglish)}
+	for _, source := range c.sources {
+		_, line, found := strings.Cut(source, "\n\""+id+"\" = ")
+		if !found {
+			continue
+		}
+		line, _, _ = strings.Cut(line, "\n")
+		var entry struct{ Text any }
+		if _, err := toml.Decode("Text = "+line, &entry); err != nil {
+			continue // a test parses every line: cannot reach a user
+		}
+		m := &i18n.Message{ID: id}
+		switch v := entry.Text.(type) {
+		case string:
+			m.Other = v
+		case map[string]any:
+			m.One, _ = v["one"].(string)
+			m.Other, _ = v["other"].(string)
+		}
+		c.messages.Store(id, m)
+		return m, true
+	}
+	return nil, false
 }
 
 // Lang returns the language the catalogue speaks: LangEnglish or LangChinese.
@@ -51,9 +79,18 @@ func (c *Catalogue) Lang() string { return c.lang }
 // T returns the text with the given ID, its {{.Placeholders}} filled from data. With a count the plural form that fits it
 // is chosen and {{.Count}} is set. An unknown ID comes back as itself, so that a gap is seen rather than fatal.
 func (c *Catalogue) T(id string, data map[string]any, count ...int) string {
-	cfg := &i18n.LocalizeConfig{MessageID: id}
-	if len(count) > 0 {
+	m, ok := c.message(id)
+	if !ok {
+		return id
+	}
+	if len(data) == 0 && len(count) == 0 && !strings.Contains(m.Other, "{{") {
+		return m.Other
+	}
+	cfg := &i18n.LocalizeConfig{DefaultMessage: m}
+	if len(count) > 0 && m.One != "" {
 		cfg.PluralCount = count[0]
+	}
+	if len(count) > 0 {
 		merged := make(map[string]any, len(data)+1)
 		for k, v := range data {
 			merged[k] = v

@@ -142,6 +142,23 @@ func TestDetectLang(t *testing.T) {
 	}
 }
 
+// The catalogue is read line by line, a parser of TOML reads it whole: both must find the same texts.
+func TestCatalogueReadsEveryLine(t *testing.T) {
+	for _, lang := range []string{LangEnglish, LangChinese} {
+		c := NewCatalogue(lang)
+		for id, forms := range entries(t, lang) {
+			m, ok := c.message(id)
+			require.True(t, ok, "%s: %s does not stand on a line of its own", lang, id)
+			require.Equal(t, forms["other"], m.Other, "%s: %s", lang, id)
+			require.Equal(t, forms["one"], m.One, "%s: %s", lang, id)
+		}
+	}
+	en := NewCatalogue(LangEnglish)
+	require.Equal(t, "1 unread message.", en.T("home.unread", nil, 1))
+	require.Equal(t, "2 unread messages.", en.T("home.unread", nil, 2))
+	require.Equal(t, "2 条未读消息。", NewCatalogue(LangChinese).T("home.unread", nil, 2))
+}
+
 func BenchmarkNewCatalogue(b *testing.B) {
 	for b.Loop() {
 		NewCatalogue(LangChinese).T("username.empty", nil)
