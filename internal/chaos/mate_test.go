@@ -92,8 +92,8 @@ func (m *mate) start() {
 		DB: m.db, Node: m.node, Certificate: cert, Profile: m.messenger.LanProfile, Keep: m.messenger.Keeps, Now: m.now,
 	})
 	require.NoError(t, err)
-	if rec, ok := m.directory.Record(m.acct.ID()); !ok {
-		rec, err = identity.NewAccountRecord(m.acct, identity.RecordConfig{Now: m.now(), Devices: []identity.Certificate{cert}})
+	if _, ok := m.directory.Record(m.acct.ID()); !ok {
+		rec, err := identity.NewAccountRecord(m.acct, identity.RecordConfig{Now: m.now(), Devices: []identity.Certificate{cert}})
 		require.NoError(t, err)
 		require.NoError(t, m.directory.SetOwn(t.Context(), rec))
 	}
