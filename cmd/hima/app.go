@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -61,12 +63,25 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == "completion") {
 		a.localise() // descriptions are part of what completion prints
 	}
-	err := a.root.ExecuteContext(ctx)
+	err := checkArguments(args)
+	if err == nil {
+		err = a.root.ExecuteContext(ctx)
+	}
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted
 	}
 	a.report(err)
 	return exitCode(err)
+}
+
+// checkArguments refuses bytes that are no text: no request could carry them.
+func checkArguments(args []string) error {
+	for _, s := range args {
+		if !utf8.ValidString(s) {
+			return usage("usage.utf8", "Text", text.OneLine(strings.ToValidUTF8(s, "\uFFFD"), quoteCells))
+		}
+	}
+	return nil
 }
 
 // words returns the catalogue, loading it when it is first needed.

@@ -263,7 +263,11 @@ func (c *chat) input(ctx context.Context, in *input) (ended bool) {
 
 // send writes one line. It returns when the message is durable, so that the end of the input needs no further waiting.
 func (c *chat) send(ctx context.Context, line string) {
-	m, err := sendOnce(ctx, c.node, c.who, line)
+	var m *pb.Message
+	err := checkArguments([]string{line})
+	if err == nil {
+		m, err = sendOnce(ctx, c.node, c.who, line)
+	}
 	if err != nil {
 		c.screen.refused(err)
 		if c.failed == nil {

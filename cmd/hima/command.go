@@ -59,21 +59,23 @@ func (a *app) group(use, id string, children ...*cobra.Command) *cobra.Command {
 		Use:   use,
 		Short: "cmd." + id + ".short",
 		Long:  "cmd." + id + ".long",
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("usage.unknown_command", "Command", text.OneLine(args[0], 60), "Parent", c.CommandPath()).
-					withHint("hint.help")
-			}
-			a.localise()
-			c.SetOut(a.errOut)
-			if err := c.Help(); err != nil {
-				return err
-			}
-			return &silent{exitUsage}
-		},
+		RunE:  a.onlyHolds,
 	}
 	c.AddCommand(children...)
 	return c
+}
+
+// onlyHolds is what a command does that only holds others: it says which ones there are.
+func (a *app) onlyHolds(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("usage.unknown_command", "Command", text.OneLine(args[0], 60), "Parent", c.CommandPath()).withHint("hint.help")
+	}
+	a.localise()
+	c.SetOut(a.errOut)
+	if err := c.Help(); err != nil {
+		return err
+	}
+	return &silent{exitUsage}
 }
 
 // rootCommand builds the tree of commands.
@@ -128,6 +130,10 @@ func (a *app) rootCommand() *cobra.Command {
 		return f
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil && c != root {
+		c.Args, c.RunE = nil, a.onlyHolds
+	}
 	return root
 }
 
@@ -185,7 +191,6 @@ func envName(flag string) string {
 
 // localise puts the words of the user's language into the whole tree. Texts that are no catalogue IDs stay.
 func (a *app) localise() {
-	a.root.InitDefaultCompletionCmd()
 	a.root.SetUsageFunc(func(c *cobra.Command) error { return a.writeUsage(c.OutOrStderr(), c) })
 	a.localiseCommand(a.root)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -56,7 +57,24 @@ func (a *app) writeDocs(folder string) error {
 	}
 	never := time.Unix(0, 0).UTC() // a date would make the pages differ from day to day
 	a.root.DisableAutoGenTag = true
+	if err := a.writeCompletions(filepath.Join(folder, "completion")); err != nil {
+		return err
+	}
 	return doc.GenManTree(a.root, &doc.GenManHeader{Title: "HIMA", Section: "1", Source: "hima " + control.Release, Date: &never}, man)
+}
+
+// writeCompletions writes the scripts that packages install; they ask the program itself for what fits.
+func (a *app) writeCompletions(folder string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	in := func(name string) string { return filepath.Join(folder, name) }
+	return errors.Join(
+		a.root.GenBashCompletionFileV2(in("hima.bash"), true),
+		a.root.GenZshCompletionFile(in("_hima")),
+		a.root.GenFishCompletionFile(in("hima.fish"), true),
+		a.root.GenPowerShellCompletionFileWithDesc(in("hima.ps1")),
+	)
 }
 
 func (a *app) writeMarkdown(w io.Writer) {

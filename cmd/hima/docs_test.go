@@ -33,5 +33,11 @@ func TestDocsAreCurrent(t *testing.T) {
 	}))
 	committed, err := filepath.Glob("../../docs/man/hima*.1")
 	require.NoError(t, err)
-	require.Len(t, committed, len(fresh)-1, "a page of a command that is gone")
+	pages := 0
+	for _, path := range fresh {
+		if filepath.Ext(path) == ".1" {
+			pages++
+		}
+	}
+	require.Len(t, committed, pages, "a page of a command that is gone")
 }

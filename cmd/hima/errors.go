@@ -149,12 +149,16 @@ func (a *app) describe(err error) errorView {
 		v.Message = a.t(f.id, f.data...)
 		v.Hint = a.tOptional(f.hint)
 	case errors.As(err, &c):
-		v.Message = a.t("error.usage", "Detail", text.OneLine(c.Error(), 200))
+		detail, _, cut := strings.Cut(c.Error(), " flag: ") // what follows is Go's parser speaking
+		if cut {
+			detail += " flag"
+		}
+		v.Message = a.t("error.usage", "Detail", text.OneLine(detail, 200))
 		v.Hint = a.t("hint.help")
 	case errors.As(err, &e):
 		v.Message = a.describeCode(e.Code, e.Message)
 		v.Hint = a.tOptional("hint." + string(e.Code))
-		if a.words().Lang() == text.LangEnglish && e.Hint != "" && !ownHint(e.Code) {
+		if a.words().Lang() == text.LangEnglish && e.Hint != "" && !ownWords(e.Code) {
 			v.Hint = text.OneLine(e.Hint, 200)
 		}
 		for _, c := range e.Candidates {
@@ -169,8 +173,8 @@ func (a *app) describe(err error) errorView {
 	return v
 }
 
-// ownHint: the node cannot know by which command its caller logs in.
-func ownHint(c control.Code) bool {
+// ownWords: for these the program's own sentence says all, and the node cannot know by which command its caller logs in.
+func ownWords(c control.Code) bool {
 	return c == control.Locked || c == control.NoProfile || c == control.NotRunning || c == control.WrongPassword
 }
 
@@ -179,7 +183,7 @@ func (a *app) describeCode(code control.Code, detail string) string {
 	detail = text.OneLine(strings.TrimSpace(detail), 400)
 	general := a.t("error." + string(code))
 	switch {
-	case detail == "" || detail == string(code):
+	case detail == "" || detail == string(code) || ownWords(code):
 		return general
 	case a.words().Lang() == text.LangEnglish:
 		return detail

@@ -152,11 +152,11 @@ func (a *app) askRegistration(ctx context.Context, t *terminal, r *registration,
 		if err != nil || has(taken, suggestion) {
 			suggestion = ""
 		}
-		question := a.t("prompt.username")
+		shown := ""
 		if suggestion != "" {
-			question += " [" + suggestion + "]"
+			shown = " [" + suggestion + "]"
 		}
-		answer, err := t.line(ctx, question+" ")
+		answer, err := t.line(ctx, a.t("prompt.username", "Default", shown)+" ")
 		if err != nil {
 			return err
 		}

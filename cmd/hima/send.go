@@ -78,7 +78,7 @@ func (a *app) messageText(args []string) (string, error) {
 		if s == "" {
 			return "", usage("usage.empty_message")
 		}
-		return s, nil
+		return s, checkArguments([]string{s})
 	case len(args) == 0:
 		return "", usage("usage.missing", "Usage", "hima send WHO TEXT…").withHint("hint.help")
 	}

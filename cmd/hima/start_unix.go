@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// privateFiles makes every file of this process, also those that the database makes, readable by its owner only.
+func privateFiles() { syscall.Umask(0o077) }
+
 // maxInherited is the highest file descriptor that whoever called us may have left open for us.
 const maxInherited = 1024
 

@@ -5,6 +5,9 @@ import (
 	"syscall"
 )
 
+// privateFiles does nothing: files in a user's own folders are theirs alone already.
+func privateFiles() {}
+
 // detachedProcess is DETACHED_PROCESS: no console, so that closing one does not end the node.
 const detachedProcess = 0x00000008
 

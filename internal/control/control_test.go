@@ -128,6 +128,7 @@ func TestNodeDiesDuringACall(t *testing.T) {
 	defer c.Close()
 	_, err := c.Send(t.Context(), &pb.SendRequest{})
 	require.Equal(t, Unavailable, CodeOf(err))
+	require.EqualError(t, err, "the node went away during the call")
 }
 
 func TestVersionMismatchIsToldOnce(t *testing.T) {

@@ -121,7 +121,11 @@ func FromConnect(ctx context.Context, err error) error {
 			return fromDetail(ce.Message(), detail)
 		}
 	}
-	return &Error{Code: fallbackCode(ce), Message: ce.Message(), Cause: err}
+	e := &Error{Code: fallbackCode(ce), Message: ce.Message(), Cause: err}
+	if e.Code == Unavailable {
+		e.Message = "the node went away during the call" // the cause speaks of sockets and HTTP
+	}
+	return e
 }
 
 func fromDetail(message string, d *pb.ErrorDetail) *Error {

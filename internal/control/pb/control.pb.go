@@ -4157,7 +4157,8 @@ type Event struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Seq    uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"` // 0: not stored (typing, presence)
 	TimeMs int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	// message, state, contact, request, devices, typing, presence, settings, profile, warning, gap, ready
+	// message, state, contact, request, devices, typing, presence, settings, profile, read, warning, gap, ready
+	// read: the owner read this conversation, here or on another own device; unread counters changed
 	Type         string   `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Conversation string   `protobuf:"bytes,4,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	Account      string   `protobuf:"bytes,5,opt,name=account,proto3" json:"account,omitempty"`
