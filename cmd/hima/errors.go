@@ -149,7 +149,8 @@ func (a *app) describe(err error) errorView {
 		v.Message = a.t(f.id, f.data...)
 		v.Hint = a.tOptional(f.hint)
 	case errors.As(err, &c):
-		detail, _, cut := strings.Cut(c.Error(), " flag: ") // what follows is Go's parser speaking
+		said := c.Error()
+		detail, _, cut := strings.Cut(said, " flag: ") // for show only: what follows is Go's parser speaking
 		if cut {
 			detail += " flag"
 		}
