@@ -178,7 +178,7 @@ func TestGarbageOnEveryProtocol(t *testing.T) {
 			s := newStranger(t, fmt.Sprint("garbage ", i))
 			rnd := rand.New(rand.NewPCG(1, uint64(i)))
 			g.Go(func() error {
-				for round := range 60 {
+				for round := range 30 {
 					for _, protocol := range daemon.Protocols() {
 						st, err := s.open(v, protocol)
 						if err != nil {
@@ -222,7 +222,7 @@ func TestThousandsOfStreams(t *testing.T) {
 		for i := range 8 {
 			s := newStranger(t, fmt.Sprint("streams ", i))
 			g.Go(func() error {
-				for range 400 {
+				for range 250 {
 					if st, err := s.open(v, syncProtocol); err == nil {
 						_, _ = st.Write([]byte{0x30}) // the stream is there once something was written
 						mu.Lock()
@@ -282,7 +282,7 @@ func TestSlowReaders(t *testing.T) {
 // Knocks without work, with bad work, with good work and with a real invite token, from many accounts, and again and again
 // the same. What a stranger can leave behind is bounded, and a request by invite is still seen.
 func TestKnockFlood(t *testing.T) {
-	const strangers = 40
+	const strangers = 16
 	alice, _ := besieged(t, func(ctx context.Context, v target) {
 		var g errgroup.Group
 		g.SetLimit(8)
