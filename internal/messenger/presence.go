@@ -14,12 +14,30 @@ import (
 
 // presence is who is online as far as they let us know. Nothing of it is stored. Only of contacts it is shown.
 type presence struct {
-	mu   sync.Mutex                                        // owns seen
+	mu   sync.Mutex                                        // owns what follows
 	seen map[identity.AccountID]map[identity.DeviceID]bool // devices with a session that say that they are online
+	up   map[identity.DeviceID]int                         // sessions; for a moment a device has an old one and a new one
 }
 
 func newPresence() *presence {
-	return &presence{seen: make(map[identity.AccountID]map[identity.DeviceID]bool)}
+	return &presence{seen: make(map[identity.AccountID]map[identity.DeviceID]bool), up: make(map[identity.DeviceID]int)}
+}
+
+// begin counts a session, and end tells whether it was the device's last.
+func (p *presence) begin(device identity.DeviceID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.up[device]++
+}
+
+func (p *presence) end(device identity.DeviceID) (last bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.up[device]--; p.up[device] > 0 {
+		return false
+	}
+	delete(p.up, device)
+	return true
 }
 
 // set notes what a device says and tells whether the account's answer changed.
@@ -89,17 +107,22 @@ func (m *Messenger) Typing(from replica.Peer, conv feed.ConversationID, on bool)
 
 // SessionUp implements replica.Hooks.
 func (m *Messenger) SessionUp(s replica.SessionInfo) {
+	m.presence.begin(s.Device)
 	m.checkDevices(s.Account)
 	if s.Account == m.env.account || !m.befriended(s.Account) {
 		return
 	}
-	if m.settings.now(settingPresence) == on {
-		m.env.feeds.SendPresence(s.Account, true)
-	}
+	// Also said when off: the session may follow another one, in which it was on.
+	m.env.feeds.SendPresence(s.Account, m.settings.now(settingPresence) == on)
 }
 
-// SessionDown implements replica.Hooks.
-func (m *Messenger) SessionDown(s replica.SessionInfo) { m.Presence(s.Peer, false) }
+// SessionDown implements replica.Hooks. The end of a session that another one has replaced says nothing: what was heard
+// in the new one stands.
+func (m *Messenger) SessionDown(s replica.SessionInfo) {
+	if m.presence.end(s.Device) {
+		m.Presence(s.Peer, false)
+	}
+}
 
 // announcePresence follows a change of the setting: contacts hear at once that we are, or no longer are, to be seen.
 func (m *Messenger) announcePresence() {

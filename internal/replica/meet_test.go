@@ -52,6 +52,8 @@ func TestKnockOpensAConversation(t *testing.T) {
 				t.Errorf("got %q", got)
 			}
 			b.waitAcked(t, b.chat(a.person), 1)
+			a.rep.SendPresence(b.account(), true)
+			b.wait(t, "presence", func() bool { return len(b.presence) == 1 && b.presence[0] })
 			if len(shown) != 1 || string(shown[0].Token) != token || shown[0].Work != (token == "") {
 				t.Errorf("knocks: %+v", shown)
 			}

@@ -105,16 +105,20 @@ func (s *session) tax() error {
 
 // flood bounds all frames of a stranger with whom no conversation is open.
 func (s *session) flood() error {
-	if !s.stranger {
-		return nil
-	}
-	s.mu.Lock()
-	opened := s.opened
-	s.mu.Unlock()
-	if opened || s.frames.Allow() {
+	if s.befriended() || s.frames.Allow() {
 		return nil
 	}
 	return fmt.Errorf("too many frames of a stranger: %w", ErrBusy)
+}
+
+// befriended tells whether something is shared with the other side, since before the session or since a knock in it.
+func (s *session) befriended() bool {
+	if !s.stranger {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened
 }
 
 // handleRun checks a run by itself and hands it to the committer, which links it to its feed.
@@ -363,7 +367,7 @@ func (s *session) handleUnstored(f *pb.Frame) {
 		return
 	}
 	if p := f.GetPresence(); p != nil {
-		if !s.stranger {
+		if s.befriended() {
 			s.r.cfg.Hooks.Presence(s.peer, p.Online)
 		}
 		return
