@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -184,4 +185,12 @@ func TestCodesAreKnown(t *testing.T) {
 		require.NotZero(t, connectCode(c))
 	}
 	require.Len(t, seen, 21, "the list is closed: a new code is a change of the contract")
+}
+
+// A node that dies in the middle of an answer went away; it did not break. Watch goes on after the one and not after the other.
+func TestCutOffMeansAway(t *testing.T) {
+	cut := connect.NewError(connect.CodeInternal, fmt.Errorf("protocol error: incomplete envelope: %w", io.ErrUnexpectedEOF))
+	require.Equal(t, Unavailable, CodeOf(FromConnect(t.Context(), cut)))
+	broken := connect.NewError(connect.CodeInternal, errors.New("protocol error: invalid envelope"))
+	require.Equal(t, Internal, CodeOf(FromConnect(t.Context(), broken)))
 }

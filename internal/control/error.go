@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 
 	"connectrpc.com/connect"
@@ -122,6 +123,9 @@ func FromConnect(ctx context.Context, err error) error {
 		}
 	}
 	e := &Error{Code: fallbackCode(ce), Message: ce.Message(), Cause: err}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		e.Code = Unavailable // cut off in the middle of an answer; Connect calls that an internal error
+	}
 	if e.Code == Unavailable {
 		e.Message = "the node went away during the call" // the cause speaks of sockets and HTTP
 	}
