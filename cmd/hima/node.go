@@ -126,7 +126,7 @@ func (a *app) nodeServe(ctx context.Context, f runFlags, mdnsSet bool) error {
 	if err != nil {
 		return err
 	}
-	c := daemon.Config{Home: p.home, Profile: p.profile, Create: f.create}
+	c := daemon.Config{Home: p.home, Profile: p.profile, Create: f.create, OwnProcess: true}
 	if c.Settings, err = f.settings(p.home, mdnsSet); err != nil {
 		return daemonError(err)
 	}

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"hima/internal/control/pb"
+	"hima/internal/text"
 )
 
 func (a *app) whoamiCommand() *cobra.Command {
@@ -64,8 +66,9 @@ func (a *app) profileCommand() *cobra.Command {
 				if set.Flags().Changed("contact-field") {
 					return usage("usage.exclusive", "First", "--qq", "Second", "--contact-field")
 				}
-				if contactField = ""; qq != "" {
-					contactField = "QQ:" + qq
+				var err error
+				if contactField, err = qqField(qq); err != nil {
+					return err
 				}
 			}
 			req := &pb.SetProfileRequest{
@@ -110,4 +113,16 @@ func (a *app) setProfile(ctx context.Context, req *pb.SetProfileRequest) error {
 		return nil
 	}
 	return a.showProfile(profileOf(resp.GetProfile()))
+}
+
+// qqField makes the contact field of a QQ number: 5 to 12 digits, with or without its prefix. Empty means none.
+func qqField(number string) (string, error) {
+	if number == "" {
+		return "", nil
+	}
+	digits := strings.TrimPrefix(strings.TrimPrefix(number, "QQ:"), "qq:")
+	if len(digits) < 5 || len(digits) > 12 || strings.Trim(digits, "0123456789") != "" {
+		return "", usage("usage.qq", "Value", text.OneLine(number, 40))
+	}
+	return "QQ:" + digits, nil
 }

@@ -56,7 +56,11 @@ func (a *app) register(ctx context.Context, f registerFlags) error {
 		if f.contactField != "" {
 			return usage("usage.exclusive", "First", "--qq", "Second", "--contact-field")
 		}
-		f.contactField = "QQ:" + strings.TrimPrefix(strings.TrimPrefix(f.qq, "QQ:"), "qq:")
+		field, err := qqField(f.qq)
+		if err != nil {
+			return err
+		}
+		f.contactField = field
 	}
 	if f.noPassword && f.passwordFile != "" {
 		return usage("usage.exclusive", "First", "--no-password", "Second", "--password-file")

@@ -52,6 +52,9 @@ func (a *app) sendCommand() *cobra.Command {
 			if rank(wait) == 0 {
 				return usage("usage.wait", "Value", text.OneLine(wait, 40))
 			}
+			if timeout < 0 {
+				return usage("usage.negative", "Flag", "--timeout")
+			}
 			body, err := a.messageText(args[1:])
 			if err != nil {
 				return err

@@ -29,6 +29,9 @@ func (a *app) watchCommand() *cobra.Command {
 		use: "watch [--since N] [--conversation WHO]", id: "watch",
 		example: "  hima watch\n  hima --json watch --since 1042\n  hima watch --conversation bob",
 		run: func(ctx context.Context, _ []string) error {
+			if until < 0 {
+				return usage("usage.negative", "Flag", "--count")
+			}
 			// Without --since a watch begins now; --since 0 asks for everything that is kept.
 			o.FromNow = !c.Flags().Changed("since")
 			return a.watch(ctx, o, until)

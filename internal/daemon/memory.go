@@ -8,21 +8,20 @@ import (
 )
 
 const (
-	// trimEvery is how often memory is looked at; reading a counter costs microseconds.
+	// trimEvery is how often memory is looked at; reading the counters costs microseconds.
 	trimEvery = 15 * time.Second
-	// trimAbove is what must be allocated within trimEvery to count as a burst.
+	// trimAbove is what must be allocated within trimEvery to count as a burst, and how much more than after the last
+	// time must be held for giving back to be worth a collection.
 	trimAbove = 8 << 20
 )
 
 // trimMemory gives freed heap back to the system once a burst is over: Go keeps it for minutes, and a messenger that is
-// left running is judged by what it holds while nothing happens.
+// left running is judged by what it holds while nothing happens. It looks again afterwards, since the database lets go of
+// what a compaction took only some seconds later.
 func trimMemory(ctx context.Context) error {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
-	var (
-		allocated uint64
-		burst     = true // starting is one
-	)
+	var allocated, least uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,12 +32,9 @@ func trimMemory(ctx context.Context) error {
 		metrics.Read(s)
 		grown := s[0].Value.Uint64() - allocated
 		allocated = s[0].Value.Uint64()
-		switch {
-		case grown >= trimAbove:
-			burst = true
-		case burst:
+		if grown < trimAbove && memoryInUse() > least+trimAbove {
 			debug.FreeOSMemory()
-			burst = false
+			least = memoryInUse()
 		}
 	}
 }
