@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Ready is called once, when the local API answers; nil: nobody.
 	Ready func()
-	// OwnProcess says that this process is the node's alone, so that Run may set the memory limit of the Go runtime,
-	// give memory back after bursts, and keep files it makes from other users.
+	// OwnProcess says that this process is the node's alone, so that Run may set the memory limit of the Go runtime and
+	// give memory back after bursts.
 	OwnProcess bool
 	// WorkFactor is that of scrypt; 0: the product's. Tests take a low one.
 	WorkFactor int
@@ -103,7 +103,6 @@ func run(ctx context.Context, c Config) error {
 	}
 	if c.OwnProcess {
 		debug.SetMemoryLimit(limit)
-		privateFiles()
 	}
 
 	ctx, stop := context.WithCancel(ctx)

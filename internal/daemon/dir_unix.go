@@ -13,9 +13,6 @@ import (
 // ErrRunning is returned by Run when another process holds the profile.
 var ErrRunning = errors.New("the node of this profile is running already")
 
-// privateFiles keeps what libraries create from others: the database's own files would be 0644, inside folders of 0700.
-func privateFiles() { syscall.Umask(0o077) }
-
 // syncDir makes renames in a folder durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -12,9 +12,6 @@ import (
 // ErrRunning is returned by Run when another process holds the profile.
 var ErrRunning = errors.New("the node of this profile is running already")
 
-// privateFiles does nothing: files take the rights of the user's own folder.
-func privateFiles() {}
-
 // syncDir does nothing: NTFS orders renames by its own journal and folders cannot be synced.
 func syncDir(string) error { return nil }
 
