@@ -46,7 +46,7 @@ const (
 	releaseEvery = 30 * time.Second
 	// releaseAbove is how much of mapped files may stay resident, the program's own code included, before the pages of
 	// tables are given back. A compaction walks through all of them, and an idle node would hold them for ever after.
-	releaseAbove = 48 << 20
+	releaseAbove = 44 << 20
 )
 
 // Config says what to open.
