@@ -46,6 +46,9 @@ func million(ctx context.Context, r report, dir string, n int, watch time.Durati
 	if err := p.stop(ctx); err != nil {
 		return err
 	}
+	if keep := os.Getenv("HIMA_BENCH_KEEP"); keep != "" {
+		return os.CopyFS(keep, os.DirFS(p.home))
+	}
 	if err := p.starts(ctx, r); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ type program struct {
 	client          *control.Client
 }
 
-// build makes the binary.
+// build makes the binary; the working directory is in the module.
 func build(ctx context.Context, dir string) (string, error) {
 	bin := filepath.Join(dir, "hima")
 	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", bin, "hima/cmd/hima").CombinedOutput()
