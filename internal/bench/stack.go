@@ -184,9 +184,11 @@ type people struct{ s *stack }
 func (p people) Record(a identity.AccountID) (identity.AccountRecord, bool) {
 	return p.s.directory.Record(a)
 }
+
 func (p people) Devices(a identity.AccountID) []identity.DeviceID { return p.s.directory.Devices(a) }
-func (p people) LastSeen(d identity.DeviceID) time.Time           { return p.s.directory.LastSeen(d) }
-func (p people) Nearby() ([]messenger.Person, bool)               { return nil, false }
+
+func (p people) LastSeen(d identity.DeviceID) time.Time { return p.s.directory.LastSeen(d) }
+func (p people) Nearby() ([]messenger.Person, bool)     { return nil, false }
 
 func (p people) Hint(a identity.AccountID, d identity.DeviceID, addrs []string) {
 	p.s.directory.Hint(a, d, addrs)

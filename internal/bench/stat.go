@@ -22,14 +22,6 @@ func (s samples) at(p float64) time.Duration {
 	return sorted[min(int(p*float64(len(sorted))), len(sorted)-1)]
 }
 
-func (s samples) mean() time.Duration {
-	var sum time.Duration
-	for _, d := range s {
-		sum += d
-	}
-	return sum / time.Duration(max(len(s), 1))
-}
-
 // report is what one measurement prints.
 type report struct {
 	json bool
