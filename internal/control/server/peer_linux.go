@@ -1,34 +1,12 @@
 package server
 
-import (
-	"errors"
-	"fmt"
-	"net"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// peerUID returns the user ID of the process at the other end, as it was when it connected.
-func peerUID(c net.Conn) (int, error) {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return -1, errors.New("not a Unix socket")
-	}
-	raw, err := u.SyscallConn()
+// socketUID asks the kernel who is at the other end.
+func socketUID(fd int) (int, error) {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return -1, fmt.Errorf("asking who connected: %w", err)
-	}
-	var (
-		cred    *unix.Ucred
-		sockErr error
-	)
-	if err := raw.Control(func(fd uintptr) {
-		cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return -1, fmt.Errorf("asking who connected: %w", err)
-	}
-	if sockErr != nil {
-		return -1, fmt.Errorf("asking who connected: %w", sockErr)
+		return -1, err
 	}
 	return int(cred.Uid), nil
 }
