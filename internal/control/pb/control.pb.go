@@ -611,7 +611,8 @@ type RegisterRequest struct {
 	ContactField  string                 `protobuf:"bytes,3,opt,name=contact_field,json=contactField,proto3" json:"contact_field,omitempty"`
 	Password      string                 `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
 	NoPassword    bool                   `protobuf:"varint,5,opt,name=no_password,json=noPassword,proto3" json:"no_password,omitempty"`
-	Phrase        string                 `protobuf:"bytes,6,opt,name=phrase,proto3" json:"phrase,omitempty"` // restore an account from its recovery phrase as a new device
+	Phrase        string                 `protobuf:"bytes,6,opt,name=phrase,proto3" json:"phrase,omitempty"`   // restore an account from its recovery phrase as a new device
+	Network       string                 `protobuf:"bytes,7,opt,name=network,proto3" json:"network,omitempty"` // link of a network to join and to claim the username on; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -688,12 +689,20 @@ func (x *RegisterRequest) GetPhrase() string {
 	return ""
 }
 
+func (x *RegisterRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
 type RegisterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Profile       *Profile               `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
 	Phrase        string                 `protobuf:"bytes,2,opt,name=phrase,proto3" json:"phrase,omitempty"` // shown once
 	Invite        string                 `protobuf:"bytes,3,opt,name=invite,proto3" json:"invite,omitempty"`
-	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"` // codes; name_pending: the network is away, the name is claimed later
+	Network       *Network               `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`   // the one that was joined
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -752,6 +761,13 @@ func (x *RegisterResponse) GetInvite() string {
 func (x *RegisterResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *RegisterResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
 	}
 	return nil
 }
@@ -1110,6 +1126,7 @@ type Profile struct {
 	Bio           string                 `protobuf:"bytes,6,opt,name=bio,proto3" json:"bio,omitempty"`
 	Invite        string                 `protobuf:"bytes,7,opt,name=invite,proto3" json:"invite,omitempty"`
 	HasPassword   bool                   `protobuf:"varint,8,opt,name=has_password,json=hasPassword,proto3" json:"has_password,omitempty"`
+	Names         []*NetworkName         `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"` // how the username stands on each joined network
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1198,6 +1215,13 @@ func (x *Profile) GetHasPassword() bool {
 		return x.HasPassword
 	}
 	return false
+}
+
+func (x *Profile) GetNames() []*NetworkName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
 }
 
 type SetProfileRequest struct {
@@ -1814,8 +1838,11 @@ type FindResponse struct {
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"`
-	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // invite, nearby, contact, id
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // invite, nearby, contact, id, network
 	Relation      string                 `protobuf:"bytes,5,opt,name=relation,proto3" json:"relation,omitempty"`
+	Confirmed     bool                   `protobuf:"varint,6,opt,name=confirmed,proto3" json:"confirmed,omitempty"`       // the name is stamped by a network
+	Network       string                 `protobuf:"bytes,7,opt,name=network,proto3" json:"network,omitempty"`            // name of that network
+	Disagreement  bool                   `protobuf:"varint,8,opt,name=disagreement,proto3" json:"disagreement,omitempty"` // several accounts were named
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1883,6 +1910,27 @@ func (x *FindResponse) GetRelation() string {
 		return x.Relation
 	}
 	return ""
+}
+
+func (x *FindResponse) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+func (x *FindResponse) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *FindResponse) GetDisagreement() bool {
+	if x != nil {
+		return x.Disagreement
+	}
+	return false
 }
 
 type AddContactRequest struct {
@@ -3817,7 +3865,7 @@ type WhyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	Devices       []*WhyDevice           `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
-	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, delivered, read, not_taken, full, denied
+	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, in_mailbox, delivered, read, not_taken, full, denied
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3884,6 +3932,7 @@ type WhyDevice struct {
 	NextTryMs     int64                  `protobuf:"varint,7,opt,name=next_try_ms,json=nextTryMs,proto3" json:"next_try_ms,omitempty"` // Unix, 0: none planned
 	LastSeenMs    int64                  `protobuf:"varint,8,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"`
 	Attempts      []*Attempt             `protobuf:"bytes,9,rep,name=attempts,proto3" json:"attempts,omitempty"` // newest first, bounded
+	Custody       []*Custody             `protobuf:"bytes,10,rep,name=custody,proto3" json:"custody,omitempty"`  // mailboxes that hold the message for this device
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3981,10 +4030,94 @@ func (x *WhyDevice) GetAttempts() []*Attempt {
 	return nil
 }
 
+func (x *WhyDevice) GetCustody() []*Custody {
+	if x != nil {
+		return x.Custody
+	}
+	return nil
+}
+
+// Custody is a mailbox's signed word that it holds a message.
+type Custody struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // device
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`       // what it is called here: a contact, or a network's bootstrap node
+	UntilMs       int64                  `protobuf:"varint,3,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,4,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	Expired       bool                   `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Custody) Reset() {
+	*x = Custody{}
+	mi := &file_control_pb_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Custody) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Custody) ProtoMessage() {}
+
+func (x *Custody) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Custody.ProtoReflect.Descriptor instead.
+func (*Custody) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *Custody) GetMailbox() string {
+	if x != nil {
+		return x.Mailbox
+	}
+	return ""
+}
+
+func (x *Custody) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Custody) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *Custody) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Custody) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
 type Attempt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Road          string                 `protobuf:"bytes,2,opt,name=road,proto3" json:"road,omitempty"` // direct
+	Road          string                 `protobuf:"bytes,2,opt,name=road,proto3" json:"road,omitempty"` // direct, relay, mailbox
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"` // empty: it worked
 	unknownFields protoimpl.UnknownFields
@@ -3993,7 +4126,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4138,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4151,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Attempt) GetTimeMs() int64 {
@@ -4060,7 +4193,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4072,7 +4205,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4085,7 +4218,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchRequest) GetSince() uint64 {
@@ -4118,7 +4251,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4263,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4276,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -4157,7 +4290,9 @@ type Event struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Seq    uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"` // 0: not stored (typing, presence)
 	TimeMs int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	// message, state, contact, request, devices, typing, presence, settings, profile, read, warning, gap, ready
+	// message, state, contact, request, devices, typing, presence, settings, profile, read, warning, gap, ready,
+	// name (how the own username stands on a network changed; detail: pending, confirmed, lost, unconfirmed),
+	// network (detail: joined, left, online, offline), mailbox (detail: added, removed, full, lost, back)
 	// read: the owner read this conversation, here or on another own device; unread counters changed
 	Type         string   `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Conversation string   `protobuf:"bytes,4,opt,name=conversation,proto3" json:"conversation,omitempty"`
@@ -4174,7 +4309,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4186,7 +4321,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4199,7 +4334,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -4265,6 +4400,1484 @@ func (x *Event) GetMessageIds() []string {
 	return nil
 }
 
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Link          string                 `protobuf:"bytes,3,opt,name=link,proto3" json:"link,omitempty"`
+	Bootstraps    []*Bootstrap           `protobuf:"bytes,4,rep,name=bootstraps,proto3" json:"bootstraps,omitempty"`
+	Online        bool                   `protobuf:"varint,5,opt,name=online,proto3" json:"online,omitempty"` // at least one bootstrap node answers
+	DhtPeers      int32                  `protobuf:"varint,6,opt,name=dht_peers,json=dhtPeers,proto3" json:"dht_peers,omitempty"`
+	Username      *NetworkName           `protobuf:"bytes,7,opt,name=username,proto3" json:"username,omitempty"`
+	JoinedMs      int64                  `protobuf:"varint,8,opt,name=joined_ms,json=joinedMs,proto3" json:"joined_ms,omitempty"`
+	PublishedMs   int64                  `protobuf:"varint,9,opt,name=published_ms,json=publishedMs,proto3" json:"published_ms,omitempty"` // when the own records were last seen on the network; 0: not yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_control_pb_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *Network) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Network) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Network) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *Network) GetBootstraps() []*Bootstrap {
+	if x != nil {
+		return x.Bootstraps
+	}
+	return nil
+}
+
+func (x *Network) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *Network) GetDhtPeers() int32 {
+	if x != nil {
+		return x.DhtPeers
+	}
+	return 0
+}
+
+func (x *Network) GetUsername() *NetworkName {
+	if x != nil {
+		return x.Username
+	}
+	return nil
+}
+
+func (x *Network) GetJoinedMs() int64 {
+	if x != nil {
+		return x.JoinedMs
+	}
+	return 0
+}
+
+func (x *Network) GetPublishedMs() int64 {
+	if x != nil {
+		return x.PublishedMs
+	}
+	return 0
+}
+
+type Bootstrap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Connected     bool                   `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	Serves        []string               `protobuf:"bytes,4,rep,name=serves,proto3" json:"serves,omitempty"` // dht, relay, mailbox, names
+	RttUs         int64                  `protobuf:"varint,5,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`
+	Reserved      bool                   `protobuf:"varint,6,opt,name=reserved,proto3" json:"reserved,omitempty"` // this node holds a relay slot there
+	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`        // why it is not connected
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bootstrap) Reset() {
+	*x = Bootstrap{}
+	mi := &file_control_pb_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bootstrap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bootstrap) ProtoMessage() {}
+
+func (x *Bootstrap) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
+func (*Bootstrap) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *Bootstrap) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Bootstrap) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Bootstrap) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Bootstrap) GetServes() []string {
+	if x != nil {
+		return x.Serves
+	}
+	return nil
+}
+
+func (x *Bootstrap) GetRttUs() int64 {
+	if x != nil {
+		return x.RttUs
+	}
+	return 0
+}
+
+func (x *Bootstrap) GetReserved() bool {
+	if x != nil {
+		return x.Reserved
+	}
+	return false
+}
+
+func (x *Bootstrap) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type NetworkName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name
+	NetworkId     string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Username      string                 `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`                     // none, pending, confirmed, lost, unconfirmed
+	SinceMs       int64                  `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // of the stamp
+	Holder        string                 `protobuf:"bytes,6,opt,name=holder,proto3" json:"holder,omitempty"`                   // account, with state lost
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkName) Reset() {
+	*x = NetworkName{}
+	mi := &file_control_pb_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkName) ProtoMessage() {}
+
+func (x *NetworkName) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkName.ProtoReflect.Descriptor instead.
+func (*NetworkName) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *NetworkName) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *NetworkName) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *NetworkName) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *NetworkName) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *NetworkName) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *NetworkName) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type JoinNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"` // hima-net: link, or a multiaddr that ends in /p2p/ID
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinNetworkRequest) Reset() {
+	*x = JoinNetworkRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinNetworkRequest) ProtoMessage() {}
+
+func (x *JoinNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinNetworkRequest.ProtoReflect.Descriptor instead.
+func (*JoinNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *JoinNetworkRequest) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+type JoinNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Added         bool                   `protobuf:"varint,2,opt,name=added,proto3" json:"added,omitempty"` // false: only new addresses or bootstrap nodes of a network that was joined already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinNetworkResponse) Reset() {
+	*x = JoinNetworkResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinNetworkResponse) ProtoMessage() {}
+
+func (x *JoinNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinNetworkResponse.ProtoReflect.Descriptor instead.
+func (*JoinNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *JoinNetworkResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *JoinNetworkResponse) GetAdded() bool {
+	if x != nil {
+		return x.Added
+	}
+	return false
+}
+
+type LeaveNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name, ID or its beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveNetworkRequest) Reset() {
+	*x = LeaveNetworkRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveNetworkRequest) ProtoMessage() {}
+
+func (x *LeaveNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveNetworkRequest.ProtoReflect.Descriptor instead.
+func (*LeaveNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *LeaveNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+type LeaveNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveNetworkResponse) Reset() {
+	*x = LeaveNetworkResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveNetworkResponse) ProtoMessage() {}
+
+func (x *LeaveNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveNetworkResponse.ProtoReflect.Descriptor instead.
+func (*LeaveNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{74}
+}
+
+type ListNetworksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworksRequest) Reset() {
+	*x = ListNetworksRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworksRequest) ProtoMessage() {}
+
+func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
+func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{75}
+}
+
+type ListNetworksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []*Network             `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworksResponse) Reset() {
+	*x = ListNetworksResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworksResponse) ProtoMessage() {}
+
+func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
+func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ListNetworksResponse) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type SearchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRequest) Reset() {
+	*x = SearchRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRequest) ProtoMessage() {}
+
+func (x *SearchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
+func (*SearchRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *SearchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type SearchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*SearchResult        `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	Disagreement  bool                   `protobuf:"varint,2,opt,name=disagreement,proto3" json:"disagreement,omitempty"` // the network gave more than one answer, or may have forgotten
+	Unreachable   []string               `protobuf:"bytes,3,rep,name=unreachable,proto3" json:"unreachable,omitempty"`    // networks that could not be asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResponse) Reset() {
+	*x = SearchResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResponse) ProtoMessage() {}
+
+func (x *SearchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
+func (*SearchResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *SearchResponse) GetResults() []*SearchResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *SearchResponse) GetDisagreement() bool {
+	if x != nil {
+		return x.Disagreement
+	}
+	return false
+}
+
+func (x *SearchResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
+type SearchResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
+	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"`
+	Confirmed     bool                   `protobuf:"varint,4,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	Source        string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"` // network, contact, nearby, request
+	Network       string                 `protobuf:"bytes,7,opt,name=network,proto3" json:"network,omitempty"`
+	Relation      string                 `protobuf:"bytes,8,opt,name=relation,proto3" json:"relation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResult) Reset() {
+	*x = SearchResult{}
+	mi := &file_control_pb_control_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResult) ProtoMessage() {}
+
+func (x *SearchResult) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResult.ProtoReflect.Descriptor instead.
+func (*SearchResult) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *SearchResult) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *SearchResult) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *SearchResult) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+func (x *SearchResult) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+func (x *SearchResult) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *SearchResult) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SearchResult) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *SearchResult) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+type DoctorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{80}
+}
+
+type DoctorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checks        []*Check               `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	Well          bool                   `protobuf:"varint,2,opt,name=well,proto3" json:"well,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *DoctorResponse) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *DoctorResponse) GetWell() bool {
+	if x != nil {
+		return x.Well
+	}
+	return false
+}
+
+// Check is one thing that was looked at. What to do about it is in the catalogue under its ID.
+type Check struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // interfaces, reachability, nat, relay, relay_limits, dht, name, record, mailbox, multicast, clock, disk, memory
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`   // ok, warning, problem, off
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"` // code of the finding; the catalogue has the sentence and what to do
+	Values        map[string]string      `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_control_pb_control_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *Check) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Check) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Check) GetValues() map[string]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type Mailbox struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // network, contact, added
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`   // ok, unreachable, full, denied, retiring
+	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	Inboxes       int32                  `protobuf:"varint,7,opt,name=inboxes,proto3" json:"inboxes,omitempty"`
+	Waiting       int32                  `protobuf:"varint,8,opt,name=waiting,proto3" json:"waiting,omitempty"` // items there
+	UsedBytes     uint64                 `protobuf:"varint,9,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,10,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	ExpiryMs      int64                  `protobuf:"varint,11,opt,name=expiry_ms,json=expiryMs,proto3" json:"expiry_ms,omitempty"`    // how long it keeps an item
+	EmptiedMs     int64                  `protobuf:"varint,12,opt,name=emptied_ms,json=emptiedMs,proto3" json:"emptied_ms,omitempty"` // when everything was last fetched
+	Error         string                 `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mailbox) Reset() {
+	*x = Mailbox{}
+	mi := &file_control_pb_control_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mailbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mailbox) ProtoMessage() {}
+
+func (x *Mailbox) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mailbox.ProtoReflect.Descriptor instead.
+func (*Mailbox) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *Mailbox) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Mailbox) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Mailbox) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Mailbox) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Mailbox) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Mailbox) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Mailbox) GetInboxes() int32 {
+	if x != nil {
+		return x.Inboxes
+	}
+	return 0
+}
+
+func (x *Mailbox) GetWaiting() int32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Mailbox) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Mailbox) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
+func (x *Mailbox) GetExpiryMs() int64 {
+	if x != nil {
+		return x.ExpiryMs
+	}
+	return 0
+}
+
+func (x *Mailbox) GetEmptiedMs() int64 {
+	if x != nil {
+		return x.EmptiedMs
+	}
+	return 0
+}
+
+func (x *Mailbox) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// MailboxOffer is what this node keeps for others.
+type MailboxOffer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	UsedBytes     uint64                 `protobuf:"varint,4,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	Items         int32                  `protobuf:"varint,5,opt,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxOffer) Reset() {
+	*x = MailboxOffer{}
+	mi := &file_control_pb_control_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxOffer) ProtoMessage() {}
+
+func (x *MailboxOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxOffer.ProtoReflect.Descriptor instead.
+func (*MailboxOffer) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *MailboxOffer) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *MailboxOffer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MailboxOffer) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
+func (x *MailboxOffer) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *MailboxOffer) GetItems() int32 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+type ListMailboxesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMailboxesRequest) Reset() {
+	*x = ListMailboxesRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMailboxesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMailboxesRequest) ProtoMessage() {}
+
+func (x *ListMailboxesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMailboxesRequest.ProtoReflect.Descriptor instead.
+func (*ListMailboxesRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{85}
+}
+
+type ListMailboxesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailboxes     []*Mailbox             `protobuf:"bytes,1,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`
+	Offers        []*MailboxOffer        `protobuf:"bytes,2,rep,name=offers,proto3" json:"offers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMailboxesResponse) Reset() {
+	*x = ListMailboxesResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMailboxesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMailboxesResponse) ProtoMessage() {}
+
+func (x *ListMailboxesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMailboxesResponse.ProtoReflect.Descriptor instead.
+func (*ListMailboxesResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *ListMailboxesResponse) GetMailboxes() []*Mailbox {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+func (x *ListMailboxesResponse) GetOffers() []*MailboxOffer {
+	if x != nil {
+		return x.Offers
+	}
+	return nil
+}
+
+type AddMailboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"` // a contact that offered, or a multiaddr that ends in /p2p/ID
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMailboxRequest) Reset() {
+	*x = AddMailboxRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMailboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMailboxRequest) ProtoMessage() {}
+
+func (x *AddMailboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMailboxRequest.ProtoReflect.Descriptor instead.
+func (*AddMailboxRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *AddMailboxRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+type AddMailboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       *Mailbox               `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMailboxResponse) Reset() {
+	*x = AddMailboxResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMailboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMailboxResponse) ProtoMessage() {}
+
+func (x *AddMailboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMailboxResponse.ProtoReflect.Descriptor instead.
+func (*AddMailboxResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *AddMailboxResponse) GetMailbox() *Mailbox {
+	if x != nil {
+		return x.Mailbox
+	}
+	return nil
+}
+
+type RemoveMailboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // device, its beginning, or name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMailboxRequest) Reset() {
+	*x = RemoveMailboxRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMailboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMailboxRequest) ProtoMessage() {}
+
+func (x *RemoveMailboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMailboxRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMailboxRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *RemoveMailboxRequest) GetMailbox() string {
+	if x != nil {
+		return x.Mailbox
+	}
+	return ""
+}
+
+type RemoveMailboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       *Mailbox               `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // state retiring while something may still come in
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMailboxResponse) Reset() {
+	*x = RemoveMailboxResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMailboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMailboxResponse) ProtoMessage() {}
+
+func (x *RemoveMailboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMailboxResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMailboxResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *RemoveMailboxResponse) GetMailbox() *Mailbox {
+	if x != nil {
+		return x.Mailbox
+	}
+	return nil
+}
+
+type OfferMailboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,2,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"` // 0: take the offer back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferMailboxRequest) Reset() {
+	*x = OfferMailboxRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferMailboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferMailboxRequest) ProtoMessage() {}
+
+func (x *OfferMailboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferMailboxRequest.ProtoReflect.Descriptor instead.
+func (*OfferMailboxRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *OfferMailboxRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *OfferMailboxRequest) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
+type OfferMailboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Offer         *MailboxOffer          `protobuf:"bytes,1,opt,name=offer,proto3" json:"offer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferMailboxResponse) Reset() {
+	*x = OfferMailboxResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferMailboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferMailboxResponse) ProtoMessage() {}
+
+func (x *OfferMailboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferMailboxResponse.ProtoReflect.Descriptor instead.
+func (*OfferMailboxResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *OfferMailboxResponse) GetOffer() *MailboxOffer {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
+}
+
 var File_control_pb_control_proto protoreflect.FileDescriptor
 
 const file_control_pb_control_proto_rawDesc = "" +
@@ -4314,7 +5927,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\ttransport\x18\x05 \x01(\tR\ttransport\x12\x19\n" +
 	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x15\n" +
 	"\x06rtt_us\x18\a \x01(\x03R\x05rttUs\x12\"\n" +
-	"\rclock_skew_ms\x18\b \x01(\x03R\vclockSkewMs\"\xc3\x01\n" +
+	"\rclock_skew_ms\x18\b \x01(\x03R\vclockSkewMs\"\xdd\x01\n" +
 	"\x0fRegisterRequest\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x02 \x01(\tR\bnickname\x12#\n" +
@@ -4322,12 +5935,14 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\bpassword\x18\x04 \x01(\tR\bpassword\x12\x1f\n" +
 	"\vno_password\x18\x05 \x01(\bR\n" +
 	"noPassword\x12\x16\n" +
-	"\x06phrase\x18\x06 \x01(\tR\x06phrase\"\x92\x01\n" +
+	"\x06phrase\x18\x06 \x01(\tR\x06phrase\x12\x18\n" +
+	"\anetwork\x18\a \x01(\tR\anetwork\"\xc6\x01\n" +
 	"\x10RegisterResponse\x122\n" +
 	"\aprofile\x18\x01 \x01(\v2\x18.hima.control.v1.ProfileR\aprofile\x12\x16\n" +
 	"\x06phrase\x18\x02 \x01(\tR\x06phrase\x12\x16\n" +
 	"\x06invite\x18\x03 \x01(\tR\x06invite\x12\x1a\n" +
-	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"*\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x122\n" +
+	"\anetwork\x18\x05 \x01(\v2\x18.hima.control.v1.NetworkR\anetwork\"*\n" +
 	"\fLoginRequest\x12\x1a\n" +
 	"\bpassword\x18\x01 \x01(\tR\bpassword\"C\n" +
 	"\rLoginResponse\x122\n" +
@@ -4343,7 +5958,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x16ChangePasswordResponse\"\x0f\n" +
 	"\rWhoamiRequest\"D\n" +
 	"\x0eWhoamiResponse\x122\n" +
-	"\aprofile\x18\x01 \x01(\v2\x18.hima.control.v1.ProfileR\aprofile\"\xe5\x01\n" +
+	"\aprofile\x18\x01 \x01(\v2\x18.hima.control.v1.ProfileR\aprofile\"\x99\x02\n" +
 	"\aProfile\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1a\n" +
@@ -4352,7 +5967,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\rcontact_field\x18\x05 \x01(\tR\fcontactField\x12\x10\n" +
 	"\x03bio\x18\x06 \x01(\tR\x03bio\x12\x16\n" +
 	"\x06invite\x18\a \x01(\tR\x06invite\x12!\n" +
-	"\fhas_password\x18\b \x01(\bR\vhasPassword\"\xca\x01\n" +
+	"\fhas_password\x18\b \x01(\bR\vhasPassword\x122\n" +
+	"\x05names\x18\t \x03(\v2\x1c.hima.control.v1.NetworkNameR\x05names\"\xca\x01\n" +
 	"\x11SetProfileRequest\x12\x1f\n" +
 	"\bnickname\x18\x01 \x01(\tH\x00R\bnickname\x88\x01\x01\x12(\n" +
 	"\rcontact_field\x18\x02 \x01(\tH\x01R\fcontactField\x88\x01\x01\x12\x15\n" +
@@ -4391,13 +6007,16 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\brelation\x18\x06 \x01(\tR\brelation\x12\x17\n" +
 	"\aseen_ms\x18\a \x01(\x03R\x06seenMs\"\x1f\n" +
 	"\vFindRequest\x12\x10\n" +
-	"\x03who\x18\x01 \x01(\tR\x03who\"\x94\x01\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"\xf0\x01\n" +
 	"\fFindResponse\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1a\n" +
-	"\brelation\x18\x05 \x01(\tR\brelation\"\x97\x01\n" +
+	"\brelation\x18\x05 \x01(\tR\brelation\x12\x1c\n" +
+	"\tconfirmed\x18\x06 \x01(\bR\tconfirmed\x12\x18\n" +
+	"\anetwork\x18\a \x01(\tR\anetwork\x12\"\n" +
+	"\fdisagreement\x18\b \x01(\bR\fdisagreement\"\x97\x01\n" +
 	"\x11AddContactRequest\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x17\n" +
 	"\aone_way\x18\x02 \x01(\bR\x06oneWay\x12\x18\n" +
@@ -4556,7 +6175,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\vWhyResponse\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\x124\n" +
 	"\adevices\x18\x02 \x03(\v2\x1a.hima.control.v1.WhyDeviceR\adevices\x12\x18\n" +
-	"\asummary\x18\x03 \x01(\tR\asummary\"\xa0\x02\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\"\xd4\x02\n" +
 	"\tWhyDevice\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
@@ -4567,7 +6186,15 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\vnext_try_ms\x18\a \x01(\x03R\tnextTryMs\x12 \n" +
 	"\flast_seen_ms\x18\b \x01(\x03R\n" +
 	"lastSeenMs\x124\n" +
-	"\battempts\x18\t \x03(\v2\x18.hima.control.v1.AttemptR\battempts\"f\n" +
+	"\battempts\x18\t \x03(\v2\x18.hima.control.v1.AttemptR\battempts\x122\n" +
+	"\acustody\x18\n" +
+	" \x03(\v2\x18.hima.control.v1.CustodyR\acustody\"\x87\x01\n" +
+	"\aCustody\x12\x18\n" +
+	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\buntil_ms\x18\x03 \x01(\x03R\auntilMs\x12\x19\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\x12\x18\n" +
+	"\aexpired\x18\x05 \x01(\bR\aexpired\"f\n" +
 	"\aAttempt\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x12\n" +
 	"\x04road\x18\x02 \x01(\tR\x04road\x12\x18\n" +
@@ -4589,7 +6216,117 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x06detail\x18\a \x01(\tR\x06detail\x12\x0e\n" +
 	"\x02on\x18\b \x01(\bR\x02on\x12\x1f\n" +
 	"\vmessage_ids\x18\t \x03(\tR\n" +
-	"messageIds2\xc5\x11\n" +
+	"messageIds\"\xac\x02\n" +
+	"\aNetwork\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04link\x18\x03 \x01(\tR\x04link\x12:\n" +
+	"\n" +
+	"bootstraps\x18\x04 \x03(\v2\x1a.hima.control.v1.BootstrapR\n" +
+	"bootstraps\x12\x16\n" +
+	"\x06online\x18\x05 \x01(\bR\x06online\x12\x1b\n" +
+	"\tdht_peers\x18\x06 \x01(\x05R\bdhtPeers\x128\n" +
+	"\busername\x18\a \x01(\v2\x1c.hima.control.v1.NetworkNameR\busername\x12\x1b\n" +
+	"\tjoined_ms\x18\b \x01(\x03R\bjoinedMs\x12!\n" +
+	"\fpublished_ms\x18\t \x01(\x03R\vpublishedMs\"\xc0\x01\n" +
+	"\tBootstrap\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x16\n" +
+	"\x06serves\x18\x04 \x03(\tR\x06serves\x12\x15\n" +
+	"\x06rtt_us\x18\x05 \x01(\x03R\x05rttUs\x12\x1a\n" +
+	"\breserved\x18\x06 \x01(\bR\breserved\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xab\x01\n" +
+	"\vNetworkName\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x19\n" +
+	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\x12\x16\n" +
+	"\x06holder\x18\x06 \x01(\tR\x06holder\"(\n" +
+	"\x12JoinNetworkRequest\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\"_\n" +
+	"\x13JoinNetworkResponse\x122\n" +
+	"\anetwork\x18\x01 \x01(\v2\x18.hima.control.v1.NetworkR\anetwork\x12\x14\n" +
+	"\x05added\x18\x02 \x01(\bR\x05added\"/\n" +
+	"\x13LeaveNetworkRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\"\x16\n" +
+	"\x14LeaveNetworkResponse\"\x15\n" +
+	"\x13ListNetworksRequest\"L\n" +
+	"\x14ListNetworksResponse\x124\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x18.hima.control.v1.NetworkR\bnetworks\"#\n" +
+	"\rSearchRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x8f\x01\n" +
+	"\x0eSearchResponse\x127\n" +
+	"\aresults\x18\x01 \x03(\v2\x1d.hima.control.v1.SearchResultR\aresults\x12\"\n" +
+	"\fdisagreement\x18\x02 \x01(\bR\fdisagreement\x12 \n" +
+	"\vunreachable\x18\x03 \x03(\tR\vunreachable\"\xe7\x01\n" +
+	"\fSearchResult\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
+	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x1c\n" +
+	"\tconfirmed\x18\x04 \x01(\bR\tconfirmed\x12\x19\n" +
+	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\x12\x18\n" +
+	"\anetwork\x18\a \x01(\tR\anetwork\x12\x1a\n" +
+	"\brelation\x18\b \x01(\tR\brelation\"\x0f\n" +
+	"\rDoctorRequest\"T\n" +
+	"\x0eDoctorResponse\x12.\n" +
+	"\x06checks\x18\x01 \x03(\v2\x16.hima.control.v1.CheckR\x06checks\x12\x12\n" +
+	"\x04well\x18\x02 \x01(\bR\x04well\"\xbc\x01\n" +
+	"\x05Check\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12:\n" +
+	"\x06values\x18\x04 \x03(\v2\".hima.control.v1.Check.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe5\x02\n" +
+	"\aMailbox\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x1c\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x18\n" +
+	"\ainboxes\x18\a \x01(\x05R\ainboxes\x12\x18\n" +
+	"\awaiting\x18\b \x01(\x05R\awaiting\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\t \x01(\x04R\tusedBytes\x12\x1f\n" +
+	"\vquota_bytes\x18\n" +
+	" \x01(\x04R\n" +
+	"quotaBytes\x12\x1b\n" +
+	"\texpiry_ms\x18\v \x01(\x03R\bexpiryMs\x12\x1d\n" +
+	"\n" +
+	"emptied_ms\x18\f \x01(\x03R\temptiedMs\x12\x14\n" +
+	"\x05error\x18\r \x01(\tR\x05error\"\x92\x01\n" +
+	"\fMailboxOffer\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
+	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
+	"quotaBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x04 \x01(\x04R\tusedBytes\x12\x14\n" +
+	"\x05items\x18\x05 \x01(\x05R\x05items\"\x16\n" +
+	"\x14ListMailboxesRequest\"\x86\x01\n" +
+	"\x15ListMailboxesResponse\x126\n" +
+	"\tmailboxes\x18\x01 \x03(\v2\x18.hima.control.v1.MailboxR\tmailboxes\x125\n" +
+	"\x06offers\x18\x02 \x03(\v2\x1d.hima.control.v1.MailboxOfferR\x06offers\"%\n" +
+	"\x11AddMailboxRequest\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"H\n" +
+	"\x12AddMailboxResponse\x122\n" +
+	"\amailbox\x18\x01 \x01(\v2\x18.hima.control.v1.MailboxR\amailbox\"0\n" +
+	"\x14RemoveMailboxRequest\x12\x18\n" +
+	"\amailbox\x18\x01 \x01(\tR\amailbox\"K\n" +
+	"\x15RemoveMailboxResponse\x122\n" +
+	"\amailbox\x18\x01 \x01(\v2\x18.hima.control.v1.MailboxR\amailbox\"H\n" +
+	"\x13OfferMailboxRequest\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x1f\n" +
+	"\vquota_bytes\x18\x02 \x01(\x04R\n" +
+	"quotaBytes\"K\n" +
+	"\x14OfferMailboxResponse\x123\n" +
+	"\x05offer\x18\x01 \x01(\v2\x1d.hima.control.v1.MailboxOfferR\x05offer2\xe3\x17\n" +
 	"\x04Hima\x12I\n" +
 	"\x06Status\x12\x1e.hima.control.v1.StatusRequest\x1a\x1f.hima.control.v1.StatusResponse\x12O\n" +
 	"\bRegister\x12 .hima.control.v1.RegisterRequest\x1a!.hima.control.v1.RegisterResponse\x12F\n" +
@@ -4619,7 +6356,17 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\bMarkRead\x12 .hima.control.v1.MarkReadRequest\x1a!.hima.control.v1.MarkReadResponse\x12R\n" +
 	"\tSetTyping\x12!.hima.control.v1.SetTypingRequest\x1a\".hima.control.v1.SetTypingResponse\x12I\n" +
 	"\x06Cancel\x12\x1e.hima.control.v1.CancelRequest\x1a\x1f.hima.control.v1.CancelResponse\x12@\n" +
-	"\x03Why\x12\x1b.hima.control.v1.WhyRequest\x1a\x1c.hima.control.v1.WhyResponse\x12H\n" +
+	"\x03Why\x12\x1b.hima.control.v1.WhyRequest\x1a\x1c.hima.control.v1.WhyResponse\x12X\n" +
+	"\vJoinNetwork\x12#.hima.control.v1.JoinNetworkRequest\x1a$.hima.control.v1.JoinNetworkResponse\x12[\n" +
+	"\fLeaveNetwork\x12$.hima.control.v1.LeaveNetworkRequest\x1a%.hima.control.v1.LeaveNetworkResponse\x12[\n" +
+	"\fListNetworks\x12$.hima.control.v1.ListNetworksRequest\x1a%.hima.control.v1.ListNetworksResponse\x12I\n" +
+	"\x06Search\x12\x1e.hima.control.v1.SearchRequest\x1a\x1f.hima.control.v1.SearchResponse\x12I\n" +
+	"\x06Doctor\x12\x1e.hima.control.v1.DoctorRequest\x1a\x1f.hima.control.v1.DoctorResponse\x12^\n" +
+	"\rListMailboxes\x12%.hima.control.v1.ListMailboxesRequest\x1a&.hima.control.v1.ListMailboxesResponse\x12U\n" +
+	"\n" +
+	"AddMailbox\x12\".hima.control.v1.AddMailboxRequest\x1a#.hima.control.v1.AddMailboxResponse\x12^\n" +
+	"\rRemoveMailbox\x12%.hima.control.v1.RemoveMailboxRequest\x1a&.hima.control.v1.RemoveMailboxResponse\x12[\n" +
+	"\fOfferMailbox\x12$.hima.control.v1.OfferMailboxRequest\x1a%.hima.control.v1.OfferMailboxResponse\x12H\n" +
 	"\x05Watch\x12\x1d.hima.control.v1.WatchRequest\x1a\x1e.hima.control.v1.WatchResponse0\x01B\x1aZ\x18hima/internal/control/pbb\x06proto3"
 
 var (
@@ -4635,7 +6382,7 @@ func file_control_pb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_control_pb_control_proto_goTypes = []any{
 	(ActOnContactRequest_Act)(0),     // 0: hima.control.v1.ActOnContactRequest.Act
 	(VerifyContactRequest_Result)(0), // 1: hima.control.v1.VerifyContactRequest.Result
@@ -4702,97 +6449,157 @@ var file_control_pb_control_proto_goTypes = []any{
 	(*WhyRequest)(nil),               // 62: hima.control.v1.WhyRequest
 	(*WhyResponse)(nil),              // 63: hima.control.v1.WhyResponse
 	(*WhyDevice)(nil),                // 64: hima.control.v1.WhyDevice
-	(*Attempt)(nil),                  // 65: hima.control.v1.Attempt
-	(*WatchRequest)(nil),             // 66: hima.control.v1.WatchRequest
-	(*WatchResponse)(nil),            // 67: hima.control.v1.WatchResponse
-	(*Event)(nil),                    // 68: hima.control.v1.Event
+	(*Custody)(nil),                  // 65: hima.control.v1.Custody
+	(*Attempt)(nil),                  // 66: hima.control.v1.Attempt
+	(*WatchRequest)(nil),             // 67: hima.control.v1.WatchRequest
+	(*WatchResponse)(nil),            // 68: hima.control.v1.WatchResponse
+	(*Event)(nil),                    // 69: hima.control.v1.Event
+	(*Network)(nil),                  // 70: hima.control.v1.Network
+	(*Bootstrap)(nil),                // 71: hima.control.v1.Bootstrap
+	(*NetworkName)(nil),              // 72: hima.control.v1.NetworkName
+	(*JoinNetworkRequest)(nil),       // 73: hima.control.v1.JoinNetworkRequest
+	(*JoinNetworkResponse)(nil),      // 74: hima.control.v1.JoinNetworkResponse
+	(*LeaveNetworkRequest)(nil),      // 75: hima.control.v1.LeaveNetworkRequest
+	(*LeaveNetworkResponse)(nil),     // 76: hima.control.v1.LeaveNetworkResponse
+	(*ListNetworksRequest)(nil),      // 77: hima.control.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 78: hima.control.v1.ListNetworksResponse
+	(*SearchRequest)(nil),            // 79: hima.control.v1.SearchRequest
+	(*SearchResponse)(nil),           // 80: hima.control.v1.SearchResponse
+	(*SearchResult)(nil),             // 81: hima.control.v1.SearchResult
+	(*DoctorRequest)(nil),            // 82: hima.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 83: hima.control.v1.DoctorResponse
+	(*Check)(nil),                    // 84: hima.control.v1.Check
+	(*Mailbox)(nil),                  // 85: hima.control.v1.Mailbox
+	(*MailboxOffer)(nil),             // 86: hima.control.v1.MailboxOffer
+	(*ListMailboxesRequest)(nil),     // 87: hima.control.v1.ListMailboxesRequest
+	(*ListMailboxesResponse)(nil),    // 88: hima.control.v1.ListMailboxesResponse
+	(*AddMailboxRequest)(nil),        // 89: hima.control.v1.AddMailboxRequest
+	(*AddMailboxResponse)(nil),       // 90: hima.control.v1.AddMailboxResponse
+	(*RemoveMailboxRequest)(nil),     // 91: hima.control.v1.RemoveMailboxRequest
+	(*RemoveMailboxResponse)(nil),    // 92: hima.control.v1.RemoveMailboxResponse
+	(*OfferMailboxRequest)(nil),      // 93: hima.control.v1.OfferMailboxRequest
+	(*OfferMailboxResponse)(nil),     // 94: hima.control.v1.OfferMailboxResponse
+	nil,                              // 95: hima.control.v1.Check.ValuesEntry
 }
 var file_control_pb_control_proto_depIdxs = []int32{
 	3,  // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
 	6,  // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
 	17, // 2: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
-	17, // 3: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
-	17, // 4: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
-	21, // 5: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
-	21, // 6: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
-	28, // 7: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
-	33, // 8: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
-	33, // 9: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
-	38, // 10: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
-	0,  // 11: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
-	33, // 12: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
-	1,  // 13: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
-	33, // 14: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
-	45, // 15: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
-	45, // 16: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
-	50, // 17: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
-	53, // 18: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
-	50, // 19: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
-	50, // 20: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
-	50, // 21: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	64, // 22: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	65, // 23: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	68, // 24: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
-	50, // 25: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	4,  // 26: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	7,  // 27: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	9,  // 28: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	11, // 29: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	13, // 30: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	15, // 31: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	18, // 32: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	19, // 33: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	22, // 34: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	24, // 35: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	26, // 36: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	29, // 37: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	31, // 38: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	34, // 39: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	36, // 40: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	39, // 41: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	41, // 42: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	43, // 43: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	46, // 44: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	48, // 45: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	51, // 46: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	54, // 47: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	56, // 48: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	58, // 49: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	60, // 50: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	62, // 51: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	66, // 52: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	5,  // 53: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	8,  // 54: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	10, // 55: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	12, // 56: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	14, // 57: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	16, // 58: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	16, // 59: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	20, // 60: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	23, // 61: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	25, // 62: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	27, // 63: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	30, // 64: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	32, // 65: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	35, // 66: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	37, // 67: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	40, // 68: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	42, // 69: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	44, // 70: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	47, // 71: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	49, // 72: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	52, // 73: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	55, // 74: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	57, // 75: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	59, // 76: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	61, // 77: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	63, // 78: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	67, // 79: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	53, // [53:80] is the sub-list for method output_type
-	26, // [26:53] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	70, // 3: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
+	17, // 4: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
+	17, // 5: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
+	72, // 6: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
+	21, // 7: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
+	21, // 8: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
+	28, // 9: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
+	33, // 10: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
+	33, // 11: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
+	38, // 12: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
+	0,  // 13: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
+	33, // 14: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
+	1,  // 15: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
+	33, // 16: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
+	45, // 17: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
+	45, // 18: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
+	50, // 19: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
+	53, // 20: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
+	50, // 21: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
+	50, // 22: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
+	50, // 23: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
+	64, // 24: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	66, // 25: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	65, // 26: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	69, // 27: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	50, // 28: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
+	71, // 29: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	72, // 30: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	70, // 31: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	70, // 32: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	81, // 33: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	84, // 34: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	95, // 35: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	85, // 36: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	86, // 37: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	85, // 38: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	85, // 39: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	86, // 40: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	4,  // 41: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	7,  // 42: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	9,  // 43: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	11, // 44: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	13, // 45: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	15, // 46: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	18, // 47: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	19, // 48: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	22, // 49: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	24, // 50: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	26, // 51: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	29, // 52: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	31, // 53: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	34, // 54: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	36, // 55: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	39, // 56: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	41, // 57: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	43, // 58: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	46, // 59: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	48, // 60: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	51, // 61: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	54, // 62: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	56, // 63: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	58, // 64: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	60, // 65: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	62, // 66: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	73, // 67: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	75, // 68: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	77, // 69: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	79, // 70: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	82, // 71: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	87, // 72: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	89, // 73: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	91, // 74: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	93, // 75: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	67, // 76: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	5,  // 77: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	8,  // 78: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	10, // 79: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	12, // 80: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	14, // 81: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	16, // 82: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	16, // 83: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	20, // 84: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	23, // 85: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	25, // 86: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	27, // 87: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	30, // 88: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	32, // 89: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	35, // 90: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	37, // 91: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	40, // 92: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	42, // 93: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	44, // 94: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	47, // 95: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	49, // 96: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	52, // 97: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	55, // 98: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	57, // 99: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	59, // 100: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	61, // 101: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	63, // 102: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	74, // 103: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	76, // 104: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	78, // 105: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	80, // 106: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	83, // 107: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	88, // 108: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	90, // 109: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	92, // 110: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	94, // 111: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	68, // 112: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	77, // [77:113] is the sub-list for method output_type
+	41, // [41:77] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
@@ -4807,7 +6614,7 @@ func file_control_pb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_pb_control_proto_rawDesc), len(file_control_pb_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   67,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

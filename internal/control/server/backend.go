@@ -23,4 +23,6 @@ type Backend interface {
 	HasPassword() bool
 	// Messenger returns the application, or control.Locked, control.NoProfile or control.Unavailable.
 	Messenger() (*messenger.Messenger, error)
+	// Network returns what concerns networks and mailboxes, or the errors of Messenger.
+	Network() (Network, error)
 }

@@ -58,6 +58,8 @@ func (f *fakeBackend) ChangePassword(context.Context, *pb.ChangePasswordRequest)
 
 func (f *fakeBackend) HasPassword() bool { return true }
 
+func (f *fakeBackend) Network() (Network, error) { return nil, f.err }
+
 func (f *fakeBackend) Messenger() (*messenger.Messenger, error) {
 	if f.messenger != nil {
 		return f.messenger, nil

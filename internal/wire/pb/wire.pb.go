@@ -90,6 +90,198 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_wire_pb_wire_proto_rawDescGZIP(), []int{0}
 }
 
+type NameAnswer_Code int32
+
+const (
+	NameAnswer_CODE_UNSPECIFIED NameAnswer_Code = 0
+	NameAnswer_CODE_STAMPED     NameAnswer_Code = 1 // stamp holds the claim asked for, or the present one
+	NameAnswer_CODE_TAKEN       NameAnswer_Code = 2 // stamp is that of another account
+	NameAnswer_CODE_NOT_FOUND   NameAnswer_Code = 3
+	NameAnswer_CODE_REBUILDING  NameAnswer_Code = 4 // began with an empty register less than 24 hours ago, stamps nothing
+	NameAnswer_CODE_BUSY        NameAnswer_Code = 5
+	NameAnswer_CODE_BAD         NameAnswer_Code = 6
+	NameAnswer_CODE_WORK        NameAnswer_Code = 7
+	NameAnswer_CODE_FULL        NameAnswer_Code = 8 // this account has as many names as it may have
+)
+
+// Enum value maps for NameAnswer_Code.
+var (
+	NameAnswer_Code_name = map[int32]string{
+		0: "CODE_UNSPECIFIED",
+		1: "CODE_STAMPED",
+		2: "CODE_TAKEN",
+		3: "CODE_NOT_FOUND",
+		4: "CODE_REBUILDING",
+		5: "CODE_BUSY",
+		6: "CODE_BAD",
+		7: "CODE_WORK",
+		8: "CODE_FULL",
+	}
+	NameAnswer_Code_value = map[string]int32{
+		"CODE_UNSPECIFIED": 0,
+		"CODE_STAMPED":     1,
+		"CODE_TAKEN":       2,
+		"CODE_NOT_FOUND":   3,
+		"CODE_REBUILDING":  4,
+		"CODE_BUSY":        5,
+		"CODE_BAD":         6,
+		"CODE_WORK":        7,
+		"CODE_FULL":        8,
+	}
+)
+
+func (x NameAnswer_Code) Enum() *NameAnswer_Code {
+	p := new(NameAnswer_Code)
+	*p = x
+	return p
+}
+
+func (x NameAnswer_Code) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NameAnswer_Code) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_pb_wire_proto_enumTypes[1].Descriptor()
+}
+
+func (NameAnswer_Code) Type() protoreflect.EnumType {
+	return &file_wire_pb_wire_proto_enumTypes[1]
+}
+
+func (x NameAnswer_Code) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NameAnswer_Code.Descriptor instead.
+func (NameAnswer_Code) EnumDescriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{16, 0}
+}
+
+type MailboxOpen_Kind int32
+
+const (
+	MailboxOpen_KIND_UNSPECIFIED MailboxOpen_Kind = 0
+	MailboxOpen_KIND_CONTACT     MailboxOpen_Kind = 1
+	MailboxOpen_KIND_REQUEST     MailboxOpen_Kind = 2 // proof of work, small quota
+	MailboxOpen_KIND_SLOT        MailboxOpen_Kind = 3 // keeps the newest item only
+)
+
+// Enum value maps for MailboxOpen_Kind.
+var (
+	MailboxOpen_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_CONTACT",
+		2: "KIND_REQUEST",
+		3: "KIND_SLOT",
+	}
+	MailboxOpen_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_CONTACT":     1,
+		"KIND_REQUEST":     2,
+		"KIND_SLOT":        3,
+	}
+)
+
+func (x MailboxOpen_Kind) Enum() *MailboxOpen_Kind {
+	p := new(MailboxOpen_Kind)
+	*p = x
+	return p
+}
+
+func (x MailboxOpen_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MailboxOpen_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_pb_wire_proto_enumTypes[2].Descriptor()
+}
+
+func (MailboxOpen_Kind) Type() protoreflect.EnumType {
+	return &file_wire_pb_wire_proto_enumTypes[2]
+}
+
+func (x MailboxOpen_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MailboxOpen_Kind.Descriptor instead.
+func (MailboxOpen_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{28, 0}
+}
+
+type MailboxReply_Code int32
+
+const (
+	MailboxReply_CODE_UNSPECIFIED MailboxReply_Code = 0
+	MailboxReply_CODE_OK          MailboxReply_Code = 1
+	MailboxReply_CODE_FULL        MailboxReply_Code = 2 // of this inbox
+	MailboxReply_CODE_NO_ROOM     MailboxReply_Code = 3 // of the whole mailbox
+	MailboxReply_CODE_NO_INBOX    MailboxReply_Code = 4
+	MailboxReply_CODE_DENIED      MailboxReply_Code = 5 // this node keeps no mail for the one who asks
+	MailboxReply_CODE_TOO_LARGE   MailboxReply_Code = 6
+	MailboxReply_CODE_WORK        MailboxReply_Code = 7
+	MailboxReply_CODE_BUSY        MailboxReply_Code = 8 // too many requests
+	MailboxReply_CODE_BAD         MailboxReply_Code = 9
+	MailboxReply_CODE_FAILED      MailboxReply_Code = 10 // its disk; try again later
+)
+
+// Enum value maps for MailboxReply_Code.
+var (
+	MailboxReply_Code_name = map[int32]string{
+		0:  "CODE_UNSPECIFIED",
+		1:  "CODE_OK",
+		2:  "CODE_FULL",
+		3:  "CODE_NO_ROOM",
+		4:  "CODE_NO_INBOX",
+		5:  "CODE_DENIED",
+		6:  "CODE_TOO_LARGE",
+		7:  "CODE_WORK",
+		8:  "CODE_BUSY",
+		9:  "CODE_BAD",
+		10: "CODE_FAILED",
+	}
+	MailboxReply_Code_value = map[string]int32{
+		"CODE_UNSPECIFIED": 0,
+		"CODE_OK":          1,
+		"CODE_FULL":        2,
+		"CODE_NO_ROOM":     3,
+		"CODE_NO_INBOX":    4,
+		"CODE_DENIED":      5,
+		"CODE_TOO_LARGE":   6,
+		"CODE_WORK":        7,
+		"CODE_BUSY":        8,
+		"CODE_BAD":         9,
+		"CODE_FAILED":      10,
+	}
+)
+
+func (x MailboxReply_Code) Enum() *MailboxReply_Code {
+	p := new(MailboxReply_Code)
+	*p = x
+	return p
+}
+
+func (x MailboxReply_Code) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MailboxReply_Code) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_pb_wire_proto_enumTypes[3].Descriptor()
+}
+
+func (MailboxReply_Code) Type() protoreflect.EnumType {
+	return &file_wire_pb_wire_proto_enumTypes[3]
+}
+
+func (x MailboxReply_Code) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MailboxReply_Code.Descriptor instead.
+func (MailboxReply_Code) EnumDescriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{35, 0}
+}
+
 type ContactState_State int32
 
 const (
@@ -132,11 +324,11 @@ func (x ContactState_State) String() string {
 }
 
 func (ContactState_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_pb_wire_proto_enumTypes[1].Descriptor()
+	return file_wire_pb_wire_proto_enumTypes[4].Descriptor()
 }
 
 func (ContactState_State) Type() protoreflect.EnumType {
-	return &file_wire_pb_wire_proto_enumTypes[1]
+	return &file_wire_pb_wire_proto_enumTypes[4]
 }
 
 func (x ContactState_State) Number() protoreflect.EnumNumber {
@@ -145,7 +337,7 @@ func (x ContactState_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContactState_State.Descriptor instead.
 func (ContactState_State) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{21, 0}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{54, 0}
 }
 
 type ContactState_Verified int32
@@ -181,11 +373,11 @@ func (x ContactState_Verified) String() string {
 }
 
 func (ContactState_Verified) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_pb_wire_proto_enumTypes[2].Descriptor()
+	return file_wire_pb_wire_proto_enumTypes[5].Descriptor()
 }
 
 func (ContactState_Verified) Type() protoreflect.EnumType {
-	return &file_wire_pb_wire_proto_enumTypes[2]
+	return &file_wire_pb_wire_proto_enumTypes[5]
 }
 
 func (x ContactState_Verified) Number() protoreflect.EnumNumber {
@@ -194,7 +386,7 @@ func (x ContactState_Verified) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContactState_Verified.Descriptor instead.
 func (ContactState_Verified) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{21, 1}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{54, 1}
 }
 
 type Bye_Reason int32
@@ -245,11 +437,11 @@ func (x Bye_Reason) String() string {
 }
 
 func (Bye_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_pb_wire_proto_enumTypes[3].Descriptor()
+	return file_wire_pb_wire_proto_enumTypes[6].Descriptor()
 }
 
 func (Bye_Reason) Type() protoreflect.EnumType {
-	return &file_wire_pb_wire_proto_enumTypes[3]
+	return &file_wire_pb_wire_proto_enumTypes[6]
 }
 
 func (x Bye_Reason) Number() protoreflect.EnumNumber {
@@ -258,7 +450,7 @@ func (x Bye_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Bye_Reason.Descriptor instead.
 func (Bye_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{44, 0}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78, 0}
 }
 
 // Signed is a payload with an Ed25519 signature over "<domain>\x00" + payload. The domain comes from the context.
@@ -383,7 +575,7 @@ type AccountRecord struct {
 	Devices       [][]byte               `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`                       // Signed certificates, at most 16
 	Revoked       [][]byte               `protobuf:"bytes,4,rep,name=revoked,proto3" json:"revoked,omitempty"`                       // device keys, at most 64
 	ExpiresMs     int64                  `protobuf:"varint,5,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // one year after it was made
-	Names         []*NameClaim           `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`                           // reserved for networks, at most 8
+	Names         []*NameClaim           `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`                           // the usernames it goes by, one per network, at most 8
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +711,7 @@ type Invite struct {
 	Token         []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // 16 bytes, revocable right to ask
 	Devices       []*InviteDevice        `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
 	Username      string                 `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"` // a hint, never trusted
+	Networks      []*NetworkLink         `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"` // at most 2: where a newcomer finds the inviter
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -581,6 +774,13 @@ func (x *Invite) GetUsername() string {
 	return ""
 }
 
+func (x *Invite) GetNetworks() []*NetworkLink {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type InviteDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
@@ -633,6 +833,2274 @@ func (x *InviteDevice) GetAddrs() [][]byte {
 	return nil
 }
 
+// NetworkLink is the content of a hima-net: link. The network's ID is a hash of name and founder.
+type NetworkLink struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`             // at most 64 bytes
+	Founder       []byte                 `protobuf:"bytes,2,opt,name=founder,proto3" json:"founder,omitempty"`       // device key of the network's first bootstrap node
+	Bootstraps    []*InviteDevice        `protobuf:"bytes,3,rep,name=bootstraps,proto3" json:"bootstraps,omitempty"` // 1 to 4; their keys stamp names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkLink) Reset() {
+	*x = NetworkLink{}
+	mi := &file_wire_pb_wire_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkLink) ProtoMessage() {}
+
+func (x *NetworkLink) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkLink.ProtoReflect.Descriptor instead.
+func (*NetworkLink) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NetworkLink) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetFounder() []byte {
+	if x != nil {
+		return x.Founder
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetBootstraps() []*InviteDevice {
+	if x != nil {
+		return x.Bootstraps
+	}
+	return nil
+}
+
+// NetworkQuestion and NetworkCard are /hima/network/1: what network do you serve, and how, asked of a bootstrap node.
+type NetworkQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkQuestion) Reset() {
+	*x = NetworkQuestion{}
+	mi := &file_wire_pb_wire_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkQuestion) ProtoMessage() {}
+
+func (x *NetworkQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkQuestion.ProtoReflect.Descriptor instead.
+func (*NetworkQuestion) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *NetworkQuestion) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// NetworkCard is the payload of the answer; domain "hima/network-card/1", signed by the bootstrap's device key.
+type NetworkCard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Founder       []byte                 `protobuf:"bytes,2,opt,name=founder,proto3" json:"founder,omitempty"`
+	Device        []byte                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"` // the signer
+	Serves        []string               `protobuf:"bytes,4,rep,name=serves,proto3" json:"serves,omitempty"` // dht, relay, mailbox, names
+	TimeMs        int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Agent         string                 `protobuf:"bytes,6,opt,name=agent,proto3" json:"agent,omitempty"`
+	Addrs         [][]byte               `protobuf:"bytes,7,rep,name=addrs,proto3" json:"addrs,omitempty"` // multiaddrs, at most 8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkCard) Reset() {
+	*x = NetworkCard{}
+	mi := &file_wire_pb_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkCard) ProtoMessage() {}
+
+func (x *NetworkCard) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkCard.ProtoReflect.Descriptor instead.
+func (*NetworkCard) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *NetworkCard) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkCard) GetFounder() []byte {
+	if x != nil {
+		return x.Founder
+	}
+	return nil
+}
+
+func (x *NetworkCard) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *NetworkCard) GetServes() []string {
+	if x != nil {
+		return x.Serves
+	}
+	return nil
+}
+
+func (x *NetworkCard) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *NetworkCard) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *NetworkCard) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// Claim is the payload by which an account takes a username on a network; domain "hima/name-claim/1".
+type Claim struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       []byte                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // 32 bytes
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`       // canonical
+	Account       []byte                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_wire_pb_wire_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Claim) GetNetwork() []byte {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *Claim) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Claim) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *Claim) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// Stamp is the payload by which a bootstrap node confirms a claim; domain "hima/name-stamp/1", signed by its device key.
+type Stamp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claim         []byte                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"` // Signed Claim
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`     // the signer
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stamp) Reset() {
+	*x = Stamp{}
+	mi := &file_wire_pb_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stamp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stamp) ProtoMessage() {}
+
+func (x *Stamp) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stamp.ProtoReflect.Descriptor instead.
+func (*Stamp) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Stamp) GetClaim() []byte {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *Stamp) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Stamp) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// NameRecord is what the DHT keeps of a name: exactly one of the two.
+type NameRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stamp         []byte                 `protobuf:"bytes,1,opt,name=stamp,proto3" json:"stamp,omitempty"` // Signed Stamp
+	Claim         []byte                 `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"` // Signed Claim that nobody stamped
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameRecord) Reset() {
+	*x = NameRecord{}
+	mi := &file_wire_pb_wire_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameRecord) ProtoMessage() {}
+
+func (x *NameRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameRecord.ProtoReflect.Descriptor instead.
+func (*NameRecord) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NameRecord) GetStamp() []byte {
+	if x != nil {
+		return x.Stamp
+	}
+	return nil
+}
+
+func (x *NameRecord) GetClaim() []byte {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+// NameRequest and NameAnswer are /hima/names/1, spoken with bootstrap nodes. One request, one answer, a stream each.
+type NameRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Of:
+	//
+	//	*NameRequest_Register
+	//	*NameRequest_Lookup
+	//	*NameRequest_Return
+	Of            isNameRequest_Of `protobuf_oneof:"of"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameRequest) Reset() {
+	*x = NameRequest{}
+	mi := &file_wire_pb_wire_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameRequest) ProtoMessage() {}
+
+func (x *NameRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameRequest.ProtoReflect.Descriptor instead.
+func (*NameRequest) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NameRequest) GetOf() isNameRequest_Of {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
+func (x *NameRequest) GetRegister() *NameRegister {
+	if x != nil {
+		if x, ok := x.Of.(*NameRequest_Register); ok {
+			return x.Register
+		}
+	}
+	return nil
+}
+
+func (x *NameRequest) GetLookup() *NameLookup {
+	if x != nil {
+		if x, ok := x.Of.(*NameRequest_Lookup); ok {
+			return x.Lookup
+		}
+	}
+	return nil
+}
+
+func (x *NameRequest) GetReturn() *NameReturn {
+	if x != nil {
+		if x, ok := x.Of.(*NameRequest_Return); ok {
+			return x.Return
+		}
+	}
+	return nil
+}
+
+type isNameRequest_Of interface {
+	isNameRequest_Of()
+}
+
+type NameRequest_Register struct {
+	Register *NameRegister `protobuf:"bytes,1,opt,name=register,proto3,oneof"`
+}
+
+type NameRequest_Lookup struct {
+	Lookup *NameLookup `protobuf:"bytes,2,opt,name=lookup,proto3,oneof"`
+}
+
+type NameRequest_Return struct {
+	Return *NameReturn `protobuf:"bytes,3,opt,name=return,proto3,oneof"`
+}
+
+func (*NameRequest_Register) isNameRequest_Of() {}
+
+func (*NameRequest_Lookup) isNameRequest_Of() {}
+
+func (*NameRequest_Return) isNameRequest_Of() {}
+
+type NameRegister struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claim         []byte                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"` // Signed Claim
+	Work          []byte                 `protobuf:"bytes,2,opt,name=work,proto3" json:"work,omitempty"`   // 8 bytes: proof of work over the claim
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameRegister) Reset() {
+	*x = NameRegister{}
+	mi := &file_wire_pb_wire_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameRegister) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameRegister) ProtoMessage() {}
+
+func (x *NameRegister) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameRegister.ProtoReflect.Descriptor instead.
+func (*NameRegister) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NameRegister) GetClaim() []byte {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *NameRegister) GetWork() []byte {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+type NameLookup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameLookup) Reset() {
+	*x = NameLookup{}
+	mi := &file_wire_pb_wire_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameLookup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameLookup) ProtoMessage() {}
+
+func (x *NameLookup) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameLookup.ProtoReflect.Descriptor instead.
+func (*NameLookup) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NameLookup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// NameReturn hands stamps back that this node, or a sister of it, made: a register that lost its disk is rebuilt so.
+type NameReturn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stamps        [][]byte               `protobuf:"bytes,1,rep,name=stamps,proto3" json:"stamps,omitempty"` // at most 16
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameReturn) Reset() {
+	*x = NameReturn{}
+	mi := &file_wire_pb_wire_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameReturn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameReturn) ProtoMessage() {}
+
+func (x *NameReturn) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameReturn.ProtoReflect.Descriptor instead.
+func (*NameReturn) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *NameReturn) GetStamps() [][]byte {
+	if x != nil {
+		return x.Stamps
+	}
+	return nil
+}
+
+type NameAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          NameAnswer_Code        `protobuf:"varint,1,opt,name=code,proto3,enum=hima.wire.v1.NameAnswer_Code" json:"code,omitempty"`
+	Stamp         []byte                 `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"` // Signed Stamp
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Rebuilding    bool                   `protobuf:"varint,4,opt,name=rebuilding,proto3" json:"rebuilding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameAnswer) Reset() {
+	*x = NameAnswer{}
+	mi := &file_wire_pb_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameAnswer) ProtoMessage() {}
+
+func (x *NameAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameAnswer.ProtoReflect.Descriptor instead.
+func (*NameAnswer) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NameAnswer) GetCode() NameAnswer_Code {
+	if x != nil {
+		return x.Code
+	}
+	return NameAnswer_CODE_UNSPECIFIED
+}
+
+func (x *NameAnswer) GetStamp() []byte {
+	if x != nil {
+		return x.Stamp
+	}
+	return nil
+}
+
+func (x *NameAnswer) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *NameAnswer) GetRebuilding() bool {
+	if x != nil {
+		return x.Rebuilding
+	}
+	return false
+}
+
+// DeviceRecord is the payload that says how a device is reached when it is not met; domain "hima/device-record/1".
+type DeviceRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`                         // the signer
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`               // Signed, of this device
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`                              // max(last known + 1, Unix milliseconds)
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 90 days after it was made
+	Prekey        *Prekey                `protobuf:"bytes,5,opt,name=prekey,proto3" json:"prekey,omitempty"`                         // rotating
+	Mailboxes     []*MailboxRef          `protobuf:"bytes,6,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`                   // at most 4
+	Addrs         [][]byte               `protobuf:"bytes,7,rep,name=addrs,proto3" json:"addrs,omitempty"`                           // multiaddrs, relayed ones before others, at most 8
+	Request       *RequestInbox          `protobuf:"bytes,8,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRecord) Reset() {
+	*x = DeviceRecord{}
+	mi := &file_wire_pb_wire_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRecord) ProtoMessage() {}
+
+func (x *DeviceRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRecord.ProtoReflect.Descriptor instead.
+func (*DeviceRecord) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DeviceRecord) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *DeviceRecord) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *DeviceRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *DeviceRecord) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *DeviceRecord) GetPrekey() *Prekey {
+	if x != nil {
+		return x.Prekey
+	}
+	return nil
+}
+
+func (x *DeviceRecord) GetMailboxes() []*MailboxRef {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+func (x *DeviceRecord) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *DeviceRecord) GetRequest() *RequestInbox {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type Prekey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Public        []byte                 `protobuf:"bytes,1,opt,name=public,proto3" json:"public,omitempty"` // 1216 bytes, MLKEM768X25519
+	CreatedMs     int64                  `protobuf:"varint,2,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prekey) Reset() {
+	*x = Prekey{}
+	mi := &file_wire_pb_wire_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prekey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prekey) ProtoMessage() {}
+
+func (x *Prekey) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prekey.ProtoReflect.Descriptor instead.
+func (*Prekey) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Prekey) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+func (x *Prekey) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+type MailboxRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"` // at most 4
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxRef) Reset() {
+	*x = MailboxRef{}
+	mi := &file_wire_pb_wire_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxRef) ProtoMessage() {}
+
+func (x *MailboxRef) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxRef.ProtoReflect.Descriptor instead.
+func (*MailboxRef) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *MailboxRef) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *MailboxRef) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// RequestInbox is where strangers may leave a first request.
+type RequestInbox struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       []byte                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`                    // a device of mailboxes
+	Inbox         []byte                 `protobuf:"bytes,2,opt,name=inbox,proto3" json:"inbox,omitempty"`                        // 32 bytes
+	WorkBits      uint32                 `protobuf:"varint,3,opt,name=work_bits,json=workBits,proto3" json:"work_bits,omitempty"` // of the proof of work over the item
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestInbox) Reset() {
+	*x = RequestInbox{}
+	mi := &file_wire_pb_wire_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestInbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestInbox) ProtoMessage() {}
+
+func (x *RequestInbox) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestInbox.ProtoReflect.Descriptor instead.
+func (*RequestInbox) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RequestInbox) GetMailbox() []byte {
+	if x != nil {
+		return x.Mailbox
+	}
+	return nil
+}
+
+func (x *RequestInbox) GetInbox() []byte {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+func (x *RequestInbox) GetWorkBits() uint32 {
+	if x != nil {
+		return x.WorkBits
+	}
+	return 0
+}
+
+// OneTimePrekey is handed to exactly one device of a contact, over a session.
+type OneTimePrekey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 random bytes
+	Public        []byte                 `protobuf:"bytes,2,opt,name=public,proto3" json:"public,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OneTimePrekey) Reset() {
+	*x = OneTimePrekey{}
+	mi := &file_wire_pb_wire_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OneTimePrekey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OneTimePrekey) ProtoMessage() {}
+
+func (x *OneTimePrekey) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OneTimePrekey.ProtoReflect.Descriptor instead.
+func (*OneTimePrekey) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *OneTimePrekey) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *OneTimePrekey) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+// Mail is what a sealed item holds: Signed by the sending device, domain "hima/mail/1".
+type Mail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // Signed, of the sending device
+	Recipient     []byte                 `protobuf:"bytes,2,opt,name=recipient,proto3" json:"recipient,omitempty"`     // device key it is meant for: an item cannot be sealed anew for somebody else
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	AccountRecord []byte                 `protobuf:"bytes,4,opt,name=account_record,json=accountRecord,proto3" json:"account_record,omitempty"` // Signed, the sender's own
+	Runs          []*Run                 `protobuf:"bytes,5,rep,name=runs,proto3" json:"runs,omitempty"`
+	Receipts      [][]byte               `protobuf:"bytes,6,rep,name=receipts,proto3" json:"receipts,omitempty"` // Signed Receipt of the sending device
+	Offer         *MailOffer             `protobuf:"bytes,7,opt,name=offer,proto3" json:"offer,omitempty"`
+	Token         []byte                 `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"` // an invite token, for a first request, or
+	Work          []byte                 `protobuf:"bytes,9,opt,name=work,proto3" json:"work,omitempty"`   // its proof of work, as in a Knock
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mail) Reset() {
+	*x = Mail{}
+	mi := &file_wire_pb_wire_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mail) ProtoMessage() {}
+
+func (x *Mail) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mail.ProtoReflect.Descriptor instead.
+func (*Mail) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Mail) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Mail) GetRecipient() []byte {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+func (x *Mail) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Mail) GetAccountRecord() []byte {
+	if x != nil {
+		return x.AccountRecord
+	}
+	return nil
+}
+
+func (x *Mail) GetRuns() []*Run {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *Mail) GetReceipts() [][]byte {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+func (x *Mail) GetOffer() *MailOffer {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
+}
+
+func (x *Mail) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *Mail) GetWork() []byte {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+// MailOffer tells a contact where this device takes its mail, and with which keys. The highest seq counts.
+type MailOffer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Inboxes       []*MailInbox           `protobuf:"bytes,2,rep,name=inboxes,proto3" json:"inboxes,omitempty"`                // at most 4; none: no mail is taken
+	Prekey        []byte                 `protobuf:"bytes,3,opt,name=prekey,proto3" json:"prekey,omitempty"`                  // rotating, public
+	OneTime       []*OneTimePrekey       `protobuf:"bytes,4,rep,name=one_time,json=oneTime,proto3" json:"one_time,omitempty"` // at most 16, only over a session
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailOffer) Reset() {
+	*x = MailOffer{}
+	mi := &file_wire_pb_wire_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailOffer) ProtoMessage() {}
+
+func (x *MailOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailOffer.ProtoReflect.Descriptor instead.
+func (*MailOffer) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *MailOffer) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *MailOffer) GetInboxes() []*MailInbox {
+	if x != nil {
+		return x.Inboxes
+	}
+	return nil
+}
+
+func (x *MailOffer) GetPrekey() []byte {
+	if x != nil {
+		return x.Prekey
+	}
+	return nil
+}
+
+func (x *MailOffer) GetOneTime() []*OneTimePrekey {
+	if x != nil {
+		return x.OneTime
+	}
+	return nil
+}
+
+type MailInbox struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       *MailboxRef            `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
+	Inbox         []byte                 `protobuf:"bytes,2,opt,name=inbox,proto3" json:"inbox,omitempty"` // 32 bytes; knowing it is the right to deposit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailInbox) Reset() {
+	*x = MailInbox{}
+	mi := &file_wire_pb_wire_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailInbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailInbox) ProtoMessage() {}
+
+func (x *MailInbox) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailInbox.ProtoReflect.Descriptor instead.
+func (*MailInbox) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *MailInbox) GetMailbox() *MailboxRef {
+	if x != nil {
+		return x.Mailbox
+	}
+	return nil
+}
+
+func (x *MailInbox) GetInbox() []byte {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+// Custody is the payload of a mailbox's receipt; domain "hima/custody/1", signed by the mailbox's device key.
+type Custody struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox       []byte                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // the signer
+	Inbox         []byte                 `protobuf:"bytes,2,opt,name=inbox,proto3" json:"inbox,omitempty"`
+	Item          []byte                 `protobuf:"bytes,3,opt,name=item,proto3" json:"item,omitempty"` // SHA-256 of the sealed bytes
+	Size          uint32                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	UntilMs       int64                  `protobuf:"varint,5,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Custody) Reset() {
+	*x = Custody{}
+	mi := &file_wire_pb_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Custody) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Custody) ProtoMessage() {}
+
+func (x *Custody) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Custody.ProtoReflect.Descriptor instead.
+func (*Custody) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Custody) GetMailbox() []byte {
+	if x != nil {
+		return x.Mailbox
+	}
+	return nil
+}
+
+func (x *Custody) GetInbox() []byte {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+func (x *Custody) GetItem() []byte {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Custody) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Custody) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *Custody) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// MailboxRequest is a frame from the client, MailboxReply one from the node that keeps mail; /hima/mailbox/1. Requests are
+// answered in order.
+type MailboxRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // increases; the reply repeats it
+	// Types that are valid to be assigned to Of:
+	//
+	//	*MailboxRequest_Terms
+	//	*MailboxRequest_Open
+	//	*MailboxRequest_Deposit
+	//	*MailboxRequest_Watch
+	//	*MailboxRequest_Fetch
+	//	*MailboxRequest_Done
+	//	*MailboxRequest_Close
+	//	*MailboxRequest_Renew
+	Of            isMailboxRequest_Of `protobuf_oneof:"of"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxRequest) Reset() {
+	*x = MailboxRequest{}
+	mi := &file_wire_pb_wire_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxRequest) ProtoMessage() {}
+
+func (x *MailboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxRequest.ProtoReflect.Descriptor instead.
+func (*MailboxRequest) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MailboxRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MailboxRequest) GetOf() isMailboxRequest_Of {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetTerms() *MailboxTermsRequest {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Terms); ok {
+			return x.Terms
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetOpen() *MailboxOpen {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetDeposit() *MailboxDeposit {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Deposit); ok {
+			return x.Deposit
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetWatch() *MailboxWatch {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Watch); ok {
+			return x.Watch
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetFetch() *MailboxFetch {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Fetch); ok {
+			return x.Fetch
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetDone() *MailboxDone {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetClose() *MailboxClose {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return nil
+}
+
+func (x *MailboxRequest) GetRenew() *MailboxRenew {
+	if x != nil {
+		if x, ok := x.Of.(*MailboxRequest_Renew); ok {
+			return x.Renew
+		}
+	}
+	return nil
+}
+
+type isMailboxRequest_Of interface {
+	isMailboxRequest_Of()
+}
+
+type MailboxRequest_Terms struct {
+	Terms *MailboxTermsRequest `protobuf:"bytes,2,opt,name=terms,proto3,oneof"`
+}
+
+type MailboxRequest_Open struct {
+	Open *MailboxOpen `protobuf:"bytes,3,opt,name=open,proto3,oneof"`
+}
+
+type MailboxRequest_Deposit struct {
+	Deposit *MailboxDeposit `protobuf:"bytes,4,opt,name=deposit,proto3,oneof"`
+}
+
+type MailboxRequest_Watch struct {
+	Watch *MailboxWatch `protobuf:"bytes,5,opt,name=watch,proto3,oneof"`
+}
+
+type MailboxRequest_Fetch struct {
+	Fetch *MailboxFetch `protobuf:"bytes,6,opt,name=fetch,proto3,oneof"`
+}
+
+type MailboxRequest_Done struct {
+	Done *MailboxDone `protobuf:"bytes,7,opt,name=done,proto3,oneof"`
+}
+
+type MailboxRequest_Close struct {
+	Close *MailboxClose `protobuf:"bytes,8,opt,name=close,proto3,oneof"`
+}
+
+type MailboxRequest_Renew struct {
+	Renew *MailboxRenew `protobuf:"bytes,9,opt,name=renew,proto3,oneof"`
+}
+
+func (*MailboxRequest_Terms) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Open) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Deposit) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Watch) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Fetch) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Done) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Close) isMailboxRequest_Of() {}
+
+func (*MailboxRequest_Renew) isMailboxRequest_Of() {}
+
+type MailboxTermsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxTermsRequest) Reset() {
+	*x = MailboxTermsRequest{}
+	mi := &file_wire_pb_wire_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxTermsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxTermsRequest) ProtoMessage() {}
+
+func (x *MailboxTermsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxTermsRequest.ProtoReflect.Descriptor instead.
+func (*MailboxTermsRequest) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{27}
+}
+
+// MailboxOpen makes an inbox, or changes its quota. The inbox is the hash of the secret.
+type MailboxOpen struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"` // 32 bytes
+	Kind          MailboxOpen_Kind       `protobuf:"varint,2,opt,name=kind,proto3,enum=hima.wire.v1.MailboxOpen_Kind" json:"kind,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"` // 0: what the terms say
+	Grant         []byte                 `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`                              // of a node that keeps mail for chosen people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxOpen) Reset() {
+	*x = MailboxOpen{}
+	mi := &file_wire_pb_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxOpen) ProtoMessage() {}
+
+func (x *MailboxOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxOpen.ProtoReflect.Descriptor instead.
+func (*MailboxOpen) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *MailboxOpen) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *MailboxOpen) GetKind() MailboxOpen_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return MailboxOpen_KIND_UNSPECIFIED
+}
+
+func (x *MailboxOpen) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
+func (x *MailboxOpen) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+type MailboxDeposit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Inbox         []byte                 `protobuf:"bytes,1,opt,name=inbox,proto3" json:"inbox,omitempty"`
+	Item          []byte                 `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`     // sealed
+	Work          []byte                 `protobuf:"bytes,3,opt,name=work,proto3" json:"work,omitempty"`     // 8 bytes, for request inboxes
+	Secret        []byte                 `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"` // for slots: only the owner writes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxDeposit) Reset() {
+	*x = MailboxDeposit{}
+	mi := &file_wire_pb_wire_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxDeposit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxDeposit) ProtoMessage() {}
+
+func (x *MailboxDeposit) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxDeposit.ProtoReflect.Descriptor instead.
+func (*MailboxDeposit) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MailboxDeposit) GetInbox() []byte {
+	if x != nil {
+		return x.Inbox
+	}
+	return nil
+}
+
+func (x *MailboxDeposit) GetItem() []byte {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *MailboxDeposit) GetWork() []byte {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+func (x *MailboxDeposit) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// MailboxWatch asks to be told when something is in any of these inboxes, now and later, as long as the stream is open.
+type MailboxWatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secrets       [][]byte               `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"` // at most 256 a frame; several frames add up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxWatch) Reset() {
+	*x = MailboxWatch{}
+	mi := &file_wire_pb_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxWatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxWatch) ProtoMessage() {}
+
+func (x *MailboxWatch) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxWatch.ProtoReflect.Descriptor instead.
+func (*MailboxWatch) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *MailboxWatch) GetSecrets() [][]byte {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+type MailboxFetch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"` // cursor
+	Max           uint32                 `protobuf:"varint,3,opt,name=max,proto3" json:"max,omitempty"`     // items
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxFetch) Reset() {
+	*x = MailboxFetch{}
+	mi := &file_wire_pb_wire_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxFetch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxFetch) ProtoMessage() {}
+
+func (x *MailboxFetch) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxFetch.ProtoReflect.Descriptor instead.
+func (*MailboxFetch) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *MailboxFetch) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *MailboxFetch) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *MailboxFetch) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+// MailboxDone says that these items are durable at their reader.
+type MailboxDone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	Items         [][]byte               `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"` // hashes, at most 256
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxDone) Reset() {
+	*x = MailboxDone{}
+	mi := &file_wire_pb_wire_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxDone) ProtoMessage() {}
+
+func (x *MailboxDone) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxDone.ProtoReflect.Descriptor instead.
+func (*MailboxDone) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *MailboxDone) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *MailboxDone) GetItems() [][]byte {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type MailboxClose struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxClose) Reset() {
+	*x = MailboxClose{}
+	mi := &file_wire_pb_wire_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxClose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxClose) ProtoMessage() {}
+
+func (x *MailboxClose) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxClose.ProtoReflect.Descriptor instead.
+func (*MailboxClose) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MailboxClose) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// MailboxRenew keeps inboxes from expiring.
+type MailboxRenew struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secrets       [][]byte               `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxRenew) Reset() {
+	*x = MailboxRenew{}
+	mi := &file_wire_pb_wire_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxRenew) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxRenew) ProtoMessage() {}
+
+func (x *MailboxRenew) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxRenew.ProtoReflect.Descriptor instead.
+func (*MailboxRenew) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *MailboxRenew) GetSecrets() [][]byte {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+type MailboxReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // 0: a notice that nobody asked for
+	Code          MailboxReply_Code      `protobuf:"varint,2,opt,name=code,proto3,enum=hima.wire.v1.MailboxReply_Code" json:"code,omitempty"`
+	Custody       []byte                 `protobuf:"bytes,3,opt,name=custody,proto3" json:"custody,omitempty"` // Signed Custody, of a deposit
+	Items         []*MailboxItem         `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`     // of a fetch, in pages of at most 64 KiB or one item
+	More          bool                   `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
+	Waiting       [][]byte               `protobuf:"bytes,6,rep,name=waiting,proto3" json:"waiting,omitempty"` // inboxes in which something waits, of a watch and of notices
+	Terms         *MailboxTerms          `protobuf:"bytes,7,opt,name=terms,proto3" json:"terms,omitempty"`
+	State         *MailboxState          `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"` // of open
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxReply) Reset() {
+	*x = MailboxReply{}
+	mi := &file_wire_pb_wire_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxReply) ProtoMessage() {}
+
+func (x *MailboxReply) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxReply.ProtoReflect.Descriptor instead.
+func (*MailboxReply) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *MailboxReply) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MailboxReply) GetCode() MailboxReply_Code {
+	if x != nil {
+		return x.Code
+	}
+	return MailboxReply_CODE_UNSPECIFIED
+}
+
+func (x *MailboxReply) GetCustody() []byte {
+	if x != nil {
+		return x.Custody
+	}
+	return nil
+}
+
+func (x *MailboxReply) GetItems() []*MailboxItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *MailboxReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *MailboxReply) GetWaiting() [][]byte {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *MailboxReply) GetTerms() *MailboxTerms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+func (x *MailboxReply) GetState() *MailboxState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+type MailboxItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cursor        uint64                 `protobuf:"varint,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Item          []byte                 `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`
+	UntilMs       int64                  `protobuf:"varint,3,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxItem) Reset() {
+	*x = MailboxItem{}
+	mi := &file_wire_pb_wire_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxItem) ProtoMessage() {}
+
+func (x *MailboxItem) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxItem.ProtoReflect.Descriptor instead.
+func (*MailboxItem) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *MailboxItem) GetCursor() uint64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+func (x *MailboxItem) GetItem() []byte {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *MailboxItem) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+type MailboxTerms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Open          bool                   `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`                               // keeps mail for everyone
+	InboxBytes    uint64                 `protobuf:"varint,2,opt,name=inbox_bytes,json=inboxBytes,proto3" json:"inbox_bytes,omitempty"` // quota of one inbox
+	InboxItems    uint32                 `protobuf:"varint,3,opt,name=inbox_items,json=inboxItems,proto3" json:"inbox_items,omitempty"`
+	RequestBytes  uint64                 `protobuf:"varint,4,opt,name=request_bytes,json=requestBytes,proto3" json:"request_bytes,omitempty"`
+	RequestItems  uint32                 `protobuf:"varint,5,opt,name=request_items,json=requestItems,proto3" json:"request_items,omitempty"`
+	ExpiryMs      int64                  `protobuf:"varint,6,opt,name=expiry_ms,json=expiryMs,proto3" json:"expiry_ms,omitempty"` // how long an item is kept
+	WorkBits      uint32                 `protobuf:"varint,7,opt,name=work_bits,json=workBits,proto3" json:"work_bits,omitempty"` // for request inboxes
+	MaxItem       uint32                 `protobuf:"varint,8,opt,name=max_item,json=maxItem,proto3" json:"max_item,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,9,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	InboxIdleMs   int64                  `protobuf:"varint,10,opt,name=inbox_idle_ms,json=inboxIdleMs,proto3" json:"inbox_idle_ms,omitempty"` // an inbox that nobody renewed for so long goes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxTerms) Reset() {
+	*x = MailboxTerms{}
+	mi := &file_wire_pb_wire_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxTerms) ProtoMessage() {}
+
+func (x *MailboxTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxTerms.ProtoReflect.Descriptor instead.
+func (*MailboxTerms) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *MailboxTerms) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *MailboxTerms) GetInboxBytes() uint64 {
+	if x != nil {
+		return x.InboxBytes
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetInboxItems() uint32 {
+	if x != nil {
+		return x.InboxItems
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetRequestBytes() uint64 {
+	if x != nil {
+		return x.RequestBytes
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetRequestItems() uint32 {
+	if x != nil {
+		return x.RequestItems
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetExpiryMs() int64 {
+	if x != nil {
+		return x.ExpiryMs
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetWorkBits() uint32 {
+	if x != nil {
+		return x.WorkBits
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetMaxItem() uint32 {
+	if x != nil {
+		return x.MaxItem
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *MailboxTerms) GetInboxIdleMs() int64 {
+	if x != nil {
+		return x.InboxIdleMs
+	}
+	return 0
+}
+
+type MailboxState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UsedBytes     uint64                 `protobuf:"varint,1,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	Items         uint32                 `protobuf:"varint,2,opt,name=items,proto3" json:"items,omitempty"`
+	QuotaBytes    uint64                 `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxState) Reset() {
+	*x = MailboxState{}
+	mi := &file_wire_pb_wire_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxState) ProtoMessage() {}
+
+func (x *MailboxState) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxState.ProtoReflect.Descriptor instead.
+func (*MailboxState) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *MailboxState) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *MailboxState) GetItems() uint32 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *MailboxState) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
 // Vault is what the sealed vault file of a profile holds.
 type Vault struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -651,7 +3119,7 @@ type Vault struct {
 
 func (x *Vault) Reset() {
 	*x = Vault{}
-	mi := &file_wire_pb_wire_proto_msgTypes[6]
+	mi := &file_wire_pb_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +3131,7 @@ func (x *Vault) String() string {
 func (*Vault) ProtoMessage() {}
 
 func (x *Vault) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[6]
+	mi := &file_wire_pb_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +3144,7 @@ func (x *Vault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vault.ProtoReflect.Descriptor instead.
 func (*Vault) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Vault) GetVersion() uint32 {
@@ -752,7 +3220,7 @@ type LanQuestion struct {
 
 func (x *LanQuestion) Reset() {
 	*x = LanQuestion{}
-	mi := &file_wire_pb_wire_proto_msgTypes[7]
+	mi := &file_wire_pb_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +3232,7 @@ func (x *LanQuestion) String() string {
 func (*LanQuestion) ProtoMessage() {}
 
 func (x *LanQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[7]
+	mi := &file_wire_pb_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +3245,7 @@ func (x *LanQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LanQuestion.ProtoReflect.Descriptor instead.
 func (*LanQuestion) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LanQuestion) GetVersion() uint32 {
@@ -799,7 +3267,7 @@ type LanProfile struct {
 
 func (x *LanProfile) Reset() {
 	*x = LanProfile{}
-	mi := &file_wire_pb_wire_proto_msgTypes[8]
+	mi := &file_wire_pb_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +3279,7 @@ func (x *LanProfile) String() string {
 func (*LanProfile) ProtoMessage() {}
 
 func (x *LanProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[8]
+	mi := &file_wire_pb_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +3292,7 @@ func (x *LanProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LanProfile.ProtoReflect.Descriptor instead.
 func (*LanProfile) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LanProfile) GetCertificate() []byte {
@@ -879,7 +3347,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_wire_pb_wire_proto_msgTypes[9]
+	mi := &file_wire_pb_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +3359,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[9]
+	mi := &file_wire_pb_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +3372,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Header) GetConversation() []byte {
@@ -1023,7 +3491,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_wire_pb_wire_proto_msgTypes[10]
+	mi := &file_wire_pb_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +3503,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[10]
+	mi := &file_wire_pb_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +3516,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Entry) GetHeader() []byte {
@@ -1076,7 +3544,7 @@ type Run struct {
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_wire_pb_wire_proto_msgTypes[11]
+	mi := &file_wire_pb_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +3556,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[11]
+	mi := &file_wire_pb_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +3569,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Run) GetEntries() []*Entry {
@@ -1133,7 +3601,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_wire_pb_wire_proto_msgTypes[12]
+	mi := &file_wire_pb_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +3613,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[12]
+	mi := &file_wire_pb_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +3626,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Head) GetFeed() uint32 {
@@ -1217,7 +3685,7 @@ type ForkProof struct {
 
 func (x *ForkProof) Reset() {
 	*x = ForkProof{}
-	mi := &file_wire_pb_wire_proto_msgTypes[13]
+	mi := &file_wire_pb_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +3697,7 @@ func (x *ForkProof) String() string {
 func (*ForkProof) ProtoMessage() {}
 
 func (x *ForkProof) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[13]
+	mi := &file_wire_pb_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +3710,7 @@ func (x *ForkProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForkProof.ProtoReflect.Descriptor instead.
 func (*ForkProof) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ForkProof) GetHeaderA() []byte {
@@ -1291,7 +3759,7 @@ type Text struct {
 
 func (x *Text) Reset() {
 	*x = Text{}
-	mi := &file_wire_pb_wire_proto_msgTypes[14]
+	mi := &file_wire_pb_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +3771,7 @@ func (x *Text) String() string {
 func (*Text) ProtoMessage() {}
 
 func (x *Text) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[14]
+	mi := &file_wire_pb_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +3784,7 @@ func (x *Text) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Text.ProtoReflect.Descriptor instead.
 func (*Text) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Text) GetText() string {
@@ -1343,7 +3811,7 @@ type Recall struct {
 
 func (x *Recall) Reset() {
 	*x = Recall{}
-	mi := &file_wire_pb_wire_proto_msgTypes[15]
+	mi := &file_wire_pb_wire_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +3823,7 @@ func (x *Recall) String() string {
 func (*Recall) ProtoMessage() {}
 
 func (x *Recall) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[15]
+	mi := &file_wire_pb_wire_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +3836,7 @@ func (x *Recall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recall.ProtoReflect.Descriptor instead.
 func (*Recall) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Recall) GetEntry() []byte {
@@ -1391,7 +3859,7 @@ type Card struct {
 
 func (x *Card) Reset() {
 	*x = Card{}
-	mi := &file_wire_pb_wire_proto_msgTypes[16]
+	mi := &file_wire_pb_wire_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +3871,7 @@ func (x *Card) String() string {
 func (*Card) ProtoMessage() {}
 
 func (x *Card) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[16]
+	mi := &file_wire_pb_wire_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +3884,7 @@ func (x *Card) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Card.ProtoReflect.Descriptor instead.
 func (*Card) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Card) GetUsername() string {
@@ -1458,7 +3926,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_wire_pb_wire_proto_msgTypes[17]
+	mi := &file_wire_pb_wire_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +3938,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[17]
+	mi := &file_wire_pb_wire_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +3951,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Request) GetMessage() string {
@@ -1510,7 +3978,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_wire_pb_wire_proto_msgTypes[18]
+	mi := &file_wire_pb_wire_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +3990,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[18]
+	mi := &file_wire_pb_wire_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +4003,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Accept) GetCard() *Card {
@@ -1554,7 +4022,7 @@ type Decline struct {
 
 func (x *Decline) Reset() {
 	*x = Decline{}
-	mi := &file_wire_pb_wire_proto_msgTypes[19]
+	mi := &file_wire_pb_wire_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +4034,7 @@ func (x *Decline) String() string {
 func (*Decline) ProtoMessage() {}
 
 func (x *Decline) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[19]
+	mi := &file_wire_pb_wire_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +4047,7 @@ func (x *Decline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decline.ProtoReflect.Descriptor instead.
 func (*Decline) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{52}
 }
 
 // CardUpdate, control kind 19.
@@ -1592,7 +4060,7 @@ type CardUpdate struct {
 
 func (x *CardUpdate) Reset() {
 	*x = CardUpdate{}
-	mi := &file_wire_pb_wire_proto_msgTypes[20]
+	mi := &file_wire_pb_wire_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +4072,7 @@ func (x *CardUpdate) String() string {
 func (*CardUpdate) ProtoMessage() {}
 
 func (x *CardUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[20]
+	mi := &file_wire_pb_wire_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +4085,7 @@ func (x *CardUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CardUpdate.ProtoReflect.Descriptor instead.
 func (*CardUpdate) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CardUpdate) GetCard() *Card {
@@ -1643,7 +4111,7 @@ type ContactState struct {
 
 func (x *ContactState) Reset() {
 	*x = ContactState{}
-	mi := &file_wire_pb_wire_proto_msgTypes[21]
+	mi := &file_wire_pb_wire_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +4123,7 @@ func (x *ContactState) String() string {
 func (*ContactState) ProtoMessage() {}
 
 func (x *ContactState) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[21]
+	mi := &file_wire_pb_wire_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +4136,7 @@ func (x *ContactState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactState.ProtoReflect.Descriptor instead.
 func (*ContactState) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ContactState) GetAccount() []byte {
@@ -1731,7 +4199,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_wire_pb_wire_proto_msgTypes[22]
+	mi := &file_wire_pb_wire_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +4211,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[22]
+	mi := &file_wire_pb_wire_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +4224,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Setting) GetKey() string {
@@ -1785,7 +4253,7 @@ type ReadPosition struct {
 
 func (x *ReadPosition) Reset() {
 	*x = ReadPosition{}
-	mi := &file_wire_pb_wire_proto_msgTypes[23]
+	mi := &file_wire_pb_wire_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +4265,7 @@ func (x *ReadPosition) String() string {
 func (*ReadPosition) ProtoMessage() {}
 
 func (x *ReadPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[23]
+	mi := &file_wire_pb_wire_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +4278,7 @@ func (x *ReadPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPosition.ProtoReflect.Descriptor instead.
 func (*ReadPosition) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReadPosition) GetConversation() []byte {
@@ -1846,7 +4314,7 @@ type InviteState struct {
 
 func (x *InviteState) Reset() {
 	*x = InviteState{}
-	mi := &file_wire_pb_wire_proto_msgTypes[24]
+	mi := &file_wire_pb_wire_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +4326,7 @@ func (x *InviteState) String() string {
 func (*InviteState) ProtoMessage() {}
 
 func (x *InviteState) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[24]
+	mi := &file_wire_pb_wire_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +4339,7 @@ func (x *InviteState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteState.ProtoReflect.Descriptor instead.
 func (*InviteState) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *InviteState) GetToken() []byte {
@@ -1891,6 +4359,75 @@ func (x *InviteState) GetRevoked() bool {
 func (x *InviteState) GetCreatedMs() int64 {
 	if x != nil {
 		return x.CreatedMs
+	}
+	return 0
+}
+
+// MailboxGrant, control kind 20 of a direct conversation: the author's node keeps mail for the other side.
+type MailboxGrant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // the node that keeps it
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Grant         []byte                 `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"` // 16 random bytes; empty: taken back
+	QuotaBytes    uint64                 `protobuf:"varint,4,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxGrant) Reset() {
+	*x = MailboxGrant{}
+	mi := &file_wire_pb_wire_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxGrant) ProtoMessage() {}
+
+func (x *MailboxGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxGrant.ProtoReflect.Descriptor instead.
+func (*MailboxGrant) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *MailboxGrant) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *MailboxGrant) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *MailboxGrant) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *MailboxGrant) GetQuotaBytes() uint64 {
+	if x != nil {
+		return x.QuotaBytes
 	}
 	return 0
 }
@@ -1916,6 +4453,7 @@ type Frame struct {
 	//	*Frame_Pong
 	//	*Frame_Fork
 	//	*Frame_Bye
+	//	*Frame_MailOffer
 	Of            isFrame_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1923,7 +4461,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[25]
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +4473,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[25]
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +4486,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Frame) GetOf() isFrame_Of {
@@ -2102,6 +4640,15 @@ func (x *Frame) GetBye() *Bye {
 	return nil
 }
 
+func (x *Frame) GetMailOffer() *MailOffer {
+	if x != nil {
+		if x, ok := x.Of.(*Frame_MailOffer); ok {
+			return x.MailOffer
+		}
+	}
+	return nil
+}
+
 type isFrame_Of interface {
 	isFrame_Of()
 }
@@ -2170,6 +4717,10 @@ type Frame_Bye struct {
 	Bye *Bye `protobuf:"bytes,16,opt,name=bye,proto3,oneof"`
 }
 
+type Frame_MailOffer struct {
+	MailOffer *MailOffer `protobuf:"bytes,17,opt,name=mail_offer,json=mailOffer,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Of() {}
 
 func (*Frame_Record) isFrame_Of() {}
@@ -2202,6 +4753,8 @@ func (*Frame_Fork) isFrame_Of() {}
 
 func (*Frame_Bye) isFrame_Of() {}
 
+func (*Frame_MailOffer) isFrame_Of() {}
+
 // Hello is the first frame of both sides.
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2217,7 +4770,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_wire_pb_wire_proto_msgTypes[26]
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +4782,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[26]
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +4795,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Hello) GetVersions() []uint32 {
@@ -2297,7 +4850,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_pb_wire_proto_msgTypes[27]
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +4862,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[27]
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +4875,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Record) GetAccountRecord() []byte {
@@ -2342,7 +4895,7 @@ type Digest struct {
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_wire_pb_wire_proto_msgTypes[28]
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +4907,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[28]
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +4920,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{28}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Digest) GetConversation() []byte {
@@ -2394,7 +4947,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_wire_pb_wire_proto_msgTypes[29]
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +4959,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[29]
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +4972,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{29}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Digests) GetDigests() []*Digest {
@@ -2447,7 +5000,7 @@ type Heads struct {
 
 func (x *Heads) Reset() {
 	*x = Heads{}
-	mi := &file_wire_pb_wire_proto_msgTypes[30]
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +5012,7 @@ func (x *Heads) String() string {
 func (*Heads) ProtoMessage() {}
 
 func (x *Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[30]
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +5025,7 @@ func (x *Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heads.ProtoReflect.Descriptor instead.
 func (*Heads) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Heads) GetConversation() []byte {
@@ -2505,7 +5058,7 @@ type RunFrame struct {
 
 func (x *RunFrame) Reset() {
 	*x = RunFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[31]
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +5070,7 @@ func (x *RunFrame) String() string {
 func (*RunFrame) ProtoMessage() {}
 
 func (x *RunFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[31]
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +5083,7 @@ func (x *RunFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunFrame.ProtoReflect.Descriptor instead.
 func (*RunFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RunFrame) GetRun() *Run {
@@ -2553,7 +5106,7 @@ type AckItem struct {
 
 func (x *AckItem) Reset() {
 	*x = AckItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[32]
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +5118,7 @@ func (x *AckItem) String() string {
 func (*AckItem) ProtoMessage() {}
 
 func (x *AckItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[32]
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +5131,7 @@ func (x *AckItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckItem.ProtoReflect.Descriptor instead.
 func (*AckItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AckItem) GetConversation() []byte {
@@ -2626,7 +5179,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_pb_wire_proto_msgTypes[33]
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +5191,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[33]
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +5204,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{33}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Ack) GetItems() []*AckItem {
@@ -2675,7 +5228,7 @@ type Refuse struct {
 
 func (x *Refuse) Reset() {
 	*x = Refuse{}
-	mi := &file_wire_pb_wire_proto_msgTypes[34]
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +5240,7 @@ func (x *Refuse) String() string {
 func (*Refuse) ProtoMessage() {}
 
 func (x *Refuse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[34]
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +5253,7 @@ func (x *Refuse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refuse.ProtoReflect.Descriptor instead.
 func (*Refuse) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{34}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Refuse) GetConversation() []byte {
@@ -2751,7 +5304,7 @@ type Knock struct {
 
 func (x *Knock) Reset() {
 	*x = Knock{}
-	mi := &file_wire_pb_wire_proto_msgTypes[35]
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +5316,7 @@ func (x *Knock) String() string {
 func (*Knock) ProtoMessage() {}
 
 func (x *Knock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[35]
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +5329,7 @@ func (x *Knock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Knock.ProtoReflect.Descriptor instead.
 func (*Knock) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{35}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Knock) GetConversation() []byte {
@@ -2817,7 +5370,7 @@ type KnockAnswer struct {
 
 func (x *KnockAnswer) Reset() {
 	*x = KnockAnswer{}
-	mi := &file_wire_pb_wire_proto_msgTypes[36]
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +5382,7 @@ func (x *KnockAnswer) String() string {
 func (*KnockAnswer) ProtoMessage() {}
 
 func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[36]
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +5395,7 @@ func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnockAnswer.ProtoReflect.Descriptor instead.
 func (*KnockAnswer) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *KnockAnswer) GetConversation() []byte {
@@ -2868,7 +5421,7 @@ type ReceiptFrame struct {
 
 func (x *ReceiptFrame) Reset() {
 	*x = ReceiptFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[37]
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +5433,7 @@ func (x *ReceiptFrame) String() string {
 func (*ReceiptFrame) ProtoMessage() {}
 
 func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[37]
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +5446,7 @@ func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptFrame.ProtoReflect.Descriptor instead.
 func (*ReceiptFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{37}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ReceiptFrame) GetReceipt() []byte {
@@ -2916,7 +5469,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_wire_pb_wire_proto_msgTypes[38]
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +5481,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[38]
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +5494,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{38}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Receipt) GetConversation() []byte {
@@ -2985,7 +5538,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[39]
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2997,7 +5550,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[39]
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3010,7 +5563,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{39}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReceiptItem) GetFeed() uint32 {
@@ -3058,7 +5611,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_wire_pb_wire_proto_msgTypes[40]
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3070,7 +5623,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[40]
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3083,7 +5636,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{40}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Typing) GetConversation() []byte {
@@ -3109,7 +5662,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_wire_pb_wire_proto_msgTypes[41]
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +5674,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[41]
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +5687,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{41}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Presence) GetOnline() bool {
@@ -3153,7 +5706,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_wire_pb_wire_proto_msgTypes[42]
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +5718,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[42]
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +5731,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{42}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -3198,7 +5751,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_wire_pb_wire_proto_msgTypes[43]
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +5763,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[43]
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3223,7 +5776,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{43}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Pong) GetNonce() uint64 {
@@ -3249,7 +5802,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_wire_pb_wire_proto_msgTypes[44]
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +5814,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[44]
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +5827,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{44}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Bye) GetReason() Bye_Reason {
@@ -3307,15 +5860,215 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05names\x18\x06 \x03(\v2\x17.hima.wire.v1.NameClaimR\x05names\"9\n" +
 	"\tNameClaim\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\fR\anetwork\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x8a\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xc1\x01\n" +
 	"\x06Invite\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x124\n" +
 	"\adevices\x18\x03 \x03(\v2\x1a.hima.wire.v1.InviteDeviceR\adevices\x12\x1a\n" +
-	"\busername\x18\x04 \x01(\tR\busername\"<\n" +
+	"\busername\x18\x04 \x01(\tR\busername\x125\n" +
+	"\bnetworks\x18\x05 \x03(\v2\x19.hima.wire.v1.NetworkLinkR\bnetworks\"<\n" +
 	"\fInviteDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xa6\x02\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"w\n" +
+	"\vNetworkLink\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\afounder\x18\x02 \x01(\fR\afounder\x12:\n" +
+	"\n" +
+	"bootstraps\x18\x03 \x03(\v2\x1a.hima.wire.v1.InviteDeviceR\n" +
+	"bootstraps\"+\n" +
+	"\x0fNetworkQuestion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xb0\x01\n" +
+	"\vNetworkCard\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\afounder\x18\x02 \x01(\fR\afounder\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\fR\x06device\x12\x16\n" +
+	"\x06serves\x18\x04 \x03(\tR\x06serves\x12\x17\n" +
+	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
+	"\x05agent\x18\x06 \x01(\tR\x05agent\x12\x14\n" +
+	"\x05addrs\x18\a \x03(\fR\x05addrs\"h\n" +
+	"\x05Claim\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\fR\anetwork\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\fR\aaccount\x12\x17\n" +
+	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\"H\n" +
+	"\x05Stamp\x12\x14\n" +
+	"\x05claim\x18\x01 \x01(\fR\x05claim\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"8\n" +
+	"\n" +
+	"NameRecord\x12\x14\n" +
+	"\x05stamp\x18\x01 \x01(\fR\x05stamp\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\fR\x05claim\"\xb5\x01\n" +
+	"\vNameRequest\x128\n" +
+	"\bregister\x18\x01 \x01(\v2\x1a.hima.wire.v1.NameRegisterH\x00R\bregister\x122\n" +
+	"\x06lookup\x18\x02 \x01(\v2\x18.hima.wire.v1.NameLookupH\x00R\x06lookup\x122\n" +
+	"\x06return\x18\x03 \x01(\v2\x18.hima.wire.v1.NameReturnH\x00R\x06returnB\x04\n" +
+	"\x02of\"8\n" +
+	"\fNameRegister\x12\x14\n" +
+	"\x05claim\x18\x01 \x01(\fR\x05claim\x12\x12\n" +
+	"\x04work\x18\x02 \x01(\fR\x04work\" \n" +
+	"\n" +
+	"NameLookup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"$\n" +
+	"\n" +
+	"NameReturn\x12\x16\n" +
+	"\x06stamps\x18\x01 \x03(\fR\x06stamps\"\xb3\x02\n" +
+	"\n" +
+	"NameAnswer\x121\n" +
+	"\x04code\x18\x01 \x01(\x0e2\x1d.hima.wire.v1.NameAnswer.CodeR\x04code\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\fR\x05stamp\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12\x1e\n" +
+	"\n" +
+	"rebuilding\x18\x04 \x01(\bR\n" +
+	"rebuilding\"\xa2\x01\n" +
+	"\x04Code\x12\x14\n" +
+	"\x10CODE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fCODE_STAMPED\x10\x01\x12\x0e\n" +
+	"\n" +
+	"CODE_TAKEN\x10\x02\x12\x12\n" +
+	"\x0eCODE_NOT_FOUND\x10\x03\x12\x13\n" +
+	"\x0fCODE_REBUILDING\x10\x04\x12\r\n" +
+	"\tCODE_BUSY\x10\x05\x12\f\n" +
+	"\bCODE_BAD\x10\x06\x12\r\n" +
+	"\tCODE_WORK\x10\a\x12\r\n" +
+	"\tCODE_FULL\x10\b\"\xab\x02\n" +
+	"\fDeviceRecord\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12,\n" +
+	"\x06prekey\x18\x05 \x01(\v2\x14.hima.wire.v1.PrekeyR\x06prekey\x126\n" +
+	"\tmailboxes\x18\x06 \x03(\v2\x18.hima.wire.v1.MailboxRefR\tmailboxes\x12\x14\n" +
+	"\x05addrs\x18\a \x03(\fR\x05addrs\x124\n" +
+	"\arequest\x18\b \x01(\v2\x1a.hima.wire.v1.RequestInboxR\arequest\"?\n" +
+	"\x06Prekey\x12\x16\n" +
+	"\x06public\x18\x01 \x01(\fR\x06public\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x02 \x01(\x03R\tcreatedMs\":\n" +
+	"\n" +
+	"MailboxRef\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"[\n" +
+	"\fRequestInbox\x12\x18\n" +
+	"\amailbox\x18\x01 \x01(\fR\amailbox\x12\x14\n" +
+	"\x05inbox\x18\x02 \x01(\fR\x05inbox\x12\x1b\n" +
+	"\twork_bits\x18\x03 \x01(\rR\bworkBits\"7\n" +
+	"\rOneTimePrekey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06public\x18\x02 \x01(\fR\x06public\"\xa2\x02\n" +
+	"\x04Mail\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\trecipient\x18\x02 \x01(\fR\trecipient\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12%\n" +
+	"\x0eaccount_record\x18\x04 \x01(\fR\raccountRecord\x12%\n" +
+	"\x04runs\x18\x05 \x03(\v2\x11.hima.wire.v1.RunR\x04runs\x12\x1a\n" +
+	"\breceipts\x18\x06 \x03(\fR\breceipts\x12-\n" +
+	"\x05offer\x18\a \x01(\v2\x17.hima.wire.v1.MailOfferR\x05offer\x12\x14\n" +
+	"\x05token\x18\b \x01(\fR\x05token\x12\x12\n" +
+	"\x04work\x18\t \x01(\fR\x04work\"\xa0\x01\n" +
+	"\tMailOffer\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
+	"\ainboxes\x18\x02 \x03(\v2\x17.hima.wire.v1.MailInboxR\ainboxes\x12\x16\n" +
+	"\x06prekey\x18\x03 \x01(\fR\x06prekey\x126\n" +
+	"\bone_time\x18\x04 \x03(\v2\x1b.hima.wire.v1.OneTimePrekeyR\aoneTime\"U\n" +
+	"\tMailInbox\x122\n" +
+	"\amailbox\x18\x01 \x01(\v2\x18.hima.wire.v1.MailboxRefR\amailbox\x12\x14\n" +
+	"\x05inbox\x18\x02 \x01(\fR\x05inbox\"\x95\x01\n" +
+	"\aCustody\x12\x18\n" +
+	"\amailbox\x18\x01 \x01(\fR\amailbox\x12\x14\n" +
+	"\x05inbox\x18\x02 \x01(\fR\x05inbox\x12\x12\n" +
+	"\x04item\x18\x03 \x01(\fR\x04item\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\rR\x04size\x12\x19\n" +
+	"\buntil_ms\x18\x05 \x01(\x03R\auntilMs\x12\x17\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"\xcd\x03\n" +
+	"\x0eMailboxRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x129\n" +
+	"\x05terms\x18\x02 \x01(\v2!.hima.wire.v1.MailboxTermsRequestH\x00R\x05terms\x12/\n" +
+	"\x04open\x18\x03 \x01(\v2\x19.hima.wire.v1.MailboxOpenH\x00R\x04open\x128\n" +
+	"\adeposit\x18\x04 \x01(\v2\x1c.hima.wire.v1.MailboxDepositH\x00R\adeposit\x122\n" +
+	"\x05watch\x18\x05 \x01(\v2\x1a.hima.wire.v1.MailboxWatchH\x00R\x05watch\x122\n" +
+	"\x05fetch\x18\x06 \x01(\v2\x1a.hima.wire.v1.MailboxFetchH\x00R\x05fetch\x12/\n" +
+	"\x04done\x18\a \x01(\v2\x19.hima.wire.v1.MailboxDoneH\x00R\x04done\x122\n" +
+	"\x05close\x18\b \x01(\v2\x1a.hima.wire.v1.MailboxCloseH\x00R\x05close\x122\n" +
+	"\x05renew\x18\t \x01(\v2\x1a.hima.wire.v1.MailboxRenewH\x00R\x05renewB\x04\n" +
+	"\x02of\"\x15\n" +
+	"\x13MailboxTermsRequest\"\xe1\x01\n" +
+	"\vMailboxOpen\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x122\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1e.hima.wire.v1.MailboxOpen.KindR\x04kind\x12\x1f\n" +
+	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
+	"quotaBytes\x12\x14\n" +
+	"\x05grant\x18\x04 \x01(\fR\x05grant\"O\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fKIND_CONTACT\x10\x01\x12\x10\n" +
+	"\fKIND_REQUEST\x10\x02\x12\r\n" +
+	"\tKIND_SLOT\x10\x03\"f\n" +
+	"\x0eMailboxDeposit\x12\x14\n" +
+	"\x05inbox\x18\x01 \x01(\fR\x05inbox\x12\x12\n" +
+	"\x04item\x18\x02 \x01(\fR\x04item\x12\x12\n" +
+	"\x04work\x18\x03 \x01(\fR\x04work\x12\x16\n" +
+	"\x06secret\x18\x04 \x01(\fR\x06secret\"(\n" +
+	"\fMailboxWatch\x12\x18\n" +
+	"\asecrets\x18\x01 \x03(\fR\asecrets\"N\n" +
+	"\fMailboxFetch\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x10\n" +
+	"\x03max\x18\x03 \x01(\rR\x03max\";\n" +
+	"\vMailboxDone\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x14\n" +
+	"\x05items\x18\x02 \x03(\fR\x05items\"&\n" +
+	"\fMailboxClose\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\"(\n" +
+	"\fMailboxRenew\x12\x18\n" +
+	"\asecrets\x18\x01 \x03(\fR\asecrets\"\xf2\x03\n" +
+	"\fMailboxReply\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
+	"\x04code\x18\x02 \x01(\x0e2\x1f.hima.wire.v1.MailboxReply.CodeR\x04code\x12\x18\n" +
+	"\acustody\x18\x03 \x01(\fR\acustody\x12/\n" +
+	"\x05items\x18\x04 \x03(\v2\x19.hima.wire.v1.MailboxItemR\x05items\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\x12\x18\n" +
+	"\awaiting\x18\x06 \x03(\fR\awaiting\x120\n" +
+	"\x05terms\x18\a \x01(\v2\x1a.hima.wire.v1.MailboxTermsR\x05terms\x120\n" +
+	"\x05state\x18\b \x01(\v2\x1a.hima.wire.v1.MailboxStateR\x05state\"\xbf\x01\n" +
+	"\x04Code\x12\x14\n" +
+	"\x10CODE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aCODE_OK\x10\x01\x12\r\n" +
+	"\tCODE_FULL\x10\x02\x12\x10\n" +
+	"\fCODE_NO_ROOM\x10\x03\x12\x11\n" +
+	"\rCODE_NO_INBOX\x10\x04\x12\x0f\n" +
+	"\vCODE_DENIED\x10\x05\x12\x12\n" +
+	"\x0eCODE_TOO_LARGE\x10\x06\x12\r\n" +
+	"\tCODE_WORK\x10\a\x12\r\n" +
+	"\tCODE_BUSY\x10\b\x12\f\n" +
+	"\bCODE_BAD\x10\t\x12\x0f\n" +
+	"\vCODE_FAILED\x10\n" +
+	"\"T\n" +
+	"\vMailboxItem\x12\x16\n" +
+	"\x06cursor\x18\x01 \x01(\x04R\x06cursor\x12\x12\n" +
+	"\x04item\x18\x02 \x01(\fR\x04item\x12\x19\n" +
+	"\buntil_ms\x18\x03 \x01(\x03R\auntilMs\"\xc0\x02\n" +
+	"\fMailboxTerms\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\bR\x04open\x12\x1f\n" +
+	"\vinbox_bytes\x18\x02 \x01(\x04R\n" +
+	"inboxBytes\x12\x1f\n" +
+	"\vinbox_items\x18\x03 \x01(\rR\n" +
+	"inboxItems\x12#\n" +
+	"\rrequest_bytes\x18\x04 \x01(\x04R\frequestBytes\x12#\n" +
+	"\rrequest_items\x18\x05 \x01(\rR\frequestItems\x12\x1b\n" +
+	"\texpiry_ms\x18\x06 \x01(\x03R\bexpiryMs\x12\x1b\n" +
+	"\twork_bits\x18\a \x01(\rR\bworkBits\x12\x19\n" +
+	"\bmax_item\x18\b \x01(\rR\amaxItem\x12\x17\n" +
+	"\atime_ms\x18\t \x01(\x03R\x06timeMs\x12\"\n" +
+	"\rinbox_idle_ms\x18\n" +
+	" \x01(\x03R\vinboxIdleMs\"d\n" +
+	"\fMailboxState\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x01 \x01(\x04R\tusedBytes\x12\x14\n" +
+	"\x05items\x18\x02 \x01(\rR\x05items\x12\x1f\n" +
+	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
+	"quotaBytes\"\xa6\x02\n" +
 	"\x05Vault\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12!\n" +
@@ -3425,7 +6178,13 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x18\n" +
 	"\arevoked\x18\x02 \x01(\bR\arevoked\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\"\x82\x06\n" +
+	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\"s\n" +
+	"\fMailboxGrant\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
+	"\x05grant\x18\x03 \x01(\fR\x05grant\x12\x1f\n" +
+	"\vquota_bytes\x18\x04 \x01(\x04R\n" +
+	"quotaBytes\"\xbc\x06\n" +
 	"\x05Frame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.hima.wire.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x14.hima.wire.v1.RecordH\x00R\x06record\x121\n" +
@@ -3443,7 +6202,9 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x04ping\x18\r \x01(\v2\x12.hima.wire.v1.PingH\x00R\x04ping\x12(\n" +
 	"\x04pong\x18\x0e \x01(\v2\x12.hima.wire.v1.PongH\x00R\x04pong\x12-\n" +
 	"\x04fork\x18\x0f \x01(\v2\x17.hima.wire.v1.ForkProofH\x00R\x04fork\x12%\n" +
-	"\x03bye\x18\x10 \x01(\v2\x11.hima.wire.v1.ByeH\x00R\x03byeB\x04\n" +
+	"\x03bye\x18\x10 \x01(\v2\x11.hima.wire.v1.ByeH\x00R\x03bye\x128\n" +
+	"\n" +
+	"mail_offer\x18\x11 \x01(\v2\x17.hima.wire.v1.MailOfferH\x00R\tmailOfferB\x04\n" +
 	"\x02of\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\rR\bversions\x12%\n" +
@@ -3546,98 +6307,163 @@ func file_wire_pb_wire_proto_rawDescGZIP() []byte {
 	return file_wire_pb_wire_proto_rawDescData
 }
 
-var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_wire_pb_wire_proto_goTypes = []any{
-	(Code)(0),                  // 0: hima.wire.v1.Code
-	(ContactState_State)(0),    // 1: hima.wire.v1.ContactState.State
-	(ContactState_Verified)(0), // 2: hima.wire.v1.ContactState.Verified
-	(Bye_Reason)(0),            // 3: hima.wire.v1.Bye.Reason
-	(*Signed)(nil),             // 4: hima.wire.v1.Signed
-	(*Certificate)(nil),        // 5: hima.wire.v1.Certificate
-	(*AccountRecord)(nil),      // 6: hima.wire.v1.AccountRecord
-	(*NameClaim)(nil),          // 7: hima.wire.v1.NameClaim
-	(*Invite)(nil),             // 8: hima.wire.v1.Invite
-	(*InviteDevice)(nil),       // 9: hima.wire.v1.InviteDevice
-	(*Vault)(nil),              // 10: hima.wire.v1.Vault
-	(*LanQuestion)(nil),        // 11: hima.wire.v1.LanQuestion
-	(*LanProfile)(nil),         // 12: hima.wire.v1.LanProfile
-	(*Header)(nil),             // 13: hima.wire.v1.Header
-	(*Entry)(nil),              // 14: hima.wire.v1.Entry
-	(*Run)(nil),                // 15: hima.wire.v1.Run
-	(*Head)(nil),               // 16: hima.wire.v1.Head
-	(*ForkProof)(nil),          // 17: hima.wire.v1.ForkProof
-	(*Text)(nil),               // 18: hima.wire.v1.Text
-	(*Recall)(nil),             // 19: hima.wire.v1.Recall
-	(*Card)(nil),               // 20: hima.wire.v1.Card
-	(*Request)(nil),            // 21: hima.wire.v1.Request
-	(*Accept)(nil),             // 22: hima.wire.v1.Accept
-	(*Decline)(nil),            // 23: hima.wire.v1.Decline
-	(*CardUpdate)(nil),         // 24: hima.wire.v1.CardUpdate
-	(*ContactState)(nil),       // 25: hima.wire.v1.ContactState
-	(*Setting)(nil),            // 26: hima.wire.v1.Setting
-	(*ReadPosition)(nil),       // 27: hima.wire.v1.ReadPosition
-	(*InviteState)(nil),        // 28: hima.wire.v1.InviteState
-	(*Frame)(nil),              // 29: hima.wire.v1.Frame
-	(*Hello)(nil),              // 30: hima.wire.v1.Hello
-	(*Record)(nil),             // 31: hima.wire.v1.Record
-	(*Digest)(nil),             // 32: hima.wire.v1.Digest
-	(*Digests)(nil),            // 33: hima.wire.v1.Digests
-	(*Heads)(nil),              // 34: hima.wire.v1.Heads
-	(*RunFrame)(nil),           // 35: hima.wire.v1.RunFrame
-	(*AckItem)(nil),            // 36: hima.wire.v1.AckItem
-	(*Ack)(nil),                // 37: hima.wire.v1.Ack
-	(*Refuse)(nil),             // 38: hima.wire.v1.Refuse
-	(*Knock)(nil),              // 39: hima.wire.v1.Knock
-	(*KnockAnswer)(nil),        // 40: hima.wire.v1.KnockAnswer
-	(*ReceiptFrame)(nil),       // 41: hima.wire.v1.ReceiptFrame
-	(*Receipt)(nil),            // 42: hima.wire.v1.Receipt
-	(*ReceiptItem)(nil),        // 43: hima.wire.v1.ReceiptItem
-	(*Typing)(nil),             // 44: hima.wire.v1.Typing
-	(*Presence)(nil),           // 45: hima.wire.v1.Presence
-	(*Ping)(nil),               // 46: hima.wire.v1.Ping
-	(*Pong)(nil),               // 47: hima.wire.v1.Pong
-	(*Bye)(nil),                // 48: hima.wire.v1.Bye
+	(Code)(0),                   // 0: hima.wire.v1.Code
+	(NameAnswer_Code)(0),        // 1: hima.wire.v1.NameAnswer.Code
+	(MailboxOpen_Kind)(0),       // 2: hima.wire.v1.MailboxOpen.Kind
+	(MailboxReply_Code)(0),      // 3: hima.wire.v1.MailboxReply.Code
+	(ContactState_State)(0),     // 4: hima.wire.v1.ContactState.State
+	(ContactState_Verified)(0),  // 5: hima.wire.v1.ContactState.Verified
+	(Bye_Reason)(0),             // 6: hima.wire.v1.Bye.Reason
+	(*Signed)(nil),              // 7: hima.wire.v1.Signed
+	(*Certificate)(nil),         // 8: hima.wire.v1.Certificate
+	(*AccountRecord)(nil),       // 9: hima.wire.v1.AccountRecord
+	(*NameClaim)(nil),           // 10: hima.wire.v1.NameClaim
+	(*Invite)(nil),              // 11: hima.wire.v1.Invite
+	(*InviteDevice)(nil),        // 12: hima.wire.v1.InviteDevice
+	(*NetworkLink)(nil),         // 13: hima.wire.v1.NetworkLink
+	(*NetworkQuestion)(nil),     // 14: hima.wire.v1.NetworkQuestion
+	(*NetworkCard)(nil),         // 15: hima.wire.v1.NetworkCard
+	(*Claim)(nil),               // 16: hima.wire.v1.Claim
+	(*Stamp)(nil),               // 17: hima.wire.v1.Stamp
+	(*NameRecord)(nil),          // 18: hima.wire.v1.NameRecord
+	(*NameRequest)(nil),         // 19: hima.wire.v1.NameRequest
+	(*NameRegister)(nil),        // 20: hima.wire.v1.NameRegister
+	(*NameLookup)(nil),          // 21: hima.wire.v1.NameLookup
+	(*NameReturn)(nil),          // 22: hima.wire.v1.NameReturn
+	(*NameAnswer)(nil),          // 23: hima.wire.v1.NameAnswer
+	(*DeviceRecord)(nil),        // 24: hima.wire.v1.DeviceRecord
+	(*Prekey)(nil),              // 25: hima.wire.v1.Prekey
+	(*MailboxRef)(nil),          // 26: hima.wire.v1.MailboxRef
+	(*RequestInbox)(nil),        // 27: hima.wire.v1.RequestInbox
+	(*OneTimePrekey)(nil),       // 28: hima.wire.v1.OneTimePrekey
+	(*Mail)(nil),                // 29: hima.wire.v1.Mail
+	(*MailOffer)(nil),           // 30: hima.wire.v1.MailOffer
+	(*MailInbox)(nil),           // 31: hima.wire.v1.MailInbox
+	(*Custody)(nil),             // 32: hima.wire.v1.Custody
+	(*MailboxRequest)(nil),      // 33: hima.wire.v1.MailboxRequest
+	(*MailboxTermsRequest)(nil), // 34: hima.wire.v1.MailboxTermsRequest
+	(*MailboxOpen)(nil),         // 35: hima.wire.v1.MailboxOpen
+	(*MailboxDeposit)(nil),      // 36: hima.wire.v1.MailboxDeposit
+	(*MailboxWatch)(nil),        // 37: hima.wire.v1.MailboxWatch
+	(*MailboxFetch)(nil),        // 38: hima.wire.v1.MailboxFetch
+	(*MailboxDone)(nil),         // 39: hima.wire.v1.MailboxDone
+	(*MailboxClose)(nil),        // 40: hima.wire.v1.MailboxClose
+	(*MailboxRenew)(nil),        // 41: hima.wire.v1.MailboxRenew
+	(*MailboxReply)(nil),        // 42: hima.wire.v1.MailboxReply
+	(*MailboxItem)(nil),         // 43: hima.wire.v1.MailboxItem
+	(*MailboxTerms)(nil),        // 44: hima.wire.v1.MailboxTerms
+	(*MailboxState)(nil),        // 45: hima.wire.v1.MailboxState
+	(*Vault)(nil),               // 46: hima.wire.v1.Vault
+	(*LanQuestion)(nil),         // 47: hima.wire.v1.LanQuestion
+	(*LanProfile)(nil),          // 48: hima.wire.v1.LanProfile
+	(*Header)(nil),              // 49: hima.wire.v1.Header
+	(*Entry)(nil),               // 50: hima.wire.v1.Entry
+	(*Run)(nil),                 // 51: hima.wire.v1.Run
+	(*Head)(nil),                // 52: hima.wire.v1.Head
+	(*ForkProof)(nil),           // 53: hima.wire.v1.ForkProof
+	(*Text)(nil),                // 54: hima.wire.v1.Text
+	(*Recall)(nil),              // 55: hima.wire.v1.Recall
+	(*Card)(nil),                // 56: hima.wire.v1.Card
+	(*Request)(nil),             // 57: hima.wire.v1.Request
+	(*Accept)(nil),              // 58: hima.wire.v1.Accept
+	(*Decline)(nil),             // 59: hima.wire.v1.Decline
+	(*CardUpdate)(nil),          // 60: hima.wire.v1.CardUpdate
+	(*ContactState)(nil),        // 61: hima.wire.v1.ContactState
+	(*Setting)(nil),             // 62: hima.wire.v1.Setting
+	(*ReadPosition)(nil),        // 63: hima.wire.v1.ReadPosition
+	(*InviteState)(nil),         // 64: hima.wire.v1.InviteState
+	(*MailboxGrant)(nil),        // 65: hima.wire.v1.MailboxGrant
+	(*Frame)(nil),               // 66: hima.wire.v1.Frame
+	(*Hello)(nil),               // 67: hima.wire.v1.Hello
+	(*Record)(nil),              // 68: hima.wire.v1.Record
+	(*Digest)(nil),              // 69: hima.wire.v1.Digest
+	(*Digests)(nil),             // 70: hima.wire.v1.Digests
+	(*Heads)(nil),               // 71: hima.wire.v1.Heads
+	(*RunFrame)(nil),            // 72: hima.wire.v1.RunFrame
+	(*AckItem)(nil),             // 73: hima.wire.v1.AckItem
+	(*Ack)(nil),                 // 74: hima.wire.v1.Ack
+	(*Refuse)(nil),              // 75: hima.wire.v1.Refuse
+	(*Knock)(nil),               // 76: hima.wire.v1.Knock
+	(*KnockAnswer)(nil),         // 77: hima.wire.v1.KnockAnswer
+	(*ReceiptFrame)(nil),        // 78: hima.wire.v1.ReceiptFrame
+	(*Receipt)(nil),             // 79: hima.wire.v1.Receipt
+	(*ReceiptItem)(nil),         // 80: hima.wire.v1.ReceiptItem
+	(*Typing)(nil),              // 81: hima.wire.v1.Typing
+	(*Presence)(nil),            // 82: hima.wire.v1.Presence
+	(*Ping)(nil),                // 83: hima.wire.v1.Ping
+	(*Pong)(nil),                // 84: hima.wire.v1.Pong
+	(*Bye)(nil),                 // 85: hima.wire.v1.Bye
 }
 var file_wire_pb_wire_proto_depIdxs = []int32{
-	7,  // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
-	9,  // 1: hima.wire.v1.Invite.devices:type_name -> hima.wire.v1.InviteDevice
-	14, // 2: hima.wire.v1.Run.entries:type_name -> hima.wire.v1.Entry
-	20, // 3: hima.wire.v1.Request.card:type_name -> hima.wire.v1.Card
-	20, // 4: hima.wire.v1.Accept.card:type_name -> hima.wire.v1.Card
-	20, // 5: hima.wire.v1.CardUpdate.card:type_name -> hima.wire.v1.Card
-	1,  // 6: hima.wire.v1.ContactState.state:type_name -> hima.wire.v1.ContactState.State
-	2,  // 7: hima.wire.v1.ContactState.verified:type_name -> hima.wire.v1.ContactState.Verified
-	30, // 8: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	31, // 9: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	33, // 10: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	34, // 11: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	35, // 12: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	37, // 13: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	38, // 14: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	39, // 15: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	40, // 16: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	41, // 17: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	44, // 18: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	45, // 19: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	46, // 20: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	47, // 21: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	17, // 22: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	48, // 23: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	32, // 24: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	16, // 25: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	15, // 26: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	36, // 27: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,  // 28: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	15, // 29: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,  // 30: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	43, // 31: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	3,  // 32: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	10, // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
+	12, // 1: hima.wire.v1.Invite.devices:type_name -> hima.wire.v1.InviteDevice
+	13, // 2: hima.wire.v1.Invite.networks:type_name -> hima.wire.v1.NetworkLink
+	12, // 3: hima.wire.v1.NetworkLink.bootstraps:type_name -> hima.wire.v1.InviteDevice
+	20, // 4: hima.wire.v1.NameRequest.register:type_name -> hima.wire.v1.NameRegister
+	21, // 5: hima.wire.v1.NameRequest.lookup:type_name -> hima.wire.v1.NameLookup
+	22, // 6: hima.wire.v1.NameRequest.return:type_name -> hima.wire.v1.NameReturn
+	1,  // 7: hima.wire.v1.NameAnswer.code:type_name -> hima.wire.v1.NameAnswer.Code
+	25, // 8: hima.wire.v1.DeviceRecord.prekey:type_name -> hima.wire.v1.Prekey
+	26, // 9: hima.wire.v1.DeviceRecord.mailboxes:type_name -> hima.wire.v1.MailboxRef
+	27, // 10: hima.wire.v1.DeviceRecord.request:type_name -> hima.wire.v1.RequestInbox
+	51, // 11: hima.wire.v1.Mail.runs:type_name -> hima.wire.v1.Run
+	30, // 12: hima.wire.v1.Mail.offer:type_name -> hima.wire.v1.MailOffer
+	31, // 13: hima.wire.v1.MailOffer.inboxes:type_name -> hima.wire.v1.MailInbox
+	28, // 14: hima.wire.v1.MailOffer.one_time:type_name -> hima.wire.v1.OneTimePrekey
+	26, // 15: hima.wire.v1.MailInbox.mailbox:type_name -> hima.wire.v1.MailboxRef
+	34, // 16: hima.wire.v1.MailboxRequest.terms:type_name -> hima.wire.v1.MailboxTermsRequest
+	35, // 17: hima.wire.v1.MailboxRequest.open:type_name -> hima.wire.v1.MailboxOpen
+	36, // 18: hima.wire.v1.MailboxRequest.deposit:type_name -> hima.wire.v1.MailboxDeposit
+	37, // 19: hima.wire.v1.MailboxRequest.watch:type_name -> hima.wire.v1.MailboxWatch
+	38, // 20: hima.wire.v1.MailboxRequest.fetch:type_name -> hima.wire.v1.MailboxFetch
+	39, // 21: hima.wire.v1.MailboxRequest.done:type_name -> hima.wire.v1.MailboxDone
+	40, // 22: hima.wire.v1.MailboxRequest.close:type_name -> hima.wire.v1.MailboxClose
+	41, // 23: hima.wire.v1.MailboxRequest.renew:type_name -> hima.wire.v1.MailboxRenew
+	2,  // 24: hima.wire.v1.MailboxOpen.kind:type_name -> hima.wire.v1.MailboxOpen.Kind
+	3,  // 25: hima.wire.v1.MailboxReply.code:type_name -> hima.wire.v1.MailboxReply.Code
+	43, // 26: hima.wire.v1.MailboxReply.items:type_name -> hima.wire.v1.MailboxItem
+	44, // 27: hima.wire.v1.MailboxReply.terms:type_name -> hima.wire.v1.MailboxTerms
+	45, // 28: hima.wire.v1.MailboxReply.state:type_name -> hima.wire.v1.MailboxState
+	50, // 29: hima.wire.v1.Run.entries:type_name -> hima.wire.v1.Entry
+	56, // 30: hima.wire.v1.Request.card:type_name -> hima.wire.v1.Card
+	56, // 31: hima.wire.v1.Accept.card:type_name -> hima.wire.v1.Card
+	56, // 32: hima.wire.v1.CardUpdate.card:type_name -> hima.wire.v1.Card
+	4,  // 33: hima.wire.v1.ContactState.state:type_name -> hima.wire.v1.ContactState.State
+	5,  // 34: hima.wire.v1.ContactState.verified:type_name -> hima.wire.v1.ContactState.Verified
+	67, // 35: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	68, // 36: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	70, // 37: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	71, // 38: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	72, // 39: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	74, // 40: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	75, // 41: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	76, // 42: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	77, // 43: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	78, // 44: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	81, // 45: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	82, // 46: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	83, // 47: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	84, // 48: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	53, // 49: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	85, // 50: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	30, // 51: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	69, // 52: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	52, // 53: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	51, // 54: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	73, // 55: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,  // 56: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	51, // 57: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,  // 58: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	80, // 59: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	6,  // 60: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
@@ -3645,7 +6471,22 @@ func file_wire_pb_wire_proto_init() {
 	if File_wire_pb_wire_proto != nil {
 		return
 	}
-	file_wire_pb_wire_proto_msgTypes[25].OneofWrappers = []any{
+	file_wire_pb_wire_proto_msgTypes[12].OneofWrappers = []any{
+		(*NameRequest_Register)(nil),
+		(*NameRequest_Lookup)(nil),
+		(*NameRequest_Return)(nil),
+	}
+	file_wire_pb_wire_proto_msgTypes[26].OneofWrappers = []any{
+		(*MailboxRequest_Terms)(nil),
+		(*MailboxRequest_Open)(nil),
+		(*MailboxRequest_Deposit)(nil),
+		(*MailboxRequest_Watch)(nil),
+		(*MailboxRequest_Fetch)(nil),
+		(*MailboxRequest_Done)(nil),
+		(*MailboxRequest_Close)(nil),
+		(*MailboxRequest_Renew)(nil),
+	}
+	file_wire_pb_wire_proto_msgTypes[59].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Record)(nil),
 		(*Frame_Digests)(nil),
@@ -3662,14 +6503,15 @@ func file_wire_pb_wire_proto_init() {
 		(*Frame_Pong)(nil),
 		(*Frame_Fork)(nil),
 		(*Frame_Bye)(nil),
+		(*Frame_MailOffer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_pb_wire_proto_rawDesc), len(file_wire_pb_wire_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   45,
+			NumEnums:      7,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

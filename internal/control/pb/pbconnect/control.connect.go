@@ -88,6 +88,24 @@ const (
 	HimaCancelProcedure = "/hima.control.v1.Hima/Cancel"
 	// HimaWhyProcedure is the fully-qualified name of the Hima's Why RPC.
 	HimaWhyProcedure = "/hima.control.v1.Hima/Why"
+	// HimaJoinNetworkProcedure is the fully-qualified name of the Hima's JoinNetwork RPC.
+	HimaJoinNetworkProcedure = "/hima.control.v1.Hima/JoinNetwork"
+	// HimaLeaveNetworkProcedure is the fully-qualified name of the Hima's LeaveNetwork RPC.
+	HimaLeaveNetworkProcedure = "/hima.control.v1.Hima/LeaveNetwork"
+	// HimaListNetworksProcedure is the fully-qualified name of the Hima's ListNetworks RPC.
+	HimaListNetworksProcedure = "/hima.control.v1.Hima/ListNetworks"
+	// HimaSearchProcedure is the fully-qualified name of the Hima's Search RPC.
+	HimaSearchProcedure = "/hima.control.v1.Hima/Search"
+	// HimaDoctorProcedure is the fully-qualified name of the Hima's Doctor RPC.
+	HimaDoctorProcedure = "/hima.control.v1.Hima/Doctor"
+	// HimaListMailboxesProcedure is the fully-qualified name of the Hima's ListMailboxes RPC.
+	HimaListMailboxesProcedure = "/hima.control.v1.Hima/ListMailboxes"
+	// HimaAddMailboxProcedure is the fully-qualified name of the Hima's AddMailbox RPC.
+	HimaAddMailboxProcedure = "/hima.control.v1.Hima/AddMailbox"
+	// HimaRemoveMailboxProcedure is the fully-qualified name of the Hima's RemoveMailbox RPC.
+	HimaRemoveMailboxProcedure = "/hima.control.v1.Hima/RemoveMailbox"
+	// HimaOfferMailboxProcedure is the fully-qualified name of the Hima's OfferMailbox RPC.
+	HimaOfferMailboxProcedure = "/hima.control.v1.Hima/OfferMailbox"
 	// HimaWatchProcedure is the fully-qualified name of the Hima's Watch RPC.
 	HimaWatchProcedure = "/hima.control.v1.Hima/Watch"
 )
@@ -124,6 +142,17 @@ type HimaClient interface {
 	SetTyping(context.Context, *pb.SetTypingRequest) (*pb.SetTypingResponse, error)
 	Cancel(context.Context, *pb.CancelRequest) (*pb.CancelResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
+	// Networks and names.
+	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
+	LeaveNetwork(context.Context, *pb.LeaveNetworkRequest) (*pb.LeaveNetworkResponse, error)
+	ListNetworks(context.Context, *pb.ListNetworksRequest) (*pb.ListNetworksResponse, error)
+	Search(context.Context, *pb.SearchRequest) (*pb.SearchResponse, error)
+	Doctor(context.Context, *pb.DoctorRequest) (*pb.DoctorResponse, error)
+	// Mailboxes.
+	ListMailboxes(context.Context, *pb.ListMailboxesRequest) (*pb.ListMailboxesResponse, error)
+	AddMailbox(context.Context, *pb.AddMailboxRequest) (*pb.AddMailboxResponse, error)
+	RemoveMailbox(context.Context, *pb.RemoveMailboxRequest) (*pb.RemoveMailboxResponse, error)
+	OfferMailbox(context.Context, *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error)
 	// Watch streams events, oldest first, from a stored sequence number on; typing and presence have none.
 	Watch(context.Context, *pb.WatchRequest) (*connect.ServerStreamForClient[pb.WatchResponse], error)
 }
@@ -295,6 +324,60 @@ func NewHimaClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(himaMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		joinNetwork: connect.NewClient[pb.JoinNetworkRequest, pb.JoinNetworkResponse](
+			httpClient,
+			baseURL+HimaJoinNetworkProcedure,
+			connect.WithSchema(himaMethods.ByName("JoinNetwork")),
+			connect.WithClientOptions(opts...),
+		),
+		leaveNetwork: connect.NewClient[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse](
+			httpClient,
+			baseURL+HimaLeaveNetworkProcedure,
+			connect.WithSchema(himaMethods.ByName("LeaveNetwork")),
+			connect.WithClientOptions(opts...),
+		),
+		listNetworks: connect.NewClient[pb.ListNetworksRequest, pb.ListNetworksResponse](
+			httpClient,
+			baseURL+HimaListNetworksProcedure,
+			connect.WithSchema(himaMethods.ByName("ListNetworks")),
+			connect.WithClientOptions(opts...),
+		),
+		search: connect.NewClient[pb.SearchRequest, pb.SearchResponse](
+			httpClient,
+			baseURL+HimaSearchProcedure,
+			connect.WithSchema(himaMethods.ByName("Search")),
+			connect.WithClientOptions(opts...),
+		),
+		doctor: connect.NewClient[pb.DoctorRequest, pb.DoctorResponse](
+			httpClient,
+			baseURL+HimaDoctorProcedure,
+			connect.WithSchema(himaMethods.ByName("Doctor")),
+			connect.WithClientOptions(opts...),
+		),
+		listMailboxes: connect.NewClient[pb.ListMailboxesRequest, pb.ListMailboxesResponse](
+			httpClient,
+			baseURL+HimaListMailboxesProcedure,
+			connect.WithSchema(himaMethods.ByName("ListMailboxes")),
+			connect.WithClientOptions(opts...),
+		),
+		addMailbox: connect.NewClient[pb.AddMailboxRequest, pb.AddMailboxResponse](
+			httpClient,
+			baseURL+HimaAddMailboxProcedure,
+			connect.WithSchema(himaMethods.ByName("AddMailbox")),
+			connect.WithClientOptions(opts...),
+		),
+		removeMailbox: connect.NewClient[pb.RemoveMailboxRequest, pb.RemoveMailboxResponse](
+			httpClient,
+			baseURL+HimaRemoveMailboxProcedure,
+			connect.WithSchema(himaMethods.ByName("RemoveMailbox")),
+			connect.WithClientOptions(opts...),
+		),
+		offerMailbox: connect.NewClient[pb.OfferMailboxRequest, pb.OfferMailboxResponse](
+			httpClient,
+			baseURL+HimaOfferMailboxProcedure,
+			connect.WithSchema(himaMethods.ByName("OfferMailbox")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[pb.WatchRequest, pb.WatchResponse](
 			httpClient,
 			baseURL+HimaWatchProcedure,
@@ -332,6 +415,15 @@ type himaClient struct {
 	setTyping      *connect.Client[pb.SetTypingRequest, pb.SetTypingResponse]
 	cancel         *connect.Client[pb.CancelRequest, pb.CancelResponse]
 	why            *connect.Client[pb.WhyRequest, pb.WhyResponse]
+	joinNetwork    *connect.Client[pb.JoinNetworkRequest, pb.JoinNetworkResponse]
+	leaveNetwork   *connect.Client[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse]
+	listNetworks   *connect.Client[pb.ListNetworksRequest, pb.ListNetworksResponse]
+	search         *connect.Client[pb.SearchRequest, pb.SearchResponse]
+	doctor         *connect.Client[pb.DoctorRequest, pb.DoctorResponse]
+	listMailboxes  *connect.Client[pb.ListMailboxesRequest, pb.ListMailboxesResponse]
+	addMailbox     *connect.Client[pb.AddMailboxRequest, pb.AddMailboxResponse]
+	removeMailbox  *connect.Client[pb.RemoveMailboxRequest, pb.RemoveMailboxResponse]
+	offerMailbox   *connect.Client[pb.OfferMailboxRequest, pb.OfferMailboxResponse]
 	watch          *connect.Client[pb.WatchRequest, pb.WatchResponse]
 }
 
@@ -569,6 +661,87 @@ func (c *himaClient) Why(ctx context.Context, req *pb.WhyRequest) (*pb.WhyRespon
 	return nil, err
 }
 
+// JoinNetwork calls hima.control.v1.Hima.JoinNetwork.
+func (c *himaClient) JoinNetwork(ctx context.Context, req *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error) {
+	response, err := c.joinNetwork.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// LeaveNetwork calls hima.control.v1.Hima.LeaveNetwork.
+func (c *himaClient) LeaveNetwork(ctx context.Context, req *pb.LeaveNetworkRequest) (*pb.LeaveNetworkResponse, error) {
+	response, err := c.leaveNetwork.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListNetworks calls hima.control.v1.Hima.ListNetworks.
+func (c *himaClient) ListNetworks(ctx context.Context, req *pb.ListNetworksRequest) (*pb.ListNetworksResponse, error) {
+	response, err := c.listNetworks.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Search calls hima.control.v1.Hima.Search.
+func (c *himaClient) Search(ctx context.Context, req *pb.SearchRequest) (*pb.SearchResponse, error) {
+	response, err := c.search.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Doctor calls hima.control.v1.Hima.Doctor.
+func (c *himaClient) Doctor(ctx context.Context, req *pb.DoctorRequest) (*pb.DoctorResponse, error) {
+	response, err := c.doctor.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListMailboxes calls hima.control.v1.Hima.ListMailboxes.
+func (c *himaClient) ListMailboxes(ctx context.Context, req *pb.ListMailboxesRequest) (*pb.ListMailboxesResponse, error) {
+	response, err := c.listMailboxes.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AddMailbox calls hima.control.v1.Hima.AddMailbox.
+func (c *himaClient) AddMailbox(ctx context.Context, req *pb.AddMailboxRequest) (*pb.AddMailboxResponse, error) {
+	response, err := c.addMailbox.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveMailbox calls hima.control.v1.Hima.RemoveMailbox.
+func (c *himaClient) RemoveMailbox(ctx context.Context, req *pb.RemoveMailboxRequest) (*pb.RemoveMailboxResponse, error) {
+	response, err := c.removeMailbox.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// OfferMailbox calls hima.control.v1.Hima.OfferMailbox.
+func (c *himaClient) OfferMailbox(ctx context.Context, req *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error) {
+	response, err := c.offerMailbox.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Watch calls hima.control.v1.Hima.Watch.
 func (c *himaClient) Watch(ctx context.Context, req *pb.WatchRequest) (*connect.ServerStreamForClient[pb.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
@@ -606,6 +779,17 @@ type HimaHandler interface {
 	SetTyping(context.Context, *pb.SetTypingRequest) (*pb.SetTypingResponse, error)
 	Cancel(context.Context, *pb.CancelRequest) (*pb.CancelResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
+	// Networks and names.
+	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
+	LeaveNetwork(context.Context, *pb.LeaveNetworkRequest) (*pb.LeaveNetworkResponse, error)
+	ListNetworks(context.Context, *pb.ListNetworksRequest) (*pb.ListNetworksResponse, error)
+	Search(context.Context, *pb.SearchRequest) (*pb.SearchResponse, error)
+	Doctor(context.Context, *pb.DoctorRequest) (*pb.DoctorResponse, error)
+	// Mailboxes.
+	ListMailboxes(context.Context, *pb.ListMailboxesRequest) (*pb.ListMailboxesResponse, error)
+	AddMailbox(context.Context, *pb.AddMailboxRequest) (*pb.AddMailboxResponse, error)
+	RemoveMailbox(context.Context, *pb.RemoveMailboxRequest) (*pb.RemoveMailboxResponse, error)
+	OfferMailbox(context.Context, *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error)
 	// Watch streams events, oldest first, from a stored sequence number on; typing and presence have none.
 	Watch(context.Context, *pb.WatchRequest, *connect.ServerStream[pb.WatchResponse]) error
 }
@@ -773,6 +957,60 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(himaMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	himaJoinNetworkHandler := connect.NewUnaryHandlerSimple(
+		HimaJoinNetworkProcedure,
+		svc.JoinNetwork,
+		connect.WithSchema(himaMethods.ByName("JoinNetwork")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaLeaveNetworkHandler := connect.NewUnaryHandlerSimple(
+		HimaLeaveNetworkProcedure,
+		svc.LeaveNetwork,
+		connect.WithSchema(himaMethods.ByName("LeaveNetwork")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListNetworksHandler := connect.NewUnaryHandlerSimple(
+		HimaListNetworksProcedure,
+		svc.ListNetworks,
+		connect.WithSchema(himaMethods.ByName("ListNetworks")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaSearchHandler := connect.NewUnaryHandlerSimple(
+		HimaSearchProcedure,
+		svc.Search,
+		connect.WithSchema(himaMethods.ByName("Search")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaDoctorHandler := connect.NewUnaryHandlerSimple(
+		HimaDoctorProcedure,
+		svc.Doctor,
+		connect.WithSchema(himaMethods.ByName("Doctor")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListMailboxesHandler := connect.NewUnaryHandlerSimple(
+		HimaListMailboxesProcedure,
+		svc.ListMailboxes,
+		connect.WithSchema(himaMethods.ByName("ListMailboxes")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaAddMailboxHandler := connect.NewUnaryHandlerSimple(
+		HimaAddMailboxProcedure,
+		svc.AddMailbox,
+		connect.WithSchema(himaMethods.ByName("AddMailbox")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaRemoveMailboxHandler := connect.NewUnaryHandlerSimple(
+		HimaRemoveMailboxProcedure,
+		svc.RemoveMailbox,
+		connect.WithSchema(himaMethods.ByName("RemoveMailbox")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaOfferMailboxHandler := connect.NewUnaryHandlerSimple(
+		HimaOfferMailboxProcedure,
+		svc.OfferMailbox,
+		connect.WithSchema(himaMethods.ByName("OfferMailbox")),
+		connect.WithHandlerOptions(opts...),
+	)
 	himaWatchHandler := connect.NewServerStreamHandlerSimple(
 		HimaWatchProcedure,
 		svc.Watch,
@@ -833,6 +1071,24 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 			himaCancelHandler.ServeHTTP(w, r)
 		case HimaWhyProcedure:
 			himaWhyHandler.ServeHTTP(w, r)
+		case HimaJoinNetworkProcedure:
+			himaJoinNetworkHandler.ServeHTTP(w, r)
+		case HimaLeaveNetworkProcedure:
+			himaLeaveNetworkHandler.ServeHTTP(w, r)
+		case HimaListNetworksProcedure:
+			himaListNetworksHandler.ServeHTTP(w, r)
+		case HimaSearchProcedure:
+			himaSearchHandler.ServeHTTP(w, r)
+		case HimaDoctorProcedure:
+			himaDoctorHandler.ServeHTTP(w, r)
+		case HimaListMailboxesProcedure:
+			himaListMailboxesHandler.ServeHTTP(w, r)
+		case HimaAddMailboxProcedure:
+			himaAddMailboxHandler.ServeHTTP(w, r)
+		case HimaRemoveMailboxProcedure:
+			himaRemoveMailboxHandler.ServeHTTP(w, r)
+		case HimaOfferMailboxProcedure:
+			himaOfferMailboxHandler.ServeHTTP(w, r)
 		case HimaWatchProcedure:
 			himaWatchHandler.ServeHTTP(w, r)
 		default:
@@ -946,6 +1202,42 @@ func (UnimplementedHimaHandler) Cancel(context.Context, *pb.CancelRequest) (*pb.
 
 func (UnimplementedHimaHandler) Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Why is not implemented"))
+}
+
+func (UnimplementedHimaHandler) JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.JoinNetwork is not implemented"))
+}
+
+func (UnimplementedHimaHandler) LeaveNetwork(context.Context, *pb.LeaveNetworkRequest) (*pb.LeaveNetworkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.LeaveNetwork is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListNetworks(context.Context, *pb.ListNetworksRequest) (*pb.ListNetworksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListNetworks is not implemented"))
+}
+
+func (UnimplementedHimaHandler) Search(context.Context, *pb.SearchRequest) (*pb.SearchResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Search is not implemented"))
+}
+
+func (UnimplementedHimaHandler) Doctor(context.Context, *pb.DoctorRequest) (*pb.DoctorResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Doctor is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListMailboxes(context.Context, *pb.ListMailboxesRequest) (*pb.ListMailboxesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListMailboxes is not implemented"))
+}
+
+func (UnimplementedHimaHandler) AddMailbox(context.Context, *pb.AddMailboxRequest) (*pb.AddMailboxResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.AddMailbox is not implemented"))
+}
+
+func (UnimplementedHimaHandler) RemoveMailbox(context.Context, *pb.RemoveMailboxRequest) (*pb.RemoveMailboxResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.RemoveMailbox is not implemented"))
+}
+
+func (UnimplementedHimaHandler) OfferMailbox(context.Context, *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.OfferMailbox is not implemented"))
 }
 
 func (UnimplementedHimaHandler) Watch(context.Context, *pb.WatchRequest, *connect.ServerStream[pb.WatchResponse]) error {
