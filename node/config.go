@@ -45,6 +45,12 @@ type Config struct {
 	// Port is for TCP and UDP alike. 0: a free one, which Port() then tells, so that it can be kept.
 	Port int
 
+	// Internet makes the node ready for the Internet: it can be reached through relays, punches holes, and asks the
+	// router to forward its port. It stays quiet until SetBootstraps names somebody. False: a node for the LAN alone.
+	Internet bool
+	// Server makes the node a meeting point for others, which must be reachable from anywhere. Nil: a user's node.
+	Server *ServerConfig
+
 	// MDNS makes the node announce itself on the LAN and look for others. False: neither.
 	MDNS bool
 
@@ -59,6 +65,25 @@ type Config struct {
 
 	// Host puts the node on a simulated network. Nil outside of tests. See package nodetest.
 	Host *Simulation
+}
+
+// ServerConfig says what a bootstrap node does for others. Zero fields get their defaults. No circuit is limited: relayed
+// sessions live for days.
+type ServerConfig struct {
+	// Relay lets nodes behind NAT be reached through this one.
+	Relay bool
+	// MaxReservations is how many nodes may be reached through this one at a time. Default 1024.
+	MaxReservations int
+	// MaxCircuits is how many circuits one node may have. Default 64.
+	MaxCircuits int
+	// ReservationsPerIP bounds the reservations from one IPv4 address or IPv6 /56. Default 64: many homes share one.
+	ReservationsPerIP int
+	// Conns bounds the connections. Default 4096.
+	Conns int
+	// ConnsPerIP bounds those from one IPv4 address or IPv6 /64. Default 256.
+	ConnsPerIP int
+	// CircuitLimits are for tests of foreign relays: what each circuit may last and carry. Zero: no limit.
+	CircuitLimits RelayLimits
 }
 
 // Simulation replaces what a node has from its machine, so that many nodes can run in one process in virtual time.

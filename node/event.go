@@ -2,7 +2,7 @@ package node
 
 import "hima/identity"
 
-// Event is something that happened on the network: PeerUp, PeerDown, Found, NetworkChanged or MulticastChanged.
+// Event is something that happened on the network: one of the types below.
 type Event interface{ event() }
 
 // PeerUp says that a device has a connection now and had none before, or that its best connection changed (a direct
@@ -28,8 +28,24 @@ type NetworkChanged struct{}
 // MulticastChanged says whether nodes on the LAN can be found now.
 type MulticastChanged struct{ OK bool }
 
+// BootstrapUp says that a bootstrap node is connected.
+type BootstrapUp struct{ Device identity.DeviceID }
+
+// BootstrapDown says that a bootstrap node is not connected any more, or is none any more.
+type BootstrapDown struct{ Device identity.DeviceID }
+
+// AddrsChanged says that Addrs changed: a relay was won or lost, or the machine's network changed.
+type AddrsChanged struct{}
+
+// OnlineChanged says whether some bootstrap node answers.
+type OnlineChanged struct{ Online bool }
+
 func (PeerUp) event()           {}
 func (PeerDown) event()         {}
 func (Found) event()            {}
 func (NetworkChanged) event()   {}
 func (MulticastChanged) event() {}
+func (BootstrapUp) event()      {}
+func (BootstrapDown) event()    {}
+func (AddrsChanged) event()     {}
+func (OnlineChanged) event()    {}

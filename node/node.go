@@ -26,6 +26,7 @@ type Node struct {
 	book   *book
 	peers  peerTable
 	lan    lanState
+	keeper keeper
 	ifaces func() []netip.Prefix
 
 	closing   chan struct{}
