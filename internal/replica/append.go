@@ -58,12 +58,12 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 		if err != nil {
 			return nil, fmt.Errorf("appending to own feed: %w", err)
 		}
-		if err := tx.Set(entryKey(st.local, e.Seq), encodeEntry(e, nil)); err != nil {
-			return nil, err
-		}
 		st.last, st.hash, st.clock = e.Seq, e.ID, e.Clock
 		seen = max(seen, e.Clock)
 		entries = append(entries, e)
+	}
+	if err := saveEntries(tx, st.local, entries[begin:], nil); err != nil {
+		return nil, err
 	}
 	// With a reader at the other end of a session the entries go out right after the commit: the mark that they were
 	// offered is then part of this commit instead of one more before the first byte.

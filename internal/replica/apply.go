@@ -203,40 +203,38 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 // write stores the entries of a run and returns those that were not known before.
 func (r *Replica) write(tx *storage.Tx, st *feedState, run feed.Run, detached bool) ([]feed.Entry, error) {
 	entries := run.Entries()
-	fresh := entries
-	look := st.ahead > 0 || detached
-	if look {
-		fresh = nil
+	if st.ahead == 0 && !detached {
+		return entries, saveEntries(tx, st.local, entries, run.Signature())
 	}
+	// What stands ahead of a gap is one row per entry, so that the rest of it can be filled in or dropped.
+	var fresh []feed.Entry
 	for i, e := range entries {
 		var sig []byte
 		if i == len(entries)-1 {
 			sig = run.Signature()
 		}
-		if look {
-			old, ok, err := loadStored(tx, st.local, e.Seq)
-			if err != nil {
-				return nil, err
+		old, ok, err := loadStored(tx, st.local, e.Seq)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case !ok:
+			fresh = append(fresh, e)
+			if detached {
+				st.ahead++
 			}
-			switch {
-			case !ok:
-				fresh = append(fresh, e)
-				if detached {
-					st.ahead++
-				}
-			case old.body == nil && e.HasBody():
-				fresh = append(fresh, e)
-			case old.body != nil && !e.HasBody():
-				if e, err = e.WithBody(old.body); err != nil {
-					continue // another branch; found out when the gap is filled
-				}
+		case old.body == nil && e.HasBody():
+			fresh = append(fresh, e)
+		case old.body != nil && !e.HasBody():
+			if e, err = e.WithBody(old.body); err != nil {
+				continue // another branch; found out when the gap is filled
 			}
-			if sig == nil {
-				sig = old.signature
-			}
-			if ok && !detached && st.ahead > 0 {
-				st.ahead--
-			}
+		}
+		if sig == nil {
+			sig = old.signature
+		}
+		if ok && !detached && st.ahead > 0 {
+			st.ahead--
 		}
 		if err := tx.Set(entryKey(st.local, e.Seq), encodeEntry(e, sig)); err != nil {
 			return nil, err

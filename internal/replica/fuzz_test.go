@@ -92,6 +92,7 @@ func FuzzStored(f *testing.F) {
 	e := a.write(f, "x")[0]
 	f.Add(encodeEntry(e, make([]byte, 64)))
 	f.Add(encodeEntry(e.WithoutBody(), nil))
+	f.Add(encodeBlock([][]byte{encodeEntry(e, nil), encodeEntry(e, make([]byte, 64))}))
 	st := feedState{local: 1, first: 1}
 	f.Add(st.encode())
 	f.Fuzz(func(_ *testing.T, raw []byte) {
@@ -99,6 +100,10 @@ func FuzzStored(f *testing.F) {
 		_ = st.decode(raw)
 		if s, err := decodeEntry(raw); err == nil {
 			_, _ = s.entry()
+		}
+		if isBlock(raw) {
+			_, _ = splitBlock(raw)
+			_, _, _ = inBlock(raw, 9, 7)
 		}
 		_, _ = parseFeedKey(raw)
 	})

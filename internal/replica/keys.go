@@ -16,7 +16,7 @@ import (
 //	r/n                         next local feed number
 //	r/f/<conv><feed><device>    state of a feed
 //	r/c/<conv>                  state of a conversation
-//	r/e/<local><seq>            an entry, with the signature if a run ended there
+//	r/e/<local><seq>            an entry, with the signature if a run ended there, or a block of entries of which it is the last
 //	r/a/<local><device>         up to where a device acknowledged a feed
 //	r/t/<conv><device>          newest receipt of a device
 //	r/p/<local>                 fork proof
@@ -285,10 +285,13 @@ func (s stored) entry() (feed.Entry, error) {
 func loadStored(tx *storage.Tx, l localFeed, seq uint64) (s stored, ok bool, err error) {
 	b, err := tx.Get(entryKey(l, seq))
 	if errors.Is(err, storage.ErrNotFound) {
-		return s, false, nil
+		return searchBlock(tx, l, seq)
 	}
 	if err != nil {
 		return s, false, err
+	}
+	if isBlock(b) {
+		return inBlock(b, seq, seq)
 	}
 	s, err = decodeEntry(b)
 	return s, err == nil, err

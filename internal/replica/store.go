@@ -57,6 +57,9 @@ func scanStored(tx *storage.Tx, l localFeed, from, to uint64, f func(seq uint64,
 	opts := storage.ScanOptions{Prefix: localKey(keyEntry, l, 0), Start: entryKey(l, from)}
 	return tx.Scan(opts, func(k, v []byte) (bool, error) {
 		seq := binary.BigEndian.Uint64(k[len(k)-8:])
+		if isBlock(v) {
+			return eachInBlock(v, seq, from, to, f)
+		}
 		if seq > to {
 			return false, nil
 		}
@@ -83,7 +86,7 @@ func (r *Replica) Erase(tx *storage.Tx, id feed.FeedID, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.Set(entryKey(st.local, seq), encodeEntry(e.WithoutBody(), s.signature)); err != nil {
+	if err := replaceStored(tx, st.local, seq, encodeEntry(e.WithoutBody(), s.signature)); err != nil {
 		return err
 	}
 	tx.OnCommit(func() { r.tails.drop(id) })
