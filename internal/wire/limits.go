@@ -13,4 +13,13 @@ const (
 
 	// MaxLanFrame bounds question and answer of /hima/lan/1: a certificate, two names and an agent string.
 	MaxLanFrame = 4 << 10
+
+	// MaxNetworkFrame bounds question and answer of /hima/network/1: a signed card.
+	MaxNetworkFrame = 5 << 10
+
+	// MaxNamesFrame bounds question and answer of /hima/names/1: sixteen stamps that are handed back.
+	MaxNamesFrame = 16 << 10
+
+	// MaxMailboxFrame bounds a frame of /hima/mailbox/1: one item of 64 KiB and what stands around it.
+	MaxMailboxFrame = 66 << 10
 )

@@ -2774,7 +2774,8 @@ type MailboxReply struct {
 	More          bool                   `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
 	Waiting       [][]byte               `protobuf:"bytes,6,rep,name=waiting,proto3" json:"waiting,omitempty"` // inboxes in which something waits, of a watch and of notices
 	Terms         *MailboxTerms          `protobuf:"bytes,7,opt,name=terms,proto3" json:"terms,omitempty"`
-	State         *MailboxState          `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"` // of open
+	State         *MailboxState          `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`     // of open
+	Missing       [][]byte               `protobuf:"bytes,9,rep,name=missing,proto3" json:"missing,omitempty"` // inboxes of a watch or a renewal that are not here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2861,6 +2862,13 @@ func (x *MailboxReply) GetTerms() *MailboxTerms {
 func (x *MailboxReply) GetState() *MailboxState {
 	if x != nil {
 		return x.State
+	}
+	return nil
+}
+
+func (x *MailboxReply) GetMissing() [][]byte {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -6022,7 +6030,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\fMailboxClose\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\"(\n" +
 	"\fMailboxRenew\x12\x18\n" +
-	"\asecrets\x18\x01 \x03(\fR\asecrets\"\xf2\x03\n" +
+	"\asecrets\x18\x01 \x03(\fR\asecrets\"\x8c\x04\n" +
 	"\fMailboxReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x1f.hima.wire.v1.MailboxReply.CodeR\x04code\x12\x18\n" +
@@ -6031,7 +6039,8 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x18\n" +
 	"\awaiting\x18\x06 \x03(\fR\awaiting\x120\n" +
 	"\x05terms\x18\a \x01(\v2\x1a.hima.wire.v1.MailboxTermsR\x05terms\x120\n" +
-	"\x05state\x18\b \x01(\v2\x1a.hima.wire.v1.MailboxStateR\x05state\"\xbf\x01\n" +
+	"\x05state\x18\b \x01(\v2\x1a.hima.wire.v1.MailboxStateR\x05state\x12\x18\n" +
+	"\amissing\x18\t \x03(\fR\amissing\"\xbf\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCODE_OK\x10\x01\x12\r\n" +
