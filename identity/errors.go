@@ -25,4 +25,13 @@ var (
 
 	// ErrBadPhrase is returned for a recovery phrase that is not 24 known words with a right checksum.
 	ErrBadPhrase = errors.New("not a recovery phrase")
+
+	// ErrNotSealedForKey is returned when a sealed item or snapshot does not open: another key, another recipient, or
+	// changed bytes.
+	ErrNotSealedForKey = errors.New("not sealed for this key")
+
+	// ErrExpired is returned by a validator for a record whose time is over, ErrFromFuture for one that was made more
+	// than a day ahead of this clock.
+	ErrExpired    = errors.New("expired")
+	ErrFromFuture = errors.New("from the future")
 )

@@ -21,12 +21,12 @@ func DecodeVault(b []byte) (Vault, error) { return decodeVault(b) }
 
 // InviteContent returns the version and message of a link.
 func InviteContent(in Invite) []byte {
-	b, err := inviteEncoding().DecodeString(in.String()[len(inviteScheme):])
+	b, err := linkEncoding().DecodeString(in.String()[len(inviteScheme):])
 	if err != nil {
 		panic(err)
 	}
-	return b[:len(b)-inviteSum]
+	return b[:len(b)-linkSum]
 }
 
 // InviteLink makes a link with a right checksum of any content.
-func InviteLink(b []byte) string { return inviteLink(bytes.Clone(b)) }
+func InviteLink(b []byte) string { return inviteKind().text(bytes.Clone(b)) }

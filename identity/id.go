@@ -185,6 +185,12 @@ const (
 	DomainAccountRecord Domain = "hima/account-record/1"
 	DomainEntry         Domain = "hima/entry/1"
 	DomainReceipt       Domain = "hima/receipt/1"
+	DomainDeviceRecord  Domain = "hima/device-record/1"
+	DomainNameClaim     Domain = "hima/name-claim/1"
+	DomainNameStamp     Domain = "hima/name-stamp/1"
+	DomainNetworkCard   Domain = "hima/network-card/1"
+	DomainMail          Domain = "hima/mail/1"
+	DomainCustody       Domain = "hima/custody/1"
 )
 
 // message is what is signed: the domain, a zero byte, the payload.

@@ -45,8 +45,74 @@ const (
 	// MaxInviteAddrBytes bounds one address in its binary form; a relayed one has about 100.
 	MaxInviteAddrBytes = 192
 
-	// MaxInviteText bounds the text that is looked at when a link is parsed, white space included.
-	MaxInviteText = 8 << 10
+	// MaxInviteNetworks is how many networks an invite link may name.
+	MaxInviteNetworks = 2
+
+	// MaxInviteText bounds the text that is looked at when a link of any kind is parsed, white space included. A link full
+	// to the bounds has about 32 KiB; a usual one has a few hundred bytes.
+	MaxInviteText = 64 << 10
+
+	// MaxNetworkName bounds the name of a network, in bytes: its length has to fit one byte in the network's ID.
+	MaxNetworkName = 64
+
+	// MaxBootstraps is how many bootstrap nodes a network link may name. Their keys stamp names.
+	MaxBootstraps = 4
+
+	// MaxNetworkCard bounds the bytes of a signed network card; a full one is about 2 KiB.
+	MaxNetworkCard = 4 << 10
+
+	// MaxServes bounds the services that a network card lists, and MaxServiceName each of them.
+	MaxServes      = 8
+	MaxServiceName = 16
+
+	// MaxAgent bounds the agent string of a network card.
+	MaxAgent = 64
+
+	// MaxClaimName bounds the username in a name claim, in bytes.
+	MaxClaimName = 64
+
+	// MaxNameClaim, MaxNameStamp and MaxNameRecord bound the signed bytes of a claim (about 250), of a stamp of one
+	// (about 370) and what the DHT keeps of a name (a few more).
+	MaxNameClaim  = 512
+	MaxNameStamp  = 768
+	MaxNameRecord = 1 << 10
+
+	// MaxDeviceRecord bounds the bytes of a signed device record; a full one is about 6 KiB.
+	MaxDeviceRecord = 8 << 10
+
+	// DeviceRecordLifetime is how long a device record counts after it was made.
+	DeviceRecordLifetime = 90 * 24 * time.Hour
+
+	// MaxMailboxes is how many mailboxes a device may name; MaxMailboxAddrs and MaxRecordAddrs bound the addresses of
+	// each, and of the device itself.
+	MaxMailboxes    = 4
+	MaxMailboxAddrs = 4
+	MaxRecordAddrs  = 8
+
+	// PrekeySize is the length of a public prekey, MLKEM768X25519.
+	PrekeySize = 1216
+
+	// MaxOneTime is how many one-time prekeys one offer may hand over.
+	MaxOneTime = 16
+
+	// MaxMailItem bounds a sealed item. The largest that SealMail makes is a little smaller.
+	MaxMailItem = 64 << 10
+
+	// MaxMailPlain bounds what is sealed into one item: the largest step of padding without the length in front.
+	MaxMailPlain = 62<<10 - padLength
+
+	// MaxMailRuns and MaxMailReceipts bound the parts of a mail; their bytes are bounded by the item's.
+	MaxMailRuns     = 256
+	MaxMailReceipts = 64
+
+	// MaxMailReceipt bounds one receipt inside a mail.
+	MaxMailReceipt = 16 << 10
+
+	// MaxCustody bounds the bytes of a signed mailbox receipt; one is about 190.
+	MaxCustody = 256
+
+	// MaxWorkBits is the most work that is ever asked for or done: 2^28 hashes are about a minute on one core.
+	MaxWorkBits = 28
 
 	// WorkFactor is the scrypt work factor (log2 N) under which a password seals a vault: about half a second and
 	// 128 MiB of memory each time it is opened. MaxWorkFactor is the most that is accepted from a file.

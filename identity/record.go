@@ -17,7 +17,15 @@ type AccountRecord struct {
 	Devices []Certificate
 	Revoked []DeviceID
 	Expires time.Time
+	Names   []RecordName
 	raw     string
+}
+
+// RecordName is a username that an account goes by on a network. The record says so; who holds the name is decided by
+// claims and stamps.
+type RecordName struct {
+	Network NetworkID
+	Name    string
 }
 
 // RecordConfig is what a new record says.
@@ -26,6 +34,7 @@ type RecordConfig struct {
 	Now     time.Time     // the record expires RecordLifetime after it
 	Devices []Certificate // 1 to MaxDevices, of this account, each device once
 	Revoked []DeviceID    // at most MaxRevoked, none of them in Devices
+	Names   []RecordName  // at most MaxNames, one per network
 }
 
 // NewAccountRecord signs a record. Its number is max(last + 1, Unix milliseconds), so that a device that knows no
@@ -41,6 +50,7 @@ func NewAccountRecord(key AccountKey, c RecordConfig) (AccountRecord, error) {
 		Devices: slices.Clone(c.Devices),
 		Revoked: slices.Clone(c.Revoked),
 		Expires: time.UnixMilli(min(ms+RecordLifetime.Milliseconds(), maxMillis)).UTC(),
+		Names:   slices.Clone(c.Names),
 	}
 	if err := r.check(); err != nil {
 		return AccountRecord{}, fmt.Errorf("making account record: %w", err)
@@ -51,6 +61,9 @@ func NewAccountRecord(key AccountKey, c RecordConfig) (AccountRecord, error) {
 	}
 	for _, d := range r.Revoked {
 		m.Revoked = append(m.Revoked, d.Bytes())
+	}
+	for _, n := range r.Names {
+		m.Names = append(m.Names, &pb.NameClaim{Network: n.Network.Bytes(), Name: n.Name})
 	}
 	payload := encode(m)
 	r.raw = string(appendSigned(payload, key.Sign(DomainAccountRecord, payload)))
@@ -84,6 +97,22 @@ func (r AccountRecord) check() error {
 		}
 		seen[d] = true
 	}
+	return checkNames(r.Names)
+}
+
+// checkNames bounds the names: one per network, whatever the rules for names are.
+func checkNames(names []RecordName) error {
+	if len(names) > MaxNames {
+		return fmt.Errorf("%d names: %w", len(names), ErrMalformed)
+	}
+	for i, n := range names {
+		if n.Name == "" || len(n.Name) > MaxUsernameBytes || !utf8.ValidString(n.Name) {
+			return fmt.Errorf("name of %d bytes: %w", len(n.Name), ErrMalformed)
+		}
+		if slices.ContainsFunc(names[:i], func(o RecordName) bool { return o.Network == n.Network }) {
+			return fmt.Errorf("two names on one network: %w", ErrMalformed)
+		}
+	}
 	return nil
 }
 
@@ -107,11 +136,8 @@ func parseAccountRecord(raw []byte) (AccountRecord, error) {
 		return AccountRecord{}, err
 	}
 	// Counts first: each certificate costs a signature check.
-	if len(m.Devices) > MaxDevices || len(m.Revoked) > MaxRevoked {
+	if len(m.Devices) > MaxDevices || len(m.Revoked) > MaxRevoked || len(m.Names) > MaxNames {
 		return AccountRecord{}, fmt.Errorf("%d devices, %d revoked: %w", len(m.Devices), len(m.Revoked), ErrMalformed)
-	}
-	if err := checkNames(m.Names); err != nil {
-		return AccountRecord{}, err
 	}
 	r := AccountRecord{Seq: m.Seq, raw: string(raw)}
 	if r.Account, err = AccountIDFromBytes(m.Account); err != nil {
@@ -137,20 +163,24 @@ func parseAccountRecord(raw []byte) (AccountRecord, error) {
 		}
 		r.Revoked = append(r.Revoked, d)
 	}
+	for _, n := range m.Names {
+		network, err := NetworkIDFromBytes(n.GetNetwork())
+		if err != nil {
+			return AccountRecord{}, err
+		}
+		r.Names = append(r.Names, RecordName{Network: network, Name: n.GetName()})
+	}
 	return r, r.check()
 }
 
-// checkNames bounds the name claims, which this version carries and does not use.
-func checkNames(names []*pb.NameClaim) error {
-	if len(names) > MaxNames {
-		return fmt.Errorf("%d names: %w", len(names), ErrMalformed)
-	}
-	for _, n := range names {
-		if len(n.Network) > 32 || len(n.Name) > MaxUsernameBytes || !utf8.ValidString(n.Name) {
-			return fmt.Errorf("name claim: %w", ErrMalformed)
+// Name returns the username that the record gives for a network, or "".
+func (r AccountRecord) Name(network NetworkID) string {
+	for _, n := range r.Names {
+		if n.Network == network {
+			return n.Name
 		}
 	}
-	return nil
+	return ""
 }
 
 // Raw returns a copy of the signed bytes.
