@@ -201,7 +201,7 @@ type Candidate struct {
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"`
-	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // contact, nearby, request
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // contact, nearby, request, network
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,6 +323,7 @@ type StatusResponse struct {
 	Requests        int32                  `protobuf:"varint,19,opt,name=requests,proto3" json:"requests,omitempty"` // incoming, undecided
 	LastEvent       uint64                 `protobuf:"varint,20,opt,name=last_event,json=lastEvent,proto3" json:"last_event,omitempty"`
 	Restored        bool                   `protobuf:"varint,21,opt,name=restored,proto3" json:"restored,omitempty"` // this profile was found to be a copy and goes on under a new device key
+	Networks        []*Network             `protobuf:"bytes,22,rep,name=networks,proto3" json:"networks,omitempty"`  // those that are joined
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -504,16 +505,24 @@ func (x *StatusResponse) GetRestored() bool {
 	return false
 }
 
+func (x *StatusResponse) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type Peer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	Transport     string                 `protobuf:"bytes,5,opt,name=transport,proto3" json:"transport,omitempty"`
+	Transport     string                 `protobuf:"bytes,5,opt,name=transport,proto3" json:"transport,omitempty"` // tcp, quic, relay
 	SinceMs       int64                  `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	RttUs         int64                  `protobuf:"varint,7,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`
 	ClockSkewMs   int64                  `protobuf:"varint,8,opt,name=clock_skew_ms,json=clockSkewMs,proto3" json:"clock_skew_ms,omitempty"`
+	Limited       bool                   `protobuf:"varint,9,opt,name=limited,proto3" json:"limited,omitempty"` // over a relay that cuts circuits
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -602,6 +611,13 @@ func (x *Peer) GetClockSkewMs() int64 {
 		return x.ClockSkewMs
 	}
 	return 0
+}
+
+func (x *Peer) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
 }
 
 type RegisterRequest struct {
@@ -1840,9 +1856,11 @@ type FindResponse struct {
 	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"`
 	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // invite, nearby, contact, id, network
 	Relation      string                 `protobuf:"bytes,5,opt,name=relation,proto3" json:"relation,omitempty"`
-	Confirmed     bool                   `protobuf:"varint,6,opt,name=confirmed,proto3" json:"confirmed,omitempty"`       // the name is stamped by a network
-	Network       string                 `protobuf:"bytes,7,opt,name=network,proto3" json:"network,omitempty"`            // name of that network
-	Disagreement  bool                   `protobuf:"varint,8,opt,name=disagreement,proto3" json:"disagreement,omitempty"` // several accounts were named
+	Confirmed     bool                   `protobuf:"varint,6,opt,name=confirmed,proto3" json:"confirmed,omitempty"`            // the name is stamped by a network
+	Network       string                 `protobuf:"bytes,7,opt,name=network,proto3" json:"network,omitempty"`                 // name of that network
+	Disagreement  bool                   `protobuf:"varint,8,opt,name=disagreement,proto3" json:"disagreement,omitempty"`      // several accounts were named
+	SinceMs       int64                  `protobuf:"varint,9,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // when the name was stamped
+	Others        []*Candidate           `protobuf:"bytes,10,rep,name=others,proto3" json:"others,omitempty"`                  // with disagreement: the other accounts that were named
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1933,6 +1951,20 @@ func (x *FindResponse) GetDisagreement() bool {
 	return false
 }
 
+func (x *FindResponse) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *FindResponse) GetOthers() []*Candidate {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
 type AddContactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"` // link, nearby username, account ID
@@ -2013,6 +2045,7 @@ type AddContactResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Contact       *Contact               `protobuf:"bytes,1,opt,name=contact,proto3" json:"contact,omitempty"`
 	MessageId     string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // the request, or the first one-way message
+	Joined        []*Network             `protobuf:"bytes,3,rep,name=joined,proto3" json:"joined,omitempty"`                        // networks that the link named and that were not joined before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2092,13 @@ func (x *AddContactResponse) GetMessageId() string {
 		return x.MessageId
 	}
 	return ""
+}
+
+func (x *AddContactResponse) GetJoined() []*Network {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
 }
 
 type Contact struct {
@@ -4303,6 +4343,8 @@ type Event struct {
 	Detail        string   `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
 	On            bool     `protobuf:"varint,8,opt,name=on,proto3" json:"on,omitempty"`                                  // typing, presence
 	MessageIds    []string `protobuf:"bytes,9,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"` // state: the messages that changed, at most 256 an event
+	Network       string   `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`                        // name, network: what the network is called
+	Name          string   `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`                              // name: the username; mailbox: what the mailbox is called
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4398,6 +4440,20 @@ func (x *Event) GetMessageIds() []string {
 		return x.MessageIds
 	}
 	return nil
+}
+
+func (x *Event) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Event) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type Network struct {
@@ -5232,13 +5288,16 @@ func (x *DoctorResponse) GetWell() bool {
 	return false
 }
 
-// Check is one thing that was looked at. What to do about it is in the catalogue under its ID.
+// Check is one thing that was looked at, for each network where networks differ. The catalogue has the sentence
+// doctor.ID.DETAIL and, if something can be done, what under doctor.ID.DETAIL.do.
 type Check struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // interfaces, reachability, nat, relay, relay_limits, dht, name, record, mailbox, multicast, clock, disk, memory
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`   // ok, warning, problem, off
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"` // code of the finding; the catalogue has the sentence and what to do
-	Values        map[string]string      `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // interfaces, reachability, nat, relay, relay_limits, dht, name, record, mailbox, multicast, clock, disk, memory
+	State  string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`   // ok, warning, problem, off
+	Detail string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"` // code of the finding; the catalogue has the sentence and what to do
+	// Placeholders of the sentence, in snake_case. The end of a key says how it is shown: _bytes a size, _for_ms a length of
+	// time, _at_ms a time; other values are shown as they are.
+	Values        map[string]string `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5558,6 +5617,7 @@ type ListMailboxesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mailboxes     []*Mailbox             `protobuf:"bytes,1,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`
 	Offers        []*MailboxOffer        `protobuf:"bytes,2,rep,name=offers,proto3" json:"offers,omitempty"`
+	Received      []*MailboxOffer        `protobuf:"bytes,3,rep,name=received,proto3" json:"received,omitempty"` // what contacts offer to keep for this node and it does not use
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5602,6 +5662,13 @@ func (x *ListMailboxesResponse) GetMailboxes() []*Mailbox {
 func (x *ListMailboxesResponse) GetOffers() []*MailboxOffer {
 	if x != nil {
 		return x.Offers
+	}
+	return nil
+}
+
+func (x *ListMailboxesResponse) GetReceived() []*MailboxOffer {
+	if x != nil {
+		return x.Received
 	}
 	return nil
 }
@@ -5894,7 +5961,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\"\x0f\n" +
-	"\rStatusRequest\"\x81\x05\n" +
+	"\rStatusRequest\"\xb7\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12\x14\n" +
@@ -5918,7 +5985,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\brequests\x18\x13 \x01(\x05R\brequests\x12\x1d\n" +
 	"\n" +
 	"last_event\x18\x14 \x01(\x04R\tlastEvent\x12\x1a\n" +
-	"\brestored\x18\x15 \x01(\bR\brestored\"\xda\x01\n" +
+	"\brestored\x18\x15 \x01(\bR\brestored\x124\n" +
+	"\bnetworks\x18\x16 \x03(\v2\x18.hima.control.v1.NetworkR\bnetworks\"\xf4\x01\n" +
 	"\x04Peer\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
@@ -5927,7 +5995,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\ttransport\x18\x05 \x01(\tR\ttransport\x12\x19\n" +
 	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x15\n" +
 	"\x06rtt_us\x18\a \x01(\x03R\x05rttUs\x12\"\n" +
-	"\rclock_skew_ms\x18\b \x01(\x03R\vclockSkewMs\"\xdd\x01\n" +
+	"\rclock_skew_ms\x18\b \x01(\x03R\vclockSkewMs\x12\x18\n" +
+	"\alimited\x18\t \x01(\bR\alimited\"\xdd\x01\n" +
 	"\x0fRegisterRequest\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x02 \x01(\tR\bnickname\x12#\n" +
@@ -6007,7 +6076,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\brelation\x18\x06 \x01(\tR\brelation\x12\x17\n" +
 	"\aseen_ms\x18\a \x01(\x03R\x06seenMs\"\x1f\n" +
 	"\vFindRequest\x12\x10\n" +
-	"\x03who\x18\x01 \x01(\tR\x03who\"\xf0\x01\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"\xbf\x02\n" +
 	"\fFindResponse\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -6016,17 +6085,21 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\brelation\x18\x05 \x01(\tR\brelation\x12\x1c\n" +
 	"\tconfirmed\x18\x06 \x01(\bR\tconfirmed\x12\x18\n" +
 	"\anetwork\x18\a \x01(\tR\anetwork\x12\"\n" +
-	"\fdisagreement\x18\b \x01(\bR\fdisagreement\"\x97\x01\n" +
+	"\fdisagreement\x18\b \x01(\bR\fdisagreement\x12\x19\n" +
+	"\bsince_ms\x18\t \x01(\x03R\asinceMs\x122\n" +
+	"\x06others\x18\n" +
+	" \x03(\v2\x1a.hima.control.v1.CandidateR\x06others\"\x97\x01\n" +
 	"\x11AddContactRequest\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x17\n" +
 	"\aone_way\x18\x02 \x01(\bR\x06oneWay\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
 	"\x06remark\x18\x04 \x01(\tR\x06remark\x12%\n" +
-	"\x0eexpect_account\x18\x05 \x01(\tR\rexpectAccount\"g\n" +
+	"\x0eexpect_account\x18\x05 \x01(\tR\rexpectAccount\"\x99\x01\n" +
 	"\x12AddContactResponse\x122\n" +
 	"\acontact\x18\x01 \x01(\v2\x18.hima.control.v1.ContactR\acontact\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId\"\x8f\x03\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\x120\n" +
+	"\x06joined\x18\x03 \x03(\v2\x18.hima.control.v1.NetworkR\x06joined\"\x8f\x03\n" +
 	"\aContact\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -6205,7 +6278,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x19\n" +
 	"\bfrom_now\x18\x03 \x01(\bR\afromNow\"=\n" +
 	"\rWatchResponse\x12,\n" +
-	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\x81\x02\n" +
+	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\xaf\x02\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -6216,7 +6289,10 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x06detail\x18\a \x01(\tR\x06detail\x12\x0e\n" +
 	"\x02on\x18\b \x01(\bR\x02on\x12\x1f\n" +
 	"\vmessage_ids\x18\t \x03(\tR\n" +
-	"messageIds\"\xac\x02\n" +
+	"messageIds\x12\x18\n" +
+	"\anetwork\x18\n" +
+	" \x01(\tR\anetwork\x12\x12\n" +
+	"\x04name\x18\v \x01(\tR\x04name\"\xac\x02\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -6309,10 +6385,11 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\n" +
 	"used_bytes\x18\x04 \x01(\x04R\tusedBytes\x12\x14\n" +
 	"\x05items\x18\x05 \x01(\x05R\x05items\"\x16\n" +
-	"\x14ListMailboxesRequest\"\x86\x01\n" +
+	"\x14ListMailboxesRequest\"\xc1\x01\n" +
 	"\x15ListMailboxesResponse\x126\n" +
 	"\tmailboxes\x18\x01 \x03(\v2\x18.hima.control.v1.MailboxR\tmailboxes\x125\n" +
-	"\x06offers\x18\x02 \x03(\v2\x1d.hima.control.v1.MailboxOfferR\x06offers\"%\n" +
+	"\x06offers\x18\x02 \x03(\v2\x1d.hima.control.v1.MailboxOfferR\x06offers\x129\n" +
+	"\breceived\x18\x03 \x03(\v2\x1d.hima.control.v1.MailboxOfferR\breceived\"%\n" +
 	"\x11AddMailboxRequest\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\"H\n" +
 	"\x12AddMailboxResponse\x122\n" +
@@ -6484,122 +6561,126 @@ var file_control_pb_control_proto_goTypes = []any{
 var file_control_pb_control_proto_depIdxs = []int32{
 	3,  // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
 	6,  // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
-	17, // 2: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
-	70, // 3: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
-	17, // 4: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
-	17, // 5: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
-	72, // 6: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
-	21, // 7: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
-	21, // 8: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
-	28, // 9: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
-	33, // 10: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
-	33, // 11: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
-	38, // 12: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
-	0,  // 13: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
-	33, // 14: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
-	1,  // 15: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
-	33, // 16: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
-	45, // 17: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
-	45, // 18: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
-	50, // 19: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
-	53, // 20: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
-	50, // 21: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
-	50, // 22: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
-	50, // 23: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	64, // 24: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	66, // 25: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	65, // 26: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
-	69, // 27: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
-	50, // 28: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	71, // 29: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
-	72, // 30: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
-	70, // 31: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
-	70, // 32: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
-	81, // 33: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
-	84, // 34: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	95, // 35: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
-	85, // 36: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
-	86, // 37: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
-	85, // 38: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	85, // 39: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	86, // 40: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
-	4,  // 41: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	7,  // 42: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	9,  // 43: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	11, // 44: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	13, // 45: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	15, // 46: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	18, // 47: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	19, // 48: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	22, // 49: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	24, // 50: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	26, // 51: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	29, // 52: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	31, // 53: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	34, // 54: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	36, // 55: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	39, // 56: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	41, // 57: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	43, // 58: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	46, // 59: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	48, // 60: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	51, // 61: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	54, // 62: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	56, // 63: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	58, // 64: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	60, // 65: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	62, // 66: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	73, // 67: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	75, // 68: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	77, // 69: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	79, // 70: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	82, // 71: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	87, // 72: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	89, // 73: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	91, // 74: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	93, // 75: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	67, // 76: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	5,  // 77: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	8,  // 78: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	10, // 79: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	12, // 80: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	14, // 81: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	16, // 82: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	16, // 83: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	20, // 84: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	23, // 85: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	25, // 86: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	27, // 87: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	30, // 88: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	32, // 89: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	35, // 90: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	37, // 91: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	40, // 92: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	42, // 93: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	44, // 94: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	47, // 95: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	49, // 96: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	52, // 97: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	55, // 98: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	57, // 99: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	59, // 100: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	61, // 101: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	63, // 102: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	74, // 103: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	76, // 104: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	78, // 105: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	80, // 106: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	83, // 107: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	88, // 108: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	90, // 109: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	92, // 110: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	94, // 111: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	68, // 112: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	77, // [77:113] is the sub-list for method output_type
-	41, // [41:77] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	70, // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
+	17, // 3: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
+	70, // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
+	17, // 5: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
+	17, // 6: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
+	72, // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
+	21, // 8: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
+	21, // 9: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
+	28, // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
+	3,  // 11: hima.control.v1.FindResponse.others:type_name -> hima.control.v1.Candidate
+	33, // 12: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
+	70, // 13: hima.control.v1.AddContactResponse.joined:type_name -> hima.control.v1.Network
+	33, // 14: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
+	38, // 15: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
+	0,  // 16: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
+	33, // 17: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
+	1,  // 18: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
+	33, // 19: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
+	45, // 20: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
+	45, // 21: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
+	50, // 22: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
+	53, // 23: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
+	50, // 24: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
+	50, // 25: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
+	50, // 26: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
+	64, // 27: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	66, // 28: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	65, // 29: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	69, // 30: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	50, // 31: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
+	71, // 32: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	72, // 33: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	70, // 34: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	70, // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	81, // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	84, // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	95, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	85, // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	86, // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	86, // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
+	85, // 42: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	85, // 43: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	86, // 44: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	4,  // 45: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	7,  // 46: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	9,  // 47: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	11, // 48: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	13, // 49: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	15, // 50: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	18, // 51: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	19, // 52: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	22, // 53: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	24, // 54: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	26, // 55: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	29, // 56: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	31, // 57: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	34, // 58: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	36, // 59: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	39, // 60: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	41, // 61: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	43, // 62: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	46, // 63: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	48, // 64: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	51, // 65: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	54, // 66: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	56, // 67: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	58, // 68: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	60, // 69: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	62, // 70: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	73, // 71: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	75, // 72: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	77, // 73: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	79, // 74: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	82, // 75: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	87, // 76: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	89, // 77: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	91, // 78: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	93, // 79: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	67, // 80: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	5,  // 81: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	8,  // 82: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	10, // 83: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	12, // 84: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	14, // 85: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	16, // 86: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	16, // 87: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	20, // 88: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	23, // 89: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	25, // 90: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	27, // 91: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	30, // 92: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	32, // 93: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	35, // 94: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	37, // 95: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	40, // 96: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	42, // 97: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	44, // 98: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	47, // 99: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	49, // 100: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	52, // 101: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	55, // 102: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	57, // 103: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	59, // 104: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	61, // 105: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	63, // 106: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	74, // 107: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	76, // 108: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	78, // 109: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	80, // 110: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	83, // 111: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	88, // 112: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	90, // 113: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	92, // 114: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	94, // 115: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	68, // 116: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	81, // [81:117] is the sub-list for method output_type
+	45, // [45:81] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
