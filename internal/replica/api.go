@@ -175,6 +175,7 @@ type Config struct {
 	Members     Members
 	Gate        Gate
 	Hooks       Hooks
+	Side        Side                     // nil: nothing is said beside the entries
 	Logger      *slog.Logger             // nil: nothing is logged
 	Now         func() time.Time         // nil: time.Now
 	Agent       string                   // shown to peers; empty: "hima"

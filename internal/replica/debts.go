@@ -13,6 +13,7 @@ import (
 type Debt struct {
 	Peer
 	Entries uint64 // how many
+	Feeds   []Span // which; at most two of a conversation, in no particular order of conversations
 }
 
 // debts keeps who is owed something. It is derived from own heads and acknowledged heads: there is no outbox. It is
