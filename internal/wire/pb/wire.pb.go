@@ -4772,6 +4772,7 @@ type Hello struct {
 	YourRecordSeq uint64                 `protobuf:"varint,4,opt,name=your_record_seq,json=yourRecordSeq,proto3" json:"your_record_seq,omitempty"` // newest the sender has of the other side, 0 if none
 	TimeMs        int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Agent         string                 `protobuf:"bytes,6,opt,name=agent,proto3" json:"agent,omitempty"`
+	Moves         bool                   `protobuf:"varint,7,opt,name=moves,proto3" json:"moves,omitempty"` // the sender moves the session of this pair to this stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4846,6 +4847,13 @@ func (x *Hello) GetAgent() string {
 		return x.Agent
 	}
 	return ""
+}
+
+func (x *Hello) GetMoves() bool {
+	if x != nil {
+		return x.Moves
+	}
+	return false
 }
 
 // Record carries an account record that the other side lacks, also one of its own (R11).
@@ -5540,6 +5548,7 @@ type ReceiptItem struct {
 	Acked         uint64                 `protobuf:"varint,3,opt,name=acked,proto3" json:"acked,omitempty"`
 	Read          uint64                 `protobuf:"varint,4,opt,name=read,proto3" json:"read,omitempty"` // 0: not said
 	AckedHash     []byte                 `protobuf:"bytes,5,opt,name=acked_hash,json=ackedHash,proto3" json:"acked_hash,omitempty"`
+	First         uint64                 `protobuf:"varint,6,opt,name=first,proto3" json:"first,omitempty"` // the floor: what lies below was not taken (R16); 0: there is none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5607,6 +5616,13 @@ func (x *ReceiptItem) GetAckedHash() []byte {
 		return x.AckedHash
 	}
 	return nil
+}
+
+func (x *ReceiptItem) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
 }
 
 type Typing struct {
@@ -6214,14 +6230,15 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x03bye\x18\x10 \x01(\v2\x11.hima.wire.v1.ByeH\x00R\x03bye\x128\n" +
 	"\n" +
 	"mail_offer\x18\x11 \x01(\v2\x17.hima.wire.v1.MailOfferH\x00R\tmailOfferB\x04\n" +
-	"\x02of\"\xc3\x01\n" +
+	"\x02of\"\xd9\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\rR\bversions\x12%\n" +
 	"\x0eaccount_record\x18\x02 \x01(\fR\raccountRecord\x12 \n" +
 	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12&\n" +
 	"\x0fyour_record_seq\x18\x04 \x01(\x04R\ryourRecordSeq\x12\x17\n" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
-	"\x05agent\x18\x06 \x01(\tR\x05agent\"/\n" +
+	"\x05agent\x18\x06 \x01(\tR\x05agent\x12\x14\n" +
+	"\x05moves\x18\a \x01(\bR\x05moves\"/\n" +
 	"\x06Record\x12%\n" +
 	"\x0eaccount_record\x18\x01 \x01(\fR\raccountRecord\"D\n" +
 	"\x06Digest\x12\"\n" +
@@ -6264,14 +6281,15 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\fR\x06device\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12/\n" +
-	"\x05items\x18\x04 \x03(\v2\x19.hima.wire.v1.ReceiptItemR\x05items\"\x82\x01\n" +
+	"\x05items\x18\x04 \x03(\v2\x19.hima.wire.v1.ReceiptItemR\x05items\"\x98\x01\n" +
 	"\vReceiptItem\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\rR\x04feed\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\fR\x06device\x12\x14\n" +
 	"\x05acked\x18\x03 \x01(\x04R\x05acked\x12\x12\n" +
 	"\x04read\x18\x04 \x01(\x04R\x04read\x12\x1d\n" +
 	"\n" +
-	"acked_hash\x18\x05 \x01(\fR\tackedHash\"<\n" +
+	"acked_hash\x18\x05 \x01(\fR\tackedHash\x12\x14\n" +
+	"\x05first\x18\x06 \x01(\x04R\x05first\"<\n" +
 	"\x06Typing\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12\x0e\n" +
 	"\x02on\x18\x02 \x01(\bR\x02on\"\"\n" +
