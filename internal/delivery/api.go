@@ -31,6 +31,8 @@ type Config struct {
 	Events func() (<-chan node.Event, func())
 	// Contacts lists devices that are worth a session even when nothing is owed to them; nil: none.
 	Contacts func() []identity.DeviceID
+	// OnFailed hears which device could not be reached; Mail.Failed acts upon it. It must not block; nil: nobody hears.
+	OnFailed func(identity.DeviceID)
 	// Addr names where a device would be dialled, for the log of attempts; nil: not said.
 	Addr   func(identity.DeviceID) string
 	Logger *slog.Logger     // nil: nothing is logged
@@ -65,8 +67,12 @@ func DefaultLimits() Limits {
 // Road is a way to a device.
 type Road string
 
-// RoadDirect is a stream to the device itself.
-const RoadDirect Road = "direct"
+// The roads.
+const (
+	RoadDirect  Road = "direct"  // a stream to the device itself
+	RoadRelay   Road = "relay"   // a stream to the device, through a relay
+	RoadMailbox Road = "mailbox" // an item in a mailbox, for a device that is away
+)
 
 // Attempt is one try to reach a device.
 type Attempt struct {
@@ -74,12 +80,6 @@ type Attempt struct {
 	Road  Road
 	Addr  string
 	Error string // empty: it worked
-}
-
-// Custody says who else holds what is owed to a device. Nobody does before there are mailboxes.
-type Custody struct {
-	Holder identity.DeviceID
-	Until  time.Time
 }
 
 func (c Config) withDefaults() Config {

@@ -36,8 +36,12 @@ func (d *Delivery) Why(device identity.DeviceID) ([]Attempt, error) {
 
 // note adds an attempt. It takes the path of caches: nothing depends on it, and a crash may lose the newest.
 func (d *Delivery) note(device identity.DeviceID, a Attempt) error {
+	return noteAttempt(d.cfg.DB, device, a)
+}
+
+func noteAttempt(db *storage.DB, device identity.DeviceID, a Attempt) error {
 	a.Addr, a.Error = cut(a.Addr), cut(a.Error)
-	return d.cfg.DB.Cache(func(tx *storage.Tx) error {
+	return db.Cache(func(tx *storage.Tx) error {
 		list, err := loadAttempts(tx, device)
 		if err != nil {
 			list = nil // damaged: begin anew, it is only a log

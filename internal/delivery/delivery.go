@@ -267,6 +267,9 @@ func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
 	case d.wake <- struct{}{}:
 	default:
 	}
+	if err != nil && ctx.Err() == nil && d.cfg.OnFailed != nil {
+		d.cfg.OnFailed(device)
+	}
 	// An idle contact's failures are nobody's question.
 	if ctx.Err() == nil && (owed || err == nil) {
 		if err := d.note(device, attempt); err != nil {
@@ -317,6 +320,3 @@ func (d *Delivery) Next(device identity.DeviceID) time.Time {
 	}
 	return r.next
 }
-
-// Custody says who else holds what is owed to a device: nobody, before there are mailboxes.
-func (d *Delivery) Custody(identity.DeviceID) []Custody { return nil }
