@@ -41,6 +41,7 @@ const (
 	KindAccept       Kind = 17
 	KindDecline      Kind = 18
 	KindCardUpdate   Kind = 19
+	KindMailboxGrant Kind = 20
 	KindContactState Kind = 32
 	KindSetting      Kind = 33
 	KindInviteState  Kind = 35
@@ -54,7 +55,7 @@ func Known(n Number, k Kind) bool {
 		return k == KindText || k == KindRecall || k == KindReadPosition
 	case Control:
 		switch k {
-		case KindRequest, KindAccept, KindDecline, KindCardUpdate, KindContactState, KindSetting, KindInviteState:
+		case KindRequest, KindAccept, KindDecline, KindCardUpdate, KindMailboxGrant, KindContactState, KindSetting, KindInviteState:
 			return true
 		}
 	}

@@ -450,7 +450,7 @@ func (x Bye_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Bye_Reason.Descriptor instead.
 func (Bye_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78, 0}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{80, 0}
 }
 
 // Signed is a payload with an Ed25519 signature over "<domain>\x00" + payload. The domain comes from the context.
@@ -4440,6 +4440,160 @@ func (x *MailboxGrant) GetQuotaBytes() uint64 {
 	return 0
 }
 
+// Snapshot is what a sealed snapshot holds (R21): what the self conversation says, as far as a new device of the account
+// needs it. It is no entry and proves nothing; what entries say wins over it.
+type Snapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Account       []byte                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Contacts      []*SnapshotContact     `protobuf:"bytes,4,rep,name=contacts,proto3" json:"contacts,omitempty"`
+	Settings      []*Setting             `protobuf:"bytes,5,rep,name=settings,proto3" json:"settings,omitempty"`
+	Invites       []*InviteState         `protobuf:"bytes,6,rep,name=invites,proto3" json:"invites,omitempty"`   // of live tokens
+	Networks      []*NetworkLink         `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"` // joined ones, at most 8
+	Cut           bool                   `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`          // there was more than fits
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *Snapshot) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Snapshot) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *Snapshot) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Snapshot) GetContacts() []*SnapshotContact {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+func (x *Snapshot) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *Snapshot) GetInvites() []*InviteState {
+	if x != nil {
+		return x.Invites
+	}
+	return nil
+}
+
+func (x *Snapshot) GetNetworks() []*NetworkLink {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Snapshot) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+type SnapshotContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         *ContactState          `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"` // a hint
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotContact) Reset() {
+	*x = SnapshotContact{}
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotContact) ProtoMessage() {}
+
+func (x *SnapshotContact) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotContact.ProtoReflect.Descriptor instead.
+func (*SnapshotContact) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SnapshotContact) GetState() *ContactState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *SnapshotContact) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
 // Frame is the unit on a session's stream: uvarint length, then this; at most 48 KiB.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4469,7 +4623,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4481,7 +4635,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4494,7 +4648,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{59}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Frame) GetOf() isFrame_Of {
@@ -4779,7 +4933,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4791,7 +4945,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4804,7 +4958,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{60}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Hello) GetVersions() []uint32 {
@@ -4866,7 +5020,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4878,7 +5032,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4891,7 +5045,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{61}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Record) GetAccountRecord() []byte {
@@ -4911,7 +5065,7 @@ type Digest struct {
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4923,7 +5077,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4936,7 +5090,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{62}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Digest) GetConversation() []byte {
@@ -4963,7 +5117,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +5129,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +5142,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{63}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Digests) GetDigests() []*Digest {
@@ -5016,7 +5170,7 @@ type Heads struct {
 
 func (x *Heads) Reset() {
 	*x = Heads{}
-	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5028,7 +5182,7 @@ func (x *Heads) String() string {
 func (*Heads) ProtoMessage() {}
 
 func (x *Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5041,7 +5195,7 @@ func (x *Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heads.ProtoReflect.Descriptor instead.
 func (*Heads) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{64}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Heads) GetConversation() []byte {
@@ -5074,7 +5228,7 @@ type RunFrame struct {
 
 func (x *RunFrame) Reset() {
 	*x = RunFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5086,7 +5240,7 @@ func (x *RunFrame) String() string {
 func (*RunFrame) ProtoMessage() {}
 
 func (x *RunFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5099,7 +5253,7 @@ func (x *RunFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunFrame.ProtoReflect.Descriptor instead.
 func (*RunFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{65}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RunFrame) GetRun() *Run {
@@ -5122,7 +5276,7 @@ type AckItem struct {
 
 func (x *AckItem) Reset() {
 	*x = AckItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +5288,7 @@ func (x *AckItem) String() string {
 func (*AckItem) ProtoMessage() {}
 
 func (x *AckItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +5301,7 @@ func (x *AckItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckItem.ProtoReflect.Descriptor instead.
 func (*AckItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{66}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AckItem) GetConversation() []byte {
@@ -5195,7 +5349,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5207,7 +5361,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,7 +5374,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Ack) GetItems() []*AckItem {
@@ -5244,7 +5398,7 @@ type Refuse struct {
 
 func (x *Refuse) Reset() {
 	*x = Refuse{}
-	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5256,7 +5410,7 @@ func (x *Refuse) String() string {
 func (*Refuse) ProtoMessage() {}
 
 func (x *Refuse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5269,7 +5423,7 @@ func (x *Refuse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refuse.ProtoReflect.Descriptor instead.
 func (*Refuse) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{68}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Refuse) GetConversation() []byte {
@@ -5320,7 +5474,7 @@ type Knock struct {
 
 func (x *Knock) Reset() {
 	*x = Knock{}
-	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5332,7 +5486,7 @@ func (x *Knock) String() string {
 func (*Knock) ProtoMessage() {}
 
 func (x *Knock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5345,7 +5499,7 @@ func (x *Knock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Knock.ProtoReflect.Descriptor instead.
 func (*Knock) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{69}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Knock) GetConversation() []byte {
@@ -5386,7 +5540,7 @@ type KnockAnswer struct {
 
 func (x *KnockAnswer) Reset() {
 	*x = KnockAnswer{}
-	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5398,7 +5552,7 @@ func (x *KnockAnswer) String() string {
 func (*KnockAnswer) ProtoMessage() {}
 
 func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5411,7 +5565,7 @@ func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnockAnswer.ProtoReflect.Descriptor instead.
 func (*KnockAnswer) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *KnockAnswer) GetConversation() []byte {
@@ -5437,7 +5591,7 @@ type ReceiptFrame struct {
 
 func (x *ReceiptFrame) Reset() {
 	*x = ReceiptFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5449,7 +5603,7 @@ func (x *ReceiptFrame) String() string {
 func (*ReceiptFrame) ProtoMessage() {}
 
 func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5462,7 +5616,7 @@ func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptFrame.ProtoReflect.Descriptor instead.
 func (*ReceiptFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{71}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReceiptFrame) GetReceipt() []byte {
@@ -5485,7 +5639,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5497,7 +5651,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5510,7 +5664,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{72}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Receipt) GetConversation() []byte {
@@ -5555,7 +5709,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5567,7 +5721,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5580,7 +5734,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{73}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReceiptItem) GetFeed() uint32 {
@@ -5635,7 +5789,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5647,7 +5801,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5660,7 +5814,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{74}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Typing) GetConversation() []byte {
@@ -5686,7 +5840,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5698,7 +5852,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5711,7 +5865,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{75}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Presence) GetOnline() bool {
@@ -5730,7 +5884,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5742,7 +5896,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5755,7 +5909,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{76}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -5775,7 +5929,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	mi := &file_wire_pb_wire_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5787,7 +5941,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	mi := &file_wire_pb_wire_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5800,7 +5954,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Pong) GetNonce() uint64 {
@@ -5826,7 +5980,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	mi := &file_wire_pb_wire_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5838,7 +5992,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	mi := &file_wire_pb_wire_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5851,7 +6005,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Bye) GetReason() Bye_Reason {
@@ -6209,7 +6363,19 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
 	"\x05grant\x18\x03 \x01(\fR\x05grant\x12\x1f\n" +
 	"\vquota_bytes\x18\x04 \x01(\x04R\n" +
-	"quotaBytes\"\xbc\x06\n" +
+	"quotaBytes\"\xc3\x02\n" +
+	"\bSnapshot\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x129\n" +
+	"\bcontacts\x18\x04 \x03(\v2\x1d.hima.wire.v1.SnapshotContactR\bcontacts\x121\n" +
+	"\bsettings\x18\x05 \x03(\v2\x15.hima.wire.v1.SettingR\bsettings\x123\n" +
+	"\ainvites\x18\x06 \x03(\v2\x19.hima.wire.v1.InviteStateR\ainvites\x125\n" +
+	"\bnetworks\x18\a \x03(\v2\x19.hima.wire.v1.NetworkLinkR\bnetworks\x12\x10\n" +
+	"\x03cut\x18\b \x01(\bR\x03cut\"_\n" +
+	"\x0fSnapshotContact\x120\n" +
+	"\x05state\x18\x01 \x01(\v2\x1a.hima.wire.v1.ContactStateR\x05state\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\"\xbc\x06\n" +
 	"\x05Frame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.hima.wire.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x14.hima.wire.v1.RecordH\x00R\x06record\x121\n" +
@@ -6335,7 +6501,7 @@ func file_wire_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_wire_pb_wire_proto_goTypes = []any{
 	(Code)(0),                   // 0: hima.wire.v1.Code
 	(NameAnswer_Code)(0),        // 1: hima.wire.v1.NameAnswer.Code
@@ -6403,26 +6569,28 @@ var file_wire_pb_wire_proto_goTypes = []any{
 	(*ReadPosition)(nil),        // 63: hima.wire.v1.ReadPosition
 	(*InviteState)(nil),         // 64: hima.wire.v1.InviteState
 	(*MailboxGrant)(nil),        // 65: hima.wire.v1.MailboxGrant
-	(*Frame)(nil),               // 66: hima.wire.v1.Frame
-	(*Hello)(nil),               // 67: hima.wire.v1.Hello
-	(*Record)(nil),              // 68: hima.wire.v1.Record
-	(*Digest)(nil),              // 69: hima.wire.v1.Digest
-	(*Digests)(nil),             // 70: hima.wire.v1.Digests
-	(*Heads)(nil),               // 71: hima.wire.v1.Heads
-	(*RunFrame)(nil),            // 72: hima.wire.v1.RunFrame
-	(*AckItem)(nil),             // 73: hima.wire.v1.AckItem
-	(*Ack)(nil),                 // 74: hima.wire.v1.Ack
-	(*Refuse)(nil),              // 75: hima.wire.v1.Refuse
-	(*Knock)(nil),               // 76: hima.wire.v1.Knock
-	(*KnockAnswer)(nil),         // 77: hima.wire.v1.KnockAnswer
-	(*ReceiptFrame)(nil),        // 78: hima.wire.v1.ReceiptFrame
-	(*Receipt)(nil),             // 79: hima.wire.v1.Receipt
-	(*ReceiptItem)(nil),         // 80: hima.wire.v1.ReceiptItem
-	(*Typing)(nil),              // 81: hima.wire.v1.Typing
-	(*Presence)(nil),            // 82: hima.wire.v1.Presence
-	(*Ping)(nil),                // 83: hima.wire.v1.Ping
-	(*Pong)(nil),                // 84: hima.wire.v1.Pong
-	(*Bye)(nil),                 // 85: hima.wire.v1.Bye
+	(*Snapshot)(nil),            // 66: hima.wire.v1.Snapshot
+	(*SnapshotContact)(nil),     // 67: hima.wire.v1.SnapshotContact
+	(*Frame)(nil),               // 68: hima.wire.v1.Frame
+	(*Hello)(nil),               // 69: hima.wire.v1.Hello
+	(*Record)(nil),              // 70: hima.wire.v1.Record
+	(*Digest)(nil),              // 71: hima.wire.v1.Digest
+	(*Digests)(nil),             // 72: hima.wire.v1.Digests
+	(*Heads)(nil),               // 73: hima.wire.v1.Heads
+	(*RunFrame)(nil),            // 74: hima.wire.v1.RunFrame
+	(*AckItem)(nil),             // 75: hima.wire.v1.AckItem
+	(*Ack)(nil),                 // 76: hima.wire.v1.Ack
+	(*Refuse)(nil),              // 77: hima.wire.v1.Refuse
+	(*Knock)(nil),               // 78: hima.wire.v1.Knock
+	(*KnockAnswer)(nil),         // 79: hima.wire.v1.KnockAnswer
+	(*ReceiptFrame)(nil),        // 80: hima.wire.v1.ReceiptFrame
+	(*Receipt)(nil),             // 81: hima.wire.v1.Receipt
+	(*ReceiptItem)(nil),         // 82: hima.wire.v1.ReceiptItem
+	(*Typing)(nil),              // 83: hima.wire.v1.Typing
+	(*Presence)(nil),            // 84: hima.wire.v1.Presence
+	(*Ping)(nil),                // 85: hima.wire.v1.Ping
+	(*Pong)(nil),                // 86: hima.wire.v1.Pong
+	(*Bye)(nil),                 // 87: hima.wire.v1.Bye
 }
 var file_wire_pb_wire_proto_depIdxs = []int32{
 	10, // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
@@ -6460,37 +6628,42 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	56, // 32: hima.wire.v1.CardUpdate.card:type_name -> hima.wire.v1.Card
 	4,  // 33: hima.wire.v1.ContactState.state:type_name -> hima.wire.v1.ContactState.State
 	5,  // 34: hima.wire.v1.ContactState.verified:type_name -> hima.wire.v1.ContactState.Verified
-	67, // 35: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	68, // 36: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	70, // 37: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	71, // 38: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	72, // 39: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	74, // 40: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	75, // 41: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	76, // 42: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	77, // 43: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	78, // 44: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	81, // 45: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	82, // 46: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	83, // 47: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	84, // 48: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	53, // 49: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	85, // 50: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	30, // 51: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	69, // 52: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	52, // 53: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	51, // 54: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	73, // 55: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,  // 56: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	51, // 57: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,  // 58: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	80, // 59: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	6,  // 60: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	67, // 35: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
+	62, // 36: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
+	64, // 37: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
+	13, // 38: hima.wire.v1.Snapshot.networks:type_name -> hima.wire.v1.NetworkLink
+	61, // 39: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	69, // 40: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	70, // 41: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	72, // 42: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	73, // 43: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	74, // 44: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	76, // 45: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	77, // 46: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	78, // 47: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	79, // 48: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	80, // 49: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	83, // 50: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	84, // 51: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	85, // 52: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	86, // 53: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	53, // 54: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	87, // 55: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	30, // 56: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	71, // 57: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	52, // 58: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	51, // 59: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	75, // 60: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,  // 61: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	51, // 62: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,  // 63: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	82, // 64: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	6,  // 65: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	66, // [66:66] is the sub-list for method output_type
+	66, // [66:66] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
@@ -6513,7 +6686,7 @@ func file_wire_pb_wire_proto_init() {
 		(*MailboxRequest_Close)(nil),
 		(*MailboxRequest_Renew)(nil),
 	}
-	file_wire_pb_wire_proto_msgTypes[59].OneofWrappers = []any{
+	file_wire_pb_wire_proto_msgTypes[61].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Record)(nil),
 		(*Frame_Digests)(nil),
@@ -6538,7 +6711,7 @@ func file_wire_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_pb_wire_proto_rawDesc), len(file_wire_pb_wire_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
