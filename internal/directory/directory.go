@@ -31,6 +31,17 @@ type Config struct {
 	// nobody is told.
 	OnNearby func(Person)
 
+	// Key signs this device's record, AccountKey what the account says. Without a Key nothing is published; ok is false on
+	// a linked device, which cannot sign for its account (R17).
+	Key        identity.DeviceKey
+	AccountKey func() (key identity.AccountKey, ok bool)
+	// OnName, OnNetwork and OnOwnRecord are told of changes and must not block; nil: nobody is told. OnOwnRecord gets a
+	// record of the own account that is older than the one here and lists devices that this one neither lists nor revokes:
+	// what a restored device does not know of itself (R21).
+	OnName      func(NameEvent)
+	OnNetwork   func(NetworkEvent)
+	OnOwnRecord func(identity.AccountRecord)
+
 	Agent  string           // told on the LAN; empty: "hima"
 	Logger *slog.Logger     // nil: nothing is logged
 	Now    func() time.Time // nil: time.Now
