@@ -1,6 +1,6 @@
 // Package feed makes and checks entries: the signed, chained records that conversations consist of.
 //
-// Everything that comes from the network passes [CheckRun], [CheckDetached] or [CheckForkProof]. An [Entry] or a [Run]
+// Everything that comes from the network passes [CheckRun], [CheckDetached], [CheckUnsigned] with [Run.Verify], or [CheckForkProof]. An [Entry] or a [Run]
 // can come into being in no other way than by these, by an [Author], or from the own disk ([ParseStored], [Assemble]),
 // so whoever holds one need not ask whether it was verified.
 //

@@ -39,6 +39,19 @@ func CheckRun(prev Tip, raw *pb.Run) (Run, error) {
 // of a gap (R9). For a run that does not begin at 1 nothing ties the device to the account: the caller compares
 // [Run.Account] with the device's certificate, and the run with its neighbours once the gap is filled.
 func CheckDetached(raw *pb.Run) (Run, error) {
+	run, err := CheckUnsigned(raw)
+	if err == nil {
+		err = run.Verify()
+	}
+	if err != nil {
+		return Run{}, err
+	}
+	return run, nil
+}
+
+// CheckUnsigned is CheckDetached without the signature, for who has something to do while it is checked. Until
+// [Run.Verify] says nil, nothing of the run may be kept, shown or answered.
+func CheckUnsigned(raw *pb.Run) (Run, error) {
 	if err := checkBounds(raw); err != nil {
 		return Run{}, err
 	}
@@ -58,11 +71,16 @@ func CheckDetached(raw *pb.Run) (Run, error) {
 	if err := checkStart(&run.entries[0]); err != nil {
 		return Run{}, err
 	}
-	last := &run.entries[len(run.entries)-1]
-	if !last.Device.Verify(identity.DomainEntry, last.header, run.signature) {
-		return Run{}, fmt.Errorf("checking run up to %d: %w", last.Seq, ErrBadSignature)
-	}
 	return run, nil
+}
+
+// Verify checks the signature of a run that CheckUnsigned returned.
+func (r Run) Verify() error {
+	last := &r.entries[len(r.entries)-1]
+	if !last.Device.Verify(identity.DomainEntry, last.header, r.signature) {
+		return fmt.Errorf("checking run up to %d: %w", last.Seq, ErrBadSignature)
+	}
+	return nil
 }
 
 // Assemble makes a run from entries of the own disk and the checked signature that is stored with the last of them.

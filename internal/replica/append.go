@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"hima/identity"
 	"hima/internal/feed"
 	"hima/storage"
 )
@@ -77,6 +78,9 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 		return nil, err
 	}
 	fresh := entries[begin:len(entries):len(entries)]
+	if offered {
+		r.signing.begin(r.cfg.Key, fresh[len(fresh)-1])
+	}
 	tx.OnCommit(func() { r.appended(id, fresh, offered) })
 	return entries, nil
 }
@@ -88,6 +92,43 @@ func (r *Replica) appended(id feed.FeedID, entries []feed.Entry, offered bool) {
 	}
 	r.debts.mark(id.Conversation)
 	r.streams.wake(id, entries[len(entries)-1].Seq)
+}
+
+// presigned is the signature of the entry that was appended last, made while the transaction is synced, because a
+// writer will ask for it right afterwards. It vouches for what may still be discarded, so it leaves this place only for
+// an entry that is durable.
+type presigned struct {
+	mu   sync.Mutex
+	last *signing // guarded by mu
+}
+
+type signing struct {
+	id        feed.EntryID
+	done      chan struct{} // closed when signature is set
+	signature []byte
+}
+
+func (p *presigned) begin(key identity.DeviceKey, e feed.Entry) {
+	s := &signing{id: e.ID, done: make(chan struct{})}
+	p.mu.Lock()
+	p.last = s
+	p.mu.Unlock()
+	go func() {
+		defer close(s.done)
+		s.signature = feed.SignRun(key, e)
+	}()
+}
+
+// sign returns the signature of a run that ends with e.
+func (p *presigned) sign(key identity.DeviceKey, e feed.Entry) []byte {
+	p.mu.Lock()
+	s := p.last
+	p.mu.Unlock()
+	if s == nil || s.id != e.ID {
+		return feed.SignRun(key, e)
+	}
+	<-s.done
+	return s.signature
 }
 
 // clocks remembers the highest clock seen in conversations that are being written to, so that an append does not look

@@ -9,12 +9,28 @@ import (
 	"hima/storage"
 )
 
-// arrived is a run that verified by itself and is about to be linked to what is held.
+// arrived is a run that is sound by itself and is about to be linked to what is held.
 type arrived struct {
 	peer    Peer
 	run     feed.Run
 	knock   *Knock
 	backlog bool
+	check   *checking // of the signature; nil: it is good
+}
+
+// checking is the check of a run's signature while the committer already prepares what follows from it.
+type checking struct {
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// settle waits for the check. It must come before the end of the transaction, which an error undoes.
+func (in *arrived) settle() error {
+	if in.check == nil {
+		return nil
+	}
+	<-in.check.done
+	return in.check.err
 }
 
 // outcome is what to answer to a run. The zero outcome answers nothing.

@@ -129,7 +129,13 @@ func (s *session) handleRun(raw *pb.Run) error {
 	if err := s.stillListed(); err != nil {
 		return err
 	}
-	run, err := feed.CheckDetached(raw)
+	run, err := feed.CheckUnsigned(raw)
+	// The session's own device could have signed whatever it sends, so what it sends may be worked on while the
+	// signature is checked. Others it could slander.
+	later := err == nil && run.Feed().Device == s.peer.Device
+	if err == nil && !later {
+		err = run.Verify()
+	}
 	if err != nil {
 		// The bytes are worth nothing, whoever the author is: this device should not have passed them on (R4).
 		return fmt.Errorf("checking a run: %w: %w", ErrProtocol, err)
@@ -158,7 +164,20 @@ func (s *session) handleRun(raw *pb.Run) error {
 	f := c.outFeed(id)
 	f.sent, f.last = max(f.sent, last), max(f.last, last)
 	s.mu.Unlock()
-	s.submit(arrived{peer: s.peer, run: run, backlog: backlog}, size)
+	in := arrived{peer: s.peer, run: run, backlog: backlog}
+	if later {
+		in.check = &checking{done: make(chan struct{})}
+	}
+	s.submit(in, size)
+	if later {
+		if err := run.Verify(); err != nil {
+			in.check.err = fmt.Errorf("checking a run: %w: %w", ErrProtocol, err)
+		}
+		close(in.check.done)
+		if in.check.err != nil {
+			return in.check.err
+		}
+	}
 	return s.breathe()
 }
 
@@ -223,7 +242,9 @@ func (s *session) submit(in arrived, size int) {
 	s.mu.Unlock()
 	var out outcome
 	s.r.cfg.DB.Submit(func(tx *storage.Tx) (err error) {
-		out, err = s.r.apply(tx, in)
+		if out, err = s.r.apply(tx, in); err == nil {
+			err = in.settle()
+		}
 		return err
 	}, func(err error) {
 		if err == nil {
@@ -261,6 +282,9 @@ func (s *session) breathe() error {
 
 // applied answers a run after its commit. It runs on the committer's goroutine.
 func (s *session) applied(in arrived, out outcome, err error) {
+	if errors.Is(err, ErrProtocol) {
+		return // the signature is bad, with which the reader ends the session
+	}
 	if err != nil {
 		s.end(pb.Bye_REASON_CLOSING, fmt.Errorf("storing a run: %w", err))
 		return

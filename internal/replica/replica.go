@@ -22,12 +22,13 @@ type Replica struct {
 	author feed.Author
 
 	diverged atomic.Bool
-	tails    tails    // own lock
-	clocks   clocks   // own lock
-	streams  streams  // own lock
-	debts    debts    // own lock
-	receipts receipts // own lock
-	works    works    // own lock
+	tails    tails     // own lock
+	clocks   clocks    // own lock
+	signing  presigned // own lock
+	streams  streams   // own lock
+	debts    debts     // own lock
+	receipts receipts  // own lock
+	works    works     // own lock
 
 	mu     sync.RWMutex
 	wishes map[floorWish]bool // guarded by mu; the same as the keys under r/z

@@ -134,7 +134,7 @@ func (w *writer) load(id feed.FeedID, from, limit uint64) (entries []feed.Entry,
 			room = int(min(uint64(room), limit-from+1))
 		}
 		if entries = r.tails.from(id, from, room); len(entries) > 0 {
-			return entries, feed.SignRun(r.cfg.Key, entries[len(entries)-1]), nil
+			return entries, r.signing.sign(r.cfg.Key, entries[len(entries)-1]), nil
 		}
 		if err := w.reserve(id); err != nil {
 			return nil, nil, err

@@ -352,7 +352,7 @@ func TestDebts(t *testing.T) {
 	}
 	s.say(o, "1", "2", "3")
 	<-s.rep.OwedChanged()
-	if list := owed(); len(list) != 1 || list[0] != (Debt{Peer: o.peer(), Entries: 3}) {
+	if list := owed(); len(list) != 1 || list[0].Peer != o.peer() || list[0].Entries != 3 {
 		t.Errorf("owed %v", list)
 	}
 	s.change(func(tx *storage.Tx) error { return s.rep.storeAck(tx, o.peer(), s.chat(o), 2) })
@@ -394,5 +394,51 @@ func TestStoredFormsReadBack(t *testing.T) {
 	}
 	if _, err := decodeEntry([]byte{flagSigned, 1}); !errors.Is(err, errStored) {
 		t.Errorf("short entry: %v", err)
+	}
+}
+
+// TestSignedAhead: the signature made during the sync is the one that would be made on demand, whichever entry a run ends with.
+func TestSignedAhead(t *testing.T) {
+	a := newAuthor(newPerson(t, 0), newPerson(t, 1))
+	entries := a.write(t, "1", "2", "3")
+	var p presigned
+	for _, e := range entries[1:] {
+		p.begin(a.deviceKey, e)
+	}
+	for _, e := range entries {
+		if !bytes.Equal(p.sign(a.deviceKey, e), feed.SignRun(a.deviceKey, e)) {
+			t.Errorf("another signature of entry %d", e.Seq)
+		}
+	}
+}
+
+// TestBadSignatureUndoesWhatWasPrepared: what the committer did while the signature was checked is discarded with it.
+func TestBadSignatureUndoesWhatWasPrepared(t *testing.T) {
+	s, o := storeSide(t)
+	a := newAuthor(o, s.person)
+	a.write(t, "1", "2")
+	run, err := feed.CheckUnsigned(a.run(1, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := arrived{peer: o.peer(), run: run, check: &checking{done: make(chan struct{})}}
+	prepared := make(chan struct{})
+	done := make(chan error, 1)
+	s.db.Submit(func(tx *storage.Tx) error {
+		_, err := s.rep.apply(tx, in)
+		close(prepared)
+		return errors.Join(err, in.settle())
+	}, func(err error) { done <- err })
+	<-prepared
+	in.check.err = ErrProtocol
+	close(in.check.done)
+	if err := <-done; !errors.Is(err, ErrProtocol) {
+		t.Fatal(err)
+	}
+	if h := s.head(a.feed()); h.Last != 0 {
+		t.Errorf("head %d", h.Last)
+	}
+	if err := s.take(o.peer(), a.run(1, 2)); err != nil {
+		t.Errorf("the same run with its signature: %v", err)
 	}
 }
