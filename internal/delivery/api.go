@@ -33,7 +33,10 @@ type Config struct {
 	Contacts func() []identity.DeviceID
 	// OnFailed hears which device could not be reached; Mail.Failed acts upon it. It must not block; nil: nobody hears.
 	OnFailed func(identity.DeviceID)
-	// Addr names where a device would be dialled, for the log of attempts; nil: not said.
+	// Locate asks the network where a device is, when no address is known or none answers; nil: nobody is asked. An error
+	// says that nothing new was learnt. It may take as long as a dial.
+	Locate func(ctx context.Context, device identity.DeviceID) error
+	// Addr names where a device would be dialled, or is connected, for the log of attempts; nil: not said.
 	Addr   func(identity.DeviceID) string
 	Logger *slog.Logger     // nil: nothing is logged
 	Now    func() time.Time // nil: time.Now
