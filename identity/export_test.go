@@ -30,3 +30,6 @@ func InviteContent(in Invite) []byte {
 
 // InviteLink makes a link with a right checksum of any content.
 func InviteLink(b []byte) string { return inviteKind().text(bytes.Clone(b)) }
+
+// NetworkLinkText makes a network link with a right checksum of any content.
+func NetworkLinkText(b []byte) string { return networkKind().text(bytes.Clone(b)) }

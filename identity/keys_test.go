@@ -33,6 +33,11 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	v, _, err := identity.NewVault("alice", day)
 	require.NoError(t, err)
 	v.AccountSeed, v.DatabaseKey, v.DeviceKey = identity.NewSecret(s), identity.NewSecret(s), device
+	inbox, err := identity.InboxSecretFromBytes(s[:])
+	require.NoError(t, err)
+	prekey, err := identity.PrekeySecretFromBytes(s[:])
+	require.NoError(t, err)
+	snapshot := identity.SnapshotKey{Secret: identity.NewSecret(s)}
 	inside := struct {
 		a  identity.AccountKey
 		d  identity.DeviceKey
@@ -41,12 +46,15 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		pv *identity.Vault
 		A  identity.AccountKey
 		S  identity.Secret
-	}{account, device, identity.NewSecret(s), v, &v, account, identity.NewSecret(s)}
+		i  identity.InboxSecret
+		P  identity.PrekeySecret
+	}{account, device, identity.NewSecret(s), v, &v, account, identity.NewSecret(s), inbox, prekey}
 	var log bytes.Buffer
 	text := slog.New(slog.NewTextHandler(&log, nil))
 	js := slog.New(slog.NewJSONHandler(&log, nil))
 	for _, x := range []any{
 		account, &account, device, &device, identity.NewSecret(s), v, &v, inside, &inside,
+		inbox, &inbox, prekey, &prekey, snapshot, &snapshot,
 		[]any{account, v},
 		map[string]identity.DeviceKey{"k": device},
 		identity.Password("c7c7c7c7"),

@@ -92,6 +92,9 @@ const (
 	// PrekeySize is the length of a public prekey, MLKEM768X25519.
 	PrekeySize = 1216
 
+	// PrekeySlack is how much longer than the longest item a replaced prekey is kept (R24).
+	PrekeySlack = 7 * 24 * time.Hour
+
 	// MaxOneTime is how many one-time prekeys one offer may hand over.
 	MaxOneTime = 16
 

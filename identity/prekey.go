@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"time"
 )
 
 // prekeyKEM is the hybrid of ML-KEM-768 and X25519 (HPKE KEM 0x647a): what is captured today stays closed as long as one
@@ -101,4 +102,20 @@ func (h Hint) Bytes() []byte { return append([]byte(nil), h[:]...) }
 type OneTimePrekey struct {
 	ID  Hint
 	Key Prekey
+}
+
+// MayErasePrekey tells whether a rotating prekey may go (R24). replaced is when the published record first named another
+// one; longest is the longest time for which any mailbox named meanwhile keeps an item; emptied holds, for each such
+// mailbox, when it was last found empty (zero: never). Before both are over, an item that only this key opens may still
+// lie somewhere.
+func MayErasePrekey(replaced, now time.Time, longest time.Duration, emptied []time.Time) bool {
+	if replaced.IsZero() || !now.After(replaced.Add(longest+PrekeySlack)) {
+		return false
+	}
+	for _, at := range emptied {
+		if !at.After(replaced) {
+			return false
+		}
+	}
+	return true
 }

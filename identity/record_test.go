@@ -3,6 +3,7 @@ package identity_test
 import (
 	"bytes"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +112,9 @@ func fullRecord(t require.TestingT) identity.AccountRecord {
 	for i := range byte(identity.MaxRevoked) {
 		c.Revoked = append(c.Revoked, device(100+i))
 	}
+	for i := range byte(identity.MaxNames) {
+		c.Names = append(c.Names, identity.RecordName{Network: seed(i + 1), Name: strings.Repeat("葵", 21)})
+	}
 	r, err := identity.NewAccountRecord(key(1), c)
 	require.NoError(t, err)
 	return r
@@ -129,6 +133,8 @@ func TestAccountRecordRoundTrip(t *testing.T) {
 	require.False(t, again.Lists(device(100)))
 	require.True(t, again.Revokes(device(100)))
 	require.False(t, again.Lists(device(99)))
+	require.Equal(t, strings.Repeat("葵", 21), again.Name(seed(3)))
+	require.Empty(t, again.Name(seed(99)))
 	c, ok := again.Certificate(device(25))
 	require.True(t, ok)
 	require.Equal(t, cert(1, 25), c)
@@ -158,6 +164,10 @@ func TestAccountRecordTampered(t *testing.T) {
 		_, err := identity.ParseAccountRecord(bad)
 		require.Error(t, err)
 	})
+}
+
+func recordName(network int, name string) []*pb.NameClaim {
+	return []*pb.NameClaim{{Network: make([]byte, network), Name: name}}
 }
 
 func TestAccountRecordRefuses(t *testing.T) {
@@ -193,11 +203,16 @@ func TestAccountRecordRefuses(t *testing.T) {
 		},
 		"9 names": func(m *pb.AccountRecord) {
 			for range identity.MaxNames + 1 {
-				m.Names = append(m.Names, &pb.NameClaim{Name: "x"})
+				m.Names = append(m.Names, &pb.NameClaim{Network: append(make([]byte, 31), byte(len(m.Names))), Name: "x"})
 			}
 		},
-		"long name":    func(m *pb.AccountRecord) { m.Names = []*pb.NameClaim{{Name: string(make([]byte, 129))}} },
-		"long network": func(m *pb.AccountRecord) { m.Names = []*pb.NameClaim{{Network: make([]byte, 33)}} },
+		"long name":     func(m *pb.AccountRecord) { m.Names = recordName(32, string(make([]byte, 129))) },
+		"no name":       func(m *pb.AccountRecord) { m.Names = recordName(32, "") },
+		"long network":  func(m *pb.AccountRecord) { m.Names = recordName(33, "x") },
+		"short network": func(m *pb.AccountRecord) { m.Names = recordName(31, "x") },
+		"two on one network": func(m *pb.AccountRecord) {
+			m.Names = append(recordName(32, "x"), recordName(32, "y")...)
+		},
 		"8 KiB and one": func(m *pb.AccountRecord) {
 			m.ProtoReflect().SetUnknown(append([]byte{0x7a, 0x80, 0x40}, make([]byte, 8<<10)...))
 		},
