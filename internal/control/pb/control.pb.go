@@ -1861,6 +1861,7 @@ type FindResponse struct {
 	Disagreement  bool                   `protobuf:"varint,8,opt,name=disagreement,proto3" json:"disagreement,omitempty"`      // several accounts were named
 	SinceMs       int64                  `protobuf:"varint,9,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // when the name was stamped
 	Others        []*Candidate           `protobuf:"bytes,10,rep,name=others,proto3" json:"others,omitempty"`                  // with disagreement: the other accounts that were named
+	Networks      []string               `protobuf:"bytes,11,rep,name=networks,proto3" json:"networks,omitempty"`              // names of networks that adding by this link joins
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1965,6 +1966,13 @@ func (x *FindResponse) GetOthers() []*Candidate {
 	return nil
 }
 
+func (x *FindResponse) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type AddContactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"` // link, nearby username, account ID
@@ -2045,7 +2053,7 @@ type AddContactResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Contact       *Contact               `protobuf:"bytes,1,opt,name=contact,proto3" json:"contact,omitempty"`
 	MessageId     string                 `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // the request, or the first one-way message
-	Joined        []*Network             `protobuf:"bytes,3,rep,name=joined,proto3" json:"joined,omitempty"`                        // networks that the link named and that were not joined before
+	Joined        []string               `protobuf:"bytes,3,rep,name=joined,proto3" json:"joined,omitempty"`                        // names of networks that the link named and that were not joined before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2094,7 +2102,7 @@ func (x *AddContactResponse) GetMessageId() string {
 	return ""
 }
 
-func (x *AddContactResponse) GetJoined() []*Network {
+func (x *AddContactResponse) GetJoined() []string {
 	if x != nil {
 		return x.Joined
 	}
@@ -4332,7 +4340,8 @@ type Event struct {
 	TimeMs int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	// message, state, contact, request, devices, typing, presence, settings, profile, read, warning, gap, ready,
 	// name (how the own username stands on a network changed; detail: pending, confirmed, lost, unconfirmed),
-	// network (detail: joined, left, online, offline), mailbox (detail: added, removed, full, lost, back)
+	// network (detail: joined, left, online, offline), mailbox (detail: added, removed,
+	// full, lost, back, lying; offered, withdrawn: what a contact does, account says who)
 	// read: the owner read this conversation, here or on another own device; unread counters changed
 	Type         string   `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Conversation string   `protobuf:"bytes,4,opt,name=conversation,proto3" json:"conversation,omitempty"`
@@ -4345,6 +4354,7 @@ type Event struct {
 	MessageIds    []string `protobuf:"bytes,9,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"` // state: the messages that changed, at most 256 an event
 	Network       string   `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`                        // name, network: what the network is called
 	Name          string   `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`                              // name: the username; mailbox: what the mailbox is called
+	Device        string   `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`                          // mailbox: the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4452,6 +4462,13 @@ func (x *Event) GetNetwork() string {
 func (x *Event) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *Event) GetDevice() string {
+	if x != nil {
+		return x.Device
 	}
 	return ""
 }
@@ -6076,7 +6093,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\brelation\x18\x06 \x01(\tR\brelation\x12\x17\n" +
 	"\aseen_ms\x18\a \x01(\x03R\x06seenMs\"\x1f\n" +
 	"\vFindRequest\x12\x10\n" +
-	"\x03who\x18\x01 \x01(\tR\x03who\"\xbf\x02\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"\xdb\x02\n" +
 	"\fFindResponse\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -6088,18 +6105,19 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\fdisagreement\x18\b \x01(\bR\fdisagreement\x12\x19\n" +
 	"\bsince_ms\x18\t \x01(\x03R\asinceMs\x122\n" +
 	"\x06others\x18\n" +
-	" \x03(\v2\x1a.hima.control.v1.CandidateR\x06others\"\x97\x01\n" +
+	" \x03(\v2\x1a.hima.control.v1.CandidateR\x06others\x12\x1a\n" +
+	"\bnetworks\x18\v \x03(\tR\bnetworks\"\x97\x01\n" +
 	"\x11AddContactRequest\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x17\n" +
 	"\aone_way\x18\x02 \x01(\bR\x06oneWay\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
 	"\x06remark\x18\x04 \x01(\tR\x06remark\x12%\n" +
-	"\x0eexpect_account\x18\x05 \x01(\tR\rexpectAccount\"\x99\x01\n" +
+	"\x0eexpect_account\x18\x05 \x01(\tR\rexpectAccount\"\x7f\n" +
 	"\x12AddContactResponse\x122\n" +
 	"\acontact\x18\x01 \x01(\v2\x18.hima.control.v1.ContactR\acontact\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId\x120\n" +
-	"\x06joined\x18\x03 \x03(\v2\x18.hima.control.v1.NetworkR\x06joined\"\x8f\x03\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x16\n" +
+	"\x06joined\x18\x03 \x03(\tR\x06joined\"\x8f\x03\n" +
 	"\aContact\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
@@ -6278,7 +6296,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x19\n" +
 	"\bfrom_now\x18\x03 \x01(\bR\afromNow\"=\n" +
 	"\rWatchResponse\x12,\n" +
-	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\xaf\x02\n" +
+	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\xc7\x02\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -6292,7 +6310,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"messageIds\x12\x18\n" +
 	"\anetwork\x18\n" +
 	" \x01(\tR\anetwork\x12\x12\n" +
-	"\x04name\x18\v \x01(\tR\x04name\"\xac\x02\n" +
+	"\x04name\x18\v \x01(\tR\x04name\x12\x16\n" +
+	"\x06device\x18\f \x01(\tR\x06device\"\xac\x02\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -6572,115 +6591,114 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	28, // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
 	3,  // 11: hima.control.v1.FindResponse.others:type_name -> hima.control.v1.Candidate
 	33, // 12: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
-	70, // 13: hima.control.v1.AddContactResponse.joined:type_name -> hima.control.v1.Network
-	33, // 14: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
-	38, // 15: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
-	0,  // 16: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
-	33, // 17: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
-	1,  // 18: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
-	33, // 19: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
-	45, // 20: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
-	45, // 21: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
-	50, // 22: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
-	53, // 23: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
-	50, // 24: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
-	50, // 25: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
-	50, // 26: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	64, // 27: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	66, // 28: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	65, // 29: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
-	69, // 30: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
-	50, // 31: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	71, // 32: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
-	72, // 33: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
-	70, // 34: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
-	70, // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
-	81, // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
-	84, // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	95, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
-	85, // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
-	86, // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
-	86, // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
-	85, // 42: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	85, // 43: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	86, // 44: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
-	4,  // 45: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	7,  // 46: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	9,  // 47: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	11, // 48: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	13, // 49: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	15, // 50: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	18, // 51: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	19, // 52: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	22, // 53: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	24, // 54: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	26, // 55: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	29, // 56: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	31, // 57: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	34, // 58: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	36, // 59: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	39, // 60: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	41, // 61: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	43, // 62: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	46, // 63: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	48, // 64: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	51, // 65: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	54, // 66: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	56, // 67: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	58, // 68: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	60, // 69: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	62, // 70: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	73, // 71: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	75, // 72: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	77, // 73: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	79, // 74: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	82, // 75: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	87, // 76: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	89, // 77: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	91, // 78: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	93, // 79: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	67, // 80: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	5,  // 81: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	8,  // 82: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	10, // 83: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	12, // 84: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	14, // 85: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	16, // 86: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	16, // 87: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	20, // 88: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	23, // 89: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	25, // 90: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	27, // 91: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	30, // 92: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	32, // 93: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	35, // 94: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	37, // 95: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	40, // 96: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	42, // 97: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	44, // 98: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	47, // 99: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	49, // 100: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	52, // 101: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	55, // 102: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	57, // 103: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	59, // 104: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	61, // 105: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	63, // 106: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	74, // 107: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	76, // 108: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	78, // 109: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	80, // 110: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	83, // 111: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	88, // 112: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	90, // 113: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	92, // 114: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	94, // 115: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	68, // 116: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	81, // [81:117] is the sub-list for method output_type
-	45, // [45:81] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	33, // 13: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
+	38, // 14: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
+	0,  // 15: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
+	33, // 16: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
+	1,  // 17: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
+	33, // 18: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
+	45, // 19: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
+	45, // 20: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
+	50, // 21: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
+	53, // 22: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
+	50, // 23: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
+	50, // 24: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
+	50, // 25: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
+	64, // 26: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	66, // 27: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	65, // 28: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	69, // 29: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	50, // 30: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
+	71, // 31: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	72, // 32: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	70, // 33: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	70, // 34: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	81, // 35: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	84, // 36: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	95, // 37: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	85, // 38: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	86, // 39: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	86, // 40: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
+	85, // 41: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	85, // 42: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	86, // 43: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	4,  // 44: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	7,  // 45: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	9,  // 46: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	11, // 47: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	13, // 48: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	15, // 49: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	18, // 50: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	19, // 51: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	22, // 52: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	24, // 53: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	26, // 54: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	29, // 55: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	31, // 56: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	34, // 57: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	36, // 58: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	39, // 59: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	41, // 60: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	43, // 61: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	46, // 62: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	48, // 63: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	51, // 64: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	54, // 65: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	56, // 66: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	58, // 67: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	60, // 68: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	62, // 69: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	73, // 70: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	75, // 71: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	77, // 72: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	79, // 73: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	82, // 74: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	87, // 75: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	89, // 76: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	91, // 77: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	93, // 78: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	67, // 79: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	5,  // 80: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	8,  // 81: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	10, // 82: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	12, // 83: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	14, // 84: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	16, // 85: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	16, // 86: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	20, // 87: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	23, // 88: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	25, // 89: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	27, // 90: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	30, // 91: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	32, // 92: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	35, // 93: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	37, // 94: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	40, // 95: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	42, // 96: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	44, // 97: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	47, // 98: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	49, // 99: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	52, // 100: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	55, // 101: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	57, // 102: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	59, // 103: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	61, // 104: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	63, // 105: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	74, // 106: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	76, // 107: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	78, // 108: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	80, // 109: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	83, // 110: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	88, // 111: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	90, // 112: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	92, // 113: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	94, // 114: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	68, // 115: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	80, // [80:116] is the sub-list for method output_type
+	44, // [44:80] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
