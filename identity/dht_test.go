@@ -119,6 +119,8 @@ func validators(now time.Time) map[string]identity.Validator {
 	return identity.Validators(aLink().ID(), aLink().Keys, func() time.Time { return now })
 }
 
+func namespaceOf(key string) string { return strings.Split(key, "/")[1] }
+
 func TestValidate(t *testing.T) {
 	network := aLink().ID()
 	acct := accountRecord(t, identity.RecordConfig{Now: day, Devices: []identity.Certificate{cert(1, 2)}})

@@ -1,6 +1,9 @@
 package identity
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // PhraseOf makes phraseOf visible to the tests, which want phrases of chosen seeds.
 func PhraseOf(seed [32]byte) string { return phraseOf(seed) }
@@ -33,3 +36,24 @@ func InviteLink(b []byte) string { return inviteKind().text(bytes.Clone(b)) }
 
 // NetworkLinkText makes a network link with a right checksum of any content.
 func NetworkLinkText(b []byte) string { return networkKind().text(bytes.Clone(b)) }
+
+// LinkContent returns the version and message of a link of any kind.
+func LinkContent(s string) []byte {
+	_, text, _ := strings.Cut(s, ":")
+	b, err := linkEncoding().DecodeString(text)
+	if err != nil {
+		panic(err)
+	}
+	return b[:len(b)-linkSum]
+}
+
+// Pad and Unpad are what stands inside a seal.
+func Pad(b []byte) []byte {
+	out, err := pad(b)
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+func Unpad(b []byte) ([]byte, error) { return unpad(b) }
