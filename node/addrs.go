@@ -15,9 +15,11 @@ import (
 )
 
 const (
-	// maxAddrs is how many addresses are kept and dialled of one device: libp2p dials eight at once, and a ninth, stale
-	// one would make the others wait.
+	// maxAddrs is how many direct addresses are kept and dialled of one device: libp2p dials eight at once, and a ninth,
+	// stale one would make the others wait.
 	maxAddrs = 8
+	// maxRelayAddrs is how many addresses through relays are kept besides. Two of one relay lead the same way.
+	maxRelayAddrs = 4
 	// maxBook is how many devices the address book of a node holds. What must outlive that, or the process, is kept by
 	// the directory.
 	maxBook = 1024
@@ -35,8 +37,8 @@ type book struct {
 
 // page is what is known of one device, newest first.
 type page struct {
-	proven []ma.Multiaddr // at most maxAddrs/2
-	heard  []ma.Multiaddr // at most maxAddrs/2
+	proven []ma.Multiaddr // at most maxAddrs/2 direct ones and maxRelayAddrs/2 through relays
+	heard  []ma.Multiaddr // the same
 }
 
 func newBook() *book { return &book{pages: map[identity.DeviceID]page{}} }
@@ -72,13 +74,23 @@ func (b *book) add(dev identity.DeviceID, addrs []ma.Multiaddr, proven bool) {
 }
 
 func merge(newer, older []ma.Multiaddr) []ma.Multiaddr {
-	out := slices.Clone(newer)
-	for _, a := range older {
-		if !slices.ContainsFunc(out, a.Equal) {
+	return atMost(ma.Unique(slices.Concat(newer, older)), maxAddrs/2, maxRelayAddrs/2)
+}
+
+// atMost keeps the first direct addresses and the first through relays, the direct ones before the others.
+func atMost(addrs []ma.Multiaddr, direct, relayed int) []ma.Multiaddr {
+	var out, relays []ma.Multiaddr
+	for _, a := range addrs {
+		switch {
+		case isRelay(a):
+			if len(relays) < relayed {
+				relays = append(relays, a)
+			}
+		case len(out) < direct:
 			out = append(out, a)
 		}
 	}
-	return out[:min(len(out), maxAddrs/2)]
+	return append(out, relays...)
 }
 
 // get returns what to dial: newest first, what was heard last before what was proven earlier, for a device that moved
@@ -96,29 +108,67 @@ func (b *book) get(dev identity.DeviceID) []ma.Multiaddr {
 	return out
 }
 
-// dialable keeps the addresses that can be dialled from here: IP with TCP or QUIC, no relay, no browser transport, no
-// unspecified address, and those of the loopback only if there are no others (two nodes on a machine without network).
-// The /p2p/ suffix is cut off. At most maxAddrs are kept.
+// dialable keeps the addresses that can be dialled from here: IP with TCP or QUIC, or such an address of a relay; no
+// browser transport, no unspecified address, and those of the loopback only if there are no others (two nodes on a
+// machine without network). The /p2p/ suffix is cut off. At most maxAddrs and maxRelayAddrs are kept.
 func dialable(addrs []ma.Multiaddr) []ma.Multiaddr {
 	var out, loop []ma.Multiaddr
 	for _, a := range addrs {
 		a = bare(a)
-		if a == nil || transportOf(a) == "" || slices.ContainsFunc(out, a.Equal) {
+		if a == nil {
 			continue
 		}
-		ip, err := manet.ToIP(a)
+		first := a
+		if isRelay(a) {
+			first = relayBase(a)
+		}
+		if transportOf(first) == "" || slices.ContainsFunc(out, a.Equal) {
+			continue
+		}
+		ip, err := manet.ToIP(first)
 		switch {
 		case err != nil || ip.IsUnspecified() || ip.IsMulticast():
 		case ip.IsLoopback():
 			loop = append(loop, a)
-		case len(out) < maxAddrs:
+		default:
 			out = append(out, a)
 		}
 	}
 	if len(out) == 0 {
-		out = loop[:min(len(loop), maxAddrs)]
+		out = loop
 	}
-	return out
+	return atMost(out, maxAddrs, maxRelayAddrs)
+}
+
+// isRelay reports whether an address leads through a relay.
+func isRelay(a ma.Multiaddr) bool {
+	for _, c := range a {
+		if c.Protocol().Code == ma.P_CIRCUIT {
+			return true
+		}
+	}
+	return false
+}
+
+// relayBase is the relay's own address in an address through it, nil if it does not say which relay.
+func relayBase(a ma.Multiaddr) ma.Multiaddr {
+	base, rest := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_CIRCUIT })
+	if len(rest) != 1 {
+		return nil
+	}
+	base, id := peer.SplitAddr(base)
+	if id == "" {
+		return nil
+	}
+	return base
+}
+
+// relayOf is the relay that an address leads through.
+func relayOf(a ma.Multiaddr) (identity.DeviceID, bool) {
+	base, _ := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_CIRCUIT })
+	_, id := peer.SplitAddr(base)
+	dev, err := identity.DeviceIDFromPeer(id)
+	return dev, err == nil
 }
 
 // withoutLoopback drops loopback addresses unless they are all there is.

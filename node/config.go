@@ -104,7 +104,8 @@ type Limits struct {
 	// ConnsPerPeer bounds the connections of one device. Default 8: two ends that dial each other at the same moment
 	// over IPv4, IPv6 and QUIC make up to six.
 	ConnsPerPeer int
-	// ConnsPerIP bounds the connections from one IPv4 address or IPv6 /64. Default 32: a family behind one router.
+	// ConnsPerIP bounds the connections from one IPv4 address or IPv6 /64. Default 96: a family behind one router, and
+	// everybody who comes through one relay counts at the relay's address.
 	ConnsPerIP int
 	// Streams bounds the streams of all peers. Default 2048.
 	Streams int
@@ -118,25 +119,49 @@ type Limits struct {
 	MemoryPerPeer int64
 }
 
-func (l Limits) withDefaults() Limits {
+// withDefaults fills in what is zero. A server has its own defaults: each circuit is two streams, and all circuits of
+// one node come over its one connection.
+func (l Limits) withDefaults(server *ServerConfig) Limits {
 	def := func(v *int, d int) {
 		if *v <= 0 {
 			*v = d
 		}
 	}
+	memory := int64(64 << 20)
+	if s := server; s != nil {
+		def(&l.Conns, s.Conns)
+		def(&l.ConnsPerIP, s.ConnsPerIP)
+		def(&l.Streams, 8*l.Conns)
+		def(&l.StreamsPerPeer, 2*s.MaxCircuits+64)
+		memory = 512 << 20
+	}
 	def(&l.Conns, 192)
 	def(&l.ConnsPerPeer, 8)
-	def(&l.ConnsPerIP, 32)
+	def(&l.ConnsPerIP, 96)
 	def(&l.Streams, 2048)
 	def(&l.StreamsPerPeer, 32)
 	def(&l.HandlersPerPeer, 4)
 	if l.Memory <= 0 {
-		l.Memory = 64 << 20
+		l.Memory = memory
 	}
 	if l.MemoryPerPeer <= 0 {
 		l.MemoryPerPeer = 16 << 20
 	}
 	return l
+}
+
+func (s ServerConfig) withDefaults() *ServerConfig {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&s.MaxReservations, 1024)
+	def(&s.MaxCircuits, 64)
+	def(&s.ReservationsPerIP, 64)
+	def(&s.Conns, 4096)
+	def(&s.ConnsPerIP, 256)
+	return &s
 }
 
 // Times of the node. Each says why it is what it is.
@@ -167,10 +192,16 @@ func (c Config) check() (Config, []ma.Multiaddr, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Limits = c.Limits.withDefaults()
+	if c.Server != nil {
+		c.Server = c.Server.withDefaults()
+	}
+	c.Limits = c.Limits.withDefaults(c.Server)
 	listen, err := parseAddrs(c.Listen)
 	if err != nil {
 		return c, nil, fmt.Errorf("reading listen addresses: %w", err)
+	}
+	if _, err := parseAddrs(c.Announce); err != nil {
+		return c, nil, fmt.Errorf("reading announced addresses: %w", err)
 	}
 	if c.Host != nil && len(listen) == 0 {
 		return c, nil, errors.New("a simulated node needs listen addresses")

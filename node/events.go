@@ -33,8 +33,9 @@ type subscriber struct {
 // node closes.
 //
 // The network never waits for a subscriber. What a subscriber has not taken yet is kept and coalesced: of one device
-// at most one PeerDown and one PeerUp wait, in this order, of the same kind only the newest; NetworkChanged and
-// MulticastChanged wait once; of Found the newest 256 devices. So a PeerUp may come for a device that the subscriber
+// at most one PeerDown and one PeerUp wait, in this order, of the same kind only the newest; of one bootstrap node the
+// newest BootstrapUp or BootstrapDown; NetworkChanged, MulticastChanged, AddrsChanged and OnlineChanged wait once; of
+// Found the newest 256 devices. So a PeerUp may come for a device that the subscriber
 // knew as up, and after the last event taken the subscriber's picture is always the present one.
 func (n *Node) Subscribe() (<-chan Event, func()) {
 	s := &subscriber{wake: make(chan struct{}, 1), done: make(chan struct{}), out: make(chan Event), ended: make(chan struct{})}
@@ -127,6 +128,12 @@ func supersedes(e, old Event) bool {
 			return identity.DeviceID{}, "network"
 		case MulticastChanged:
 			return identity.DeviceID{}, "multicast"
+		case BootstrapUp, BootstrapDown:
+			return bootstrapOf(e), "bootstrap"
+		case AddrsChanged:
+			return identity.DeviceID{}, "addrs"
+		case OnlineChanged:
+			return identity.DeviceID{}, "online"
 		}
 		return identity.DeviceID{}, ""
 	}
@@ -136,6 +143,14 @@ func supersedes(e, old Event) bool {
 		return false
 	}
 	return k == ok || k == "down" && ok == "up"
+}
+
+// bootstrapOf is the device of a BootstrapUp or BootstrapDown, of which one supersedes the other.
+func bootstrapOf(e Event) identity.DeviceID {
+	if up, ok := e.(BootstrapUp); ok {
+		return up.Device
+	}
+	return e.(BootstrapDown).Device
 }
 
 func (h *hub) publish(e Event) {

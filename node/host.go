@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,11 +30,8 @@ import (
 
 // newHost makes the libp2p host. Every choice that libp2p would make through a package variable is made here by a
 // value, so that several nodes in one process cannot disturb each other.
-func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
-	announce, err := parseAddrs(c.Announce)
-	if err != nil {
-		return nil, fmt.Errorf("reading announced addresses: %w", err)
-	}
+func (n *Node) newHost(listen []ma.Multiaddr) (host.Host, error) {
+	c := n.cfg
 	rm, err := resourceManager(c.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("making limits: %w", err)
@@ -45,32 +43,38 @@ func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(c.Key.Libp2p()),
 		libp2p.ListenAddrs(listen...),
-		libp2p.UserAgent(agent),
+		libp2p.UserAgent(n.Agent()),
 		libp2p.ProtocolVersion("hima/1"),
 		libp2p.ResourceManager(rm),
 		libp2p.ConnectionManager(cm),
 		libp2p.AddrsFactory(func(own []ma.Multiaddr) []ma.Multiaddr {
-			return append(withoutLoopback(own), announce...)
+			own = slices.DeleteFunc(slices.Clone(own), isRelay)
+			return ma.Unique(append(withoutLoopback(own), n.extraAddrs()...))
 		}),
-		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(n.rankDials)),
 		libp2p.WithDialTimeout(dialTimeout),
-		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
-		libp2p.Ping(false),
-		// On a LAN nobody needs to be told which address of his we see; the observers' bookkeeping is all cost.
+		libp2p.Ping(c.Server != nil),
+		// What libp2p would do with the addresses under which others see us needs four observers, or a patched package
+		// variable; see reach. On a LAN it is all cost.
 		libp2p.DisableIdentifyAddressDiscovery(),
 		// Both detectors stop dialling a whole transport after failures, for minutes: right for a node with thousands of
 		// peers, wrong for one whose three peers were all switched off overnight.
 		libp2p.UDPBlackHoleSuccessCounter(nil),
 		libp2p.IPv6BlackHoleSuccessCounter(nil),
+		// Keeps AutoNAT v1 from asking around. It is not a claim: autorelay and the relay manager, which would act on it,
+		// are not there; addresses come from extraAddrs; DHTs are told by addrsChanged.
+		libp2p.ForceReachabilityPublic(),
 	}
+	opts = append(opts, roleOptions(c)...)
 	if c.Host != nil {
 		opts = append(opts, c.Host.Options...)
 		return libp2p.New(opts...)
 	}
 	// TLS before Noise: bulk data moves at one and a half times the rate for the same CPU. No port reuse: two nodes that
 	// dial each other at the same instant from their listening ports meet in a simultaneous open, where both ends think
-	// they are the client and no handshake succeeds; and a second node could silently share the port of the first.
+	// they are the client and no handshake succeeds; and a second node could silently share the port of the first. So
+	// holes are punched with QUIC only, which dials from the port it listens at anyway.
 	mux := *yamux.DefaultTransport
 	mux.MaxStreamWindowSize = 8 << 20
 	opts = append(opts,
@@ -81,6 +85,26 @@ func newHost(c Config, agent string, listen []ma.Multiaddr) (host.Host, error) {
 		libp2p.Transport(quic.NewTransport),
 	)
 	return libp2p.New(opts...)
+}
+
+// roleOptions are those in which servers, users' nodes and nodes for the LAN alone differ. AutoNAT and port mapping open
+// sockets of their own, which a simulated network cannot have.
+func roleOptions(c Config) []libp2p.Option {
+	switch {
+	case c.Server != nil:
+		opts := []libp2p.Option{libp2p.EnableRelay()}
+		if c.Host == nil {
+			opts = append(opts, libp2p.EnableAutoNATv2())
+		}
+		return opts
+	case c.Internet:
+		opts := []libp2p.Option{libp2p.EnableRelay()}
+		if c.Host == nil && len(c.Announce) == 0 {
+			opts = append(opts, libp2p.NATPortMap())
+		}
+		return opts
+	}
+	return []libp2p.Option{libp2p.DisableRelay()}
 }
 
 // resourceManager holds what hostile peers can make the node hold. libp2p's defaults are scaled for servers and, by
@@ -147,37 +171,59 @@ const (
 	// quicDelay is how long TCP may take before QUIC is tried too. TCP carries bulk data at three times QUIC's rate for a
 	// third of the CPU, and QUIC is there for networks that let only UDP through.
 	quicDelay = 300 * time.Millisecond
+	// tcpDelay is how long QUIC may take, where it is wanted, before TCP is tried too.
+	tcpDelay = time.Second
+	// relayDelay is how long direct addresses may take before the relays are tried beside them: an address on another LAN
+	// answers nobody, and a first message should not wait for that.
+	relayDelay = 350 * time.Millisecond
 )
 
-// rankDials puts TCP before QUIC and addresses of the LAN before others. libp2p's own ranker prefers QUIC.
-func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
-	var ranked []network.AddrDelay
-	var tcps, quics int
-	add := func(private bool) {
+// rankDials puts TCP before QUIC, addresses of the LAN before others, and relays last. libp2p's own ranker prefers QUIC.
+// To bootstrap nodes QUIC goes first: only they tell us how our UDP socket is seen from outside.
+func (n *Node) rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
+	pause := time.Duration(0) // for relays: addresses on somebody else's LAN are not worth waiting for
+	if slices.ContainsFunc(addrs, n.nearOrPublic) {
+		pause = relayDelay
+	}
+	return rank(addrs, n.keeper.at(addrs), pause)
+}
+
+func rank(addrs []ma.Multiaddr, quicFirst bool, relayPause time.Duration) []network.AddrDelay {
+	var tcps, quics, relays []ma.Multiaddr
+	for _, private := range []bool{true, false} {
 		for _, a := range addrs {
+			if isRelay(a) {
+				if private {
+					relays = append(relays, a)
+				}
+				continue
+			}
 			if manet.IsPrivateAddr(a) != private {
 				continue
 			}
 			if _, err := a.ValueForProtocol(ma.P_TCP); err == nil {
-				ranked = append(ranked, network.AddrDelay{Addr: a, Delay: time.Duration(tcps) * dialStep})
-				tcps++
+				tcps = append(tcps, a)
+			} else {
+				quics = append(quics, a)
 			}
 		}
 	}
-	add(true)
-	add(false)
-	start := quicDelay
-	if tcps == 0 {
-		start = 0
-	}
-	for _, private := range []bool{true, false} {
-		for _, a := range addrs {
-			if _, err := a.ValueForProtocol(ma.P_TCP); err != nil && manet.IsPrivateAddr(a) == private {
-				ranked = append(ranked, network.AddrDelay{Addr: a, Delay: start + time.Duration(quics)*dialStep})
-				quics++
-			}
+	var ranked []network.AddrDelay
+	add := func(addrs []ma.Multiaddr, start time.Duration) {
+		for i, a := range addrs {
+			ranked = append(ranked, network.AddrDelay{Addr: a, Delay: start + time.Duration(i)*dialStep})
 		}
 	}
+	first, second, pause := tcps, quics, quicDelay
+	if quicFirst {
+		first, second, pause = quics, tcps, tcpDelay
+	}
+	if len(first) == 0 {
+		pause = 0
+	}
+	add(first, 0)
+	add(second, pause)
+	add(relays, relayPause)
 	return ranked
 }
 

@@ -248,6 +248,7 @@ func (n *Node) found(dev identity.DeviceID, addrs []string) {
 	}
 	n.book.heard(dev, good)
 	n.lan.found(dev)
+	n.punch.seen(dev)
 	n.hub.publish(Found{dev, addrStrings(good)})
 }
 

@@ -2,14 +2,18 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
@@ -27,6 +31,9 @@ type Node struct {
 	peers  peerTable
 	lan    lanState
 	keeper keeper
+	reach  reach
+	punch  puncher
+	relay  *relay.Relay // nil: relays for nobody
 	ifaces func() []netip.Prefix
 
 	closing   chan struct{}
@@ -49,6 +56,9 @@ func New(c Config) (*Node, error) {
 	n.hub.subs = map[*subscriber]struct{}{}
 	n.peers.init()
 	n.lan.init()
+	n.keeper.init()
+	n.reach.init()
+	n.punch.init()
 	if c.Host != nil && c.Host.Interfaces != nil {
 		n.ifaces = c.Host.Interfaces
 	}
@@ -57,8 +67,27 @@ func New(c Config) (*Node, error) {
 		return nil, err
 	}
 	n.host = h
+	if err := n.equip(); err != nil {
+		h.Close()
+		return nil, err
+	}
 	h.Network().Notify(n.notifiee())
 	return n, nil
+}
+
+// equip adds to the host what libp2p's own options would start at the wrong moment.
+func (n *Node) equip() error {
+	if err := n.reach.attach(n); err != nil {
+		return fmt.Errorf("attaching to the host: %w", err)
+	}
+	if s := n.cfg.Server; s != nil && s.Relay {
+		r, err := newRelay(n.host, *s)
+		if err != nil {
+			return err
+		}
+		n.relay = r
+	}
+	return nil
 }
 
 // listen makes the host at the wanted addresses. Without any it takes the configured port or finds a free one.
@@ -89,7 +118,7 @@ func (n *Node) listenAt(at []ma.Multiaddr) (host.Host, error) {
 			return nil, err
 		}
 	}
-	h, err := newHost(n.cfg, n.Agent(), at)
+	h, err := n.newHost(at)
 	if err != nil {
 		return nil, fmt.Errorf("listening: %w", err)
 	}
@@ -100,7 +129,8 @@ func (n *Node) listenAt(at []ma.Multiaddr) (host.Host, error) {
 	return h, nil
 }
 
-// Run watches the machine's interfaces, announces the node on the LAN and looks for others there. It returns when ctx
+// Run watches the machine's interfaces, announces the node on the LAN and looks for others there, keeps connections to the
+// bootstrap nodes, and turns relayed connections into direct ones. It returns when ctx
 // ends or the node closes, after its goroutines ended. It is called once; without it a node can be dialled and dial.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -115,10 +145,37 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { n.watch(ctx); return nil })
+	if n.cfg.Internet || n.cfg.Server != nil {
+		if err := n.runInternet(ctx, g); err != nil {
+			cancel()
+			return errors.Join(err, g.Wait())
+		}
+	}
 	if n.cfg.MDNS {
 		g.Go(func() error { n.runLAN(ctx); return nil })
 	}
 	return g.Wait()
+}
+
+// runInternet starts what only nodes on the Internet need. Who listens begins before anybody connects.
+func (n *Node) runInternet(ctx context.Context, g *errgroup.Group) error {
+	views, err := n.host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return fmt.Errorf("listening to identify: %w", err)
+	}
+	g.Go(func() error { n.observe(ctx, views); return nil })
+	if n.cfg.Server == nil {
+		if n.cfg.Host == nil && len(n.cfg.Announce) == 0 {
+			nat, err := n.newProber()
+			if err != nil {
+				return err
+			}
+			g.Go(func() error { n.runProbes(ctx, nat); return nil })
+		}
+		g.Go(func() error { return n.runPunch(ctx) })
+	}
+	g.Go(func() error { n.keep(ctx); return nil })
+	return nil
 }
 
 // Close ends every stream and connection, waits for running handlers, and frees the sockets. A handler must not call
@@ -129,7 +186,11 @@ func (n *Node) Close() error {
 		n.handlerMu.Lock()
 		n.isClosed = true
 		n.handlerMu.Unlock()
+		if n.relay != nil {
+			n.relay.Close()
+		}
 		n.closeErr = n.host.Close()
+		n.reach.close()
 		n.handlers.Wait()
 		n.hub.close()
 	})
@@ -151,9 +212,24 @@ func (n *Node) ID() identity.DeviceID { return n.id }
 // Addrs are the addresses at which this node can be dialled now, loopback only if there is nothing else.
 func (n *Node) Addrs() []string { return addrStrings(n.addrs()) }
 
-func (n *Node) addrs() []ma.Multiaddr {
-	announce, _ := parseAddrs(n.cfg.Announce) // New has parsed them before
-	return append(expand(n.host.Network().ListenAddresses(), n.ifaces()), announce...)
+func (n *Node) addrs() []ma.Multiaddr { return ma.Unique(append(n.direct(), n.extraAddrs()...)) }
+
+// direct are the addresses of the interfaces.
+func (n *Node) direct() []ma.Multiaddr {
+	listen := slices.DeleteFunc(n.host.Network().ListenAddresses(), isRelay)
+	return expand(listen, n.ifaces())
+}
+
+// extraAddrs are those that lead here from elsewhere: announced, forwarded, seen to work, and through relays.
+func (n *Node) extraAddrs() []ma.Multiaddr {
+	relays, _ := n.keeper.relayed()
+	return slices.Concat(n.announced(), n.reach.working(), relays)
+}
+
+// announced are the configured addresses. New has refused what cannot be read.
+func (n *Node) announced() []ma.Multiaddr {
+	a, _ := parseAddrs(n.cfg.Announce)
+	return a
 }
 
 // Port is the TCP port the node listens at, 0 if it listens at none.
@@ -189,5 +265,8 @@ func (n *Node) known(dev identity.DeviceID) []ma.Multiaddr {
 	if addrs := n.host.Peerstore().Addrs(dev.PeerID()); n.Connected(dev) {
 		n.book.proven(dev, addrs)
 	}
-	return n.book.get(dev)
+	return slices.DeleteFunc(n.book.get(dev), func(a ma.Multiaddr) bool {
+		relay, ok := relayOf(a)
+		return ok && (relay == n.id || relay == dev)
+	})
 }

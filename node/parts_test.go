@@ -24,8 +24,9 @@ func TestDialable(t *testing.T) {
 	got := dialable(addrs(
 		"/ip4/127.0.0.1/tcp/4001", "/ip6/::1/tcp/4001", "/ip4/0.0.0.0/tcp/4001", "/ip4/224.0.0.251/tcp/4001",
 		"/ip4/10.0.0.1/tcp/4001"+p2p, "/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.1/udp/4001/quic-v1",
-		"/ip4/10.0.0.1/tcp/4001/ws", "/dns4/example.org/tcp/4001", "/ip4/10.0.0.1/tcp/4001"+p2p+"/p2p-circuit"))
-	want := addrs("/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.1/udp/4001/quic-v1")
+		"/ip4/10.0.0.1/tcp/4001/ws", "/dns4/example.org/tcp/4001", "/ip4/10.0.0.1/tcp/4001"+p2p+"/p2p-circuit",
+		"/ip4/10.0.0.1/tcp/4001/p2p-circuit", "/p2p-circuit", p2p+"/p2p-circuit"))
+	want := addrs("/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.1/udp/4001/quic-v1", "/ip4/10.0.0.1/tcp/4001"+p2p+"/p2p-circuit")
 	if !slices.EqualFunc(got, want, func(a, b ma.Multiaddr) bool { return a.Equal(b) }) {
 		t.Errorf("got %v", got)
 	}
@@ -55,7 +56,7 @@ func TestBookKeepsProvenAddresses(t *testing.T) {
 }
 
 func TestRankDials(t *testing.T) {
-	r := rankDials(addrs("/ip4/8.8.8.8/udp/1/quic-v1", "/ip4/8.8.8.8/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/1"))
+	r := rank(addrs("/ip4/8.8.8.8/udp/1/quic-v1", "/ip4/8.8.8.8/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/1"), false, 0)
 	var got []string
 	for i, a := range r {
 		got = append(got, a.Addr.String())
@@ -67,7 +68,7 @@ func TestRankDials(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}
-	if only := rankDials(addrs("/ip4/10.0.0.1/udp/1/quic-v1")); only[0].Delay != 0 {
+	if only := rank(addrs("/ip4/10.0.0.1/udp/1/quic-v1"), false, 0); only[0].Delay != 0 {
 		t.Errorf("QUIC alone waits %v", only[0].Delay)
 	}
 }

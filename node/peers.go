@@ -76,6 +76,9 @@ func (n *Node) connected(c network.Conn) {
 		n.book.proven(dev, []ma.Multiaddr{c.RemoteMultiaddr()})
 	}
 	n.lan.here(dev)
+	if isRelay(c.RemoteMultiaddr()) {
+		defer poke(n.punch.wake)
+	}
 	t := &n.peers
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,7 +125,9 @@ func (n *Node) disconnected(c network.Conn) {
 		return
 	}
 	p.conns = slices.Delete(p.conns, i, i+1)
+	n.keeper.lost(dev)
 	if len(p.conns) == 0 {
+		n.reach.unseen(dev)
 		if len(p.waiting) == 0 {
 			delete(t.peers, dev)
 		}

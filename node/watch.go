@@ -29,7 +29,11 @@ func (n *Node) watch(ctx context.Context) {
 		n.log.Info("network changed", "addresses", len(cur), "slept", slept)
 		n.closeStranded()
 		n.lan.poke()
+		n.reach.moved()
+		n.keeper.pokeAll()
+		n.punch.again()
 		n.hub.publish(NetworkChanged{})
+		n.addrsChanged()
 	}
 }
 

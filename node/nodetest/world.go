@@ -38,6 +38,8 @@ type World struct {
 
 	mu     sync.Mutex
 	nodes  []*member
+	hosts  map[netip.Addr]int // the address of a machine -> its index
+	lans   []*lan
 	links  map[link]state
 	normal time.Duration
 }
@@ -45,6 +47,10 @@ type World struct {
 type member struct {
 	node *node.Node // nil while stopped
 	stop func()
+	ip   netip.Addr
+	lan  *lan
+	kind kind
+	how  node.ServerConfig // of a bootstrap node
 	// found is set while the node's discovery runs.
 	found func(identity.DeviceID, []string)
 }
@@ -62,7 +68,8 @@ func pair(a, b int) link { return link{min(a, b), max(a, b)} }
 // New makes n running nodes on a new network. Call it inside a synctest bubble.
 func New(t testing.TB, n int) *World {
 	t.Helper()
-	w := &World{t: t, links: map[link]state{}, normal: DefaultDelay}
+	w := &World{t: t, links: map[link]state{}, hosts: map[netip.Addr]int{}, normal: DefaultDelay}
+	w.lans = []*lan{{nat: Open}}
 	// The network tells of every packet it cannot deliver, which is what a cut link is.
 	w.net = &simnet.Simnet{LatencyFunc: w.route, Logger: slog.New(slog.DiscardHandler)}
 	w.net.Start()
@@ -81,18 +88,15 @@ func New(t testing.TB, n int) *World {
 // IP is the address of the i-th node: each in a /16 of its own, for limits count by network.
 func IP(i int) netip.Addr { return netip.AddrFrom4([4]byte{11 + byte(i/250), byte(i % 250), 0, 1}) }
 
-// index is the node at an address.
-func index(a net.Addr) int {
-	ip := a.(*net.UDPAddr).IP.To4()
-	return int(ip[0]-11)*250 + int(ip[1])
-}
-
-// route is asked by the simulated network for the delay of each packet. A packet over a cut link is sent to nowhere.
+// route is asked by the simulated network for the delay of each packet. A packet over a cut link is sent to nowhere, and
+// so is one that a router does not let through.
 func (w *World) route(p *simnet.Packet) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.links[pair(index(p.From), index(p.To))]
-	if s.cut {
+	from, ok := w.hosts[addrOf(p.From)]
+	to, there := w.pass(p)
+	s := w.links[pair(from, to)]
+	if !ok || !there || s.cut {
 		p.To = &net.UDPAddr{IP: net.IPv4(203, 0, 113, 1), Port: 9}
 	}
 	if s.delay > 0 {
@@ -101,12 +105,21 @@ func (w *World) route(p *simnet.Packet) time.Duration {
 	return w.normal
 }
 
-// Add makes and starts one more node and returns its index.
+// Add makes and starts one more node on the LAN of all and returns its index.
 func (w *World) Add() int {
+	w.t.Helper()
+	return w.add(&member{kind: local, lan: w.lans[0]})
+}
+
+func (w *World) add(m *member) int {
 	w.t.Helper()
 	w.mu.Lock()
 	i := len(w.nodes)
-	w.nodes = append(w.nodes, &member{})
+	if !m.ip.IsValid() {
+		m.ip = IP(i)
+	}
+	w.nodes = append(w.nodes, m)
+	w.hosts[m.ip] = i
 	w.mu.Unlock()
 	w.Start(i)
 	return i
@@ -115,29 +128,13 @@ func (w *World) Add() int {
 // Start starts a stopped node again, with the key and address it had.
 func (w *World) Start(i int) *node.Node {
 	w.t.Helper()
-	speed := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps, FlowBucketCount: 8}
 	w.mu.Lock()
 	m := w.nodes[i]
 	if m.node != nil {
 		w.mu.Unlock()
 		w.t.Fatalf("node %d runs already", i)
 	}
-	n, err := node.New(node.Config{
-		Key:    Key(i),
-		Listen: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", IP(i), port)},
-		MDNS:   true,
-		Host: &node.Simulation{
-			Options: []libp2p.Option{
-				libp2p.Transport(quic.NewTransport),
-				simlibp2p.QUICSimnet(w.net, simnet.NodeBiDiLinkSettings{Downlink: speed, Uplink: speed}),
-			},
-			Interfaces: func() []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(IP(i), 16)} },
-			Discover: func(ctx context.Context, _ identity.DeviceID, _ []string, found func(identity.DeviceID, []string)) error {
-				w.discover(ctx, i, found)
-				return nil
-			},
-		},
-	})
+	n, err := node.New(w.config(i, m))
 	if err != nil {
 		w.mu.Unlock()
 		w.t.Fatalf("making node %d: %v", i, err)
@@ -156,6 +153,37 @@ func (w *World) Start(i int) *node.Node {
 		_ = n.Run(ctx)
 	}()
 	return n
+}
+
+// config is what the i-th node is made with.
+func (w *World) config(i int, m *member) node.Config {
+	speed := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps, FlowBucketCount: 8}
+	bits := 16
+	if m.ip.IsPrivate() {
+		bits = 24
+	}
+	c := node.Config{
+		Key:      Key(i),
+		Listen:   []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, port)},
+		Internet: true,
+		MDNS:     m.kind == local,
+		Host: &node.Simulation{
+			Options: []libp2p.Option{
+				libp2p.Transport(quic.NewTransport),
+				simlibp2p.QUICSimnet(w.net, simnet.NodeBiDiLinkSettings{Downlink: speed, Uplink: speed}),
+			},
+			Interfaces: func() []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(m.ip, bits)} },
+			Discover: func(ctx context.Context, _ identity.DeviceID, _ []string, found func(identity.DeviceID, []string)) error {
+				w.discover(ctx, i, found)
+				return nil
+			},
+		},
+	}
+	if m.kind == bootstrap {
+		how := m.how
+		c.Internet, c.Server = false, &how
+	}
+	return c
 }
 
 // Stop closes a node in good order. A stopped one stays stopped.
@@ -184,9 +212,11 @@ func (w *World) Len() int {
 	return len(w.nodes)
 }
 
-// Addrs is where the i-th node can be dialled.
+// Addrs is where the i-th node can be dialled on its own network. What others need is told by its Node.
 func (w *World) Addrs(i int) []string {
-	return []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", IP(i), port)}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", w.nodes[i].ip, port)}
 }
 
 // Connect lets a dial b.
@@ -267,7 +297,7 @@ func (w *World) discover(ctx context.Context, i int, found func(identity.DeviceI
 func (w *World) announce(from, to int) {
 	w.mu.Lock()
 	tell := w.nodes[to].found
-	if w.nodes[from].found == nil || w.links[pair(from, to)].cut {
+	if w.nodes[from].found == nil || w.nodes[from].lan != w.nodes[to].lan || w.links[pair(from, to)].cut {
 		tell = nil
 	}
 	w.mu.Unlock()
