@@ -46,7 +46,7 @@ func (m *Messenger) apply(tx *storage.Tx, entries []feed.Entry, from replica.Pee
 // applyFeed is apply for entries of one feed. What it costs per entry is one small row; the rest is per call.
 func (m *Messenger) applyFeed(tx *storage.Tx, entries []feed.Entry, from replica.Peer, written bool) error {
 	id, author := entries[0].Feed(), entries[0].Account
-	conv, err := m.conversationOf(tx, id.Conversation, author)
+	conv, err := m.conversationOf(tx, id.Conversation, author, from)
 	if err != nil {
 		return err
 	}
@@ -116,14 +116,24 @@ func (m *Messenger) fresh(tx *storage.Tx, row *feedRow, entries []feed.Entry) ([
 }
 
 // conversationOf reads the row of the conversation that an entry of author stands in, and makes it on first contact.
-func (m *Messenger) conversationOf(tx *storage.Tx, id feed.ConversationID, author identity.AccountID) (convRow, error) {
+func (m *Messenger) conversationOf(tx *storage.Tx, id feed.ConversationID, author identity.AccountID, from replica.Peer) (convRow, error) {
 	peer := author
 	if author == m.env.account {
 		row, ok, err := m.convs.get(tx, id)
 		if err != nil || ok {
 			return row, err
 		}
-		if id != m.env.self {
+		switch {
+		case id == m.env.self:
+		case id == feed.DirectConversation(m.env.account, from.Account):
+			// The other side brings what an old own device wrote to them (R21).
+			peer = from.Account
+			if c, known, err := m.contacts.get(tx, peer); err != nil || !known {
+				if err = errors.Join(err, m.contacts.put(tx, peer, c)); err != nil {
+					return convRow{}, err
+				}
+			}
+		default:
 			return convRow{}, errors.New("entry of a conversation with nobody known")
 		}
 	}
@@ -243,6 +253,8 @@ func (m *Messenger) foldDirect(tx *storage.Tx, row *feedRow, e *feed.Entry, cont
 		return m.foldDecline(tx, e)
 	case feed.KindCardUpdate:
 		return decoded(content, &pb.CardUpdate{}, func(c *pb.CardUpdate) error { return m.foldCard(tx, e, c.GetCard()) })
+	case feed.KindMailboxGrant:
+		return decoded(content, &pb.MailboxGrant{}, func(g *pb.MailboxGrant) error { return m.foldGrant(tx, e, g) })
 	}
 	return errIgnored
 }

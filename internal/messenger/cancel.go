@@ -35,7 +35,7 @@ func (m *Messenger) Cancel(ctx context.Context, message string) error {
 		if err != nil {
 			return err
 		}
-		if offered >= e.Seq || row.delivered >= e.Seq {
+		if s := row.state(e.Seq); offered >= e.Seq || s != StatePending && s != StateCancelled {
 			return refuse(ErrTooLate, "the message was offered to somebody already", "")
 		}
 		if err := m.env.feeds.Erase(tx, row.id, e.Seq); err != nil {
@@ -84,7 +84,7 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 			}
 			w.Devices = append(w.Devices, wd)
 		}
-		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered)
+		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered, w.inMailbox())
 		return err
 	})
 	return w, err
@@ -110,6 +110,8 @@ func (m *Messenger) whyDevice(tx *storage.Tx, row *feedRow, seq uint64, r *rende
 	}
 	if w.State != DeviceWaiting && w.State != DeviceOffered {
 		w.NextTry = time.Time{}
+	} else if err := m.whyCustody(tx, &w, row.id, seq); err != nil {
+		return w, err
 	}
 	attempts, err := m.env.roads.Why(d)
 	if err != nil {
@@ -121,15 +123,18 @@ func (m *Messenger) whyDevice(tx *storage.Tx, row *feedRow, seq uint64, r *rende
 	return w, nil
 }
 
-func (m *Messenger) summary(tx *storage.Tx, row *feedRow, e *feed.Entry, peer identity.AccountID, offered uint64) (WhySummary, error) {
-	switch row.state(e.Seq) {
-	case StateRead:
+func (m *Messenger) summary(tx *storage.Tx, row *feedRow, e *feed.Entry, peer identity.AccountID, offered uint64, inMailbox bool) (WhySummary, error) {
+	switch s := row.state(e.Seq); {
+	case s == StateRead:
 		return WhyRead, nil
-	case StateDelivered, StateSent:
+	case s == StateDelivered:
 		return WhyDelivered, nil
-	case StateNotTaken:
+	case s == StateNotTaken:
 		return WhyNotTaken, nil
+	case inMailbox:
+		return WhyInMailbox, nil
 	}
+	// What a mailbox held and holds no longer is offered again, like what was never sent (R14).
 	if row.refusedAt > 0 && row.refusedAt <= e.Seq {
 		switch row.refused {
 		case pb.Code_CODE_FULL:

@@ -24,7 +24,7 @@ func (m *Messenger) AddContact(ctx context.Context, in AddContact) (Contact, fee
 		return Contact{}, feed.EntryID{}, err
 	}
 	in.Remark = remark
-	t, err := m.who.outward(in.Who)
+	t, err := m.who.outward(ctx, in.Who)
 	if err != nil {
 		return Contact{}, feed.EntryID{}, err
 	}
@@ -33,7 +33,13 @@ func (m *Messenger) AddContact(ctx context.Context, in AddContact) (Contact, fee
 		return Contact{}, feed.EntryID{}, refuse(ErrInvalid, "this is your own account", "`self` is the conversation with yourself")
 	case !in.Expect.IsZero() && in.Expect != t.account:
 		return Contact{}, feed.EntryID{}, refuse(ErrConflict, "this name now means somebody else: "+t.account.String(), "look at the ID again")
+	case t.disagreement && in.Expect.IsZero():
+		return Contact{}, feed.EntryID{}, ambiguous(append(t.others, t))
 	}
+	if err := m.notBlocked(t.account); err != nil {
+		return Contact{}, feed.EntryID{}, err
+	}
+	m.join(ctx, t.invite, in.Joined)
 	for _, d := range t.invite.Devices {
 		m.env.people.Hint(t.account, d.Device, d.Addrs)
 	}
@@ -47,8 +53,20 @@ func (m *Messenger) AddContact(ctx context.Context, in AddContact) (Contact, fee
 	if err != nil {
 		return Contact{}, feed.EntryID{}, err
 	}
+	m.env.networks.Fetch(t.account)
 	c, err := m.contact(t.account)
 	return c, id, err
+}
+
+// notBlocked refuses before anything is done for somebody blocked.
+func (m *Messenger) notBlocked(a identity.AccountID) error {
+	return m.env.db.View(func(tx *storage.Tx) error {
+		row, _, err := m.contacts.get(tx, a)
+		if err == nil && row.Blocked {
+			err = refuse(ErrDenied, "you blocked this account", "`hima contact unblock` first")
+		}
+		return err
+	})
 }
 
 func checkRequestText(s string) error {
@@ -231,10 +249,36 @@ func (m *Messenger) Remove(ctx context.Context, who string) (Contact, error) {
 		if row.State <= pb.ContactState_STATE_NONE && row.In == nil && row.Cost == (strangerCost{}) {
 			return refuse(ErrNotContact, "this account is not a contact", "")
 		}
+		if err := m.withdraw(tx, row.Out); err != nil {
+			return err
+		}
 		return m.writeState(tx, a, func(s *pb.ContactState) {
 			s.State, s.Remark = pb.ContactState_STATE_NONE, ""
 		})
 	})
+}
+
+// withdraw takes an own request back that nobody was offered (R1), so that it does not go out with a later one.
+func (m *Messenger) withdraw(tx *storage.Tx, r *requestRow) error {
+	if !r.waiting() {
+		return nil
+	}
+	f, err := m.feeds.local(tx, r.Local)
+	if err != nil || f.id.Device != m.env.device || f.state(r.Seq) != StatePending {
+		return err
+	}
+	offered, err := m.env.feeds.Offered(tx, f.id)
+	if err != nil || offered >= r.Seq {
+		return err
+	}
+	if err := m.env.feeds.Erase(tx, f.id, r.Seq); err != nil {
+		return err
+	}
+	f.cancelled = append(f.cancelled, r.Seq)
+	if err := m.feeds.put(tx, f); err != nil {
+		return err
+	}
+	return m.tellState(tx, &f, r.Seq, r.Seq, StateCancelled)
 }
 
 // Remark gives an account the owner's own name for it; empty takes it away.
@@ -332,7 +376,7 @@ func (m *Messenger) Requests(ctx context.Context) ([]Request, error) {
 				if err != nil {
 					return err
 				}
-				if f.delivered < row.Out.Seq {
+				if f.state(row.Out.Seq) == StatePending {
 					v.State = RequestNotDelivered
 				}
 			}

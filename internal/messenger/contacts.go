@@ -87,6 +87,7 @@ type contactRow struct {
 	Stamp         stamp                    `json:"sp,omitzero"`
 	Verified      pb.ContactState_Verified `json:"ve,omitempty"`
 	VerifiedStamp stamp                    `json:"vs,omitzero"`
+	Rebuilt       stamp                    `json:"rb,omitzero"` // State is a guess from this entry (R21)
 
 	Card      card        `json:"ca,omitzero"`
 	CardStamp stamp       `json:"cs,omitzero"`

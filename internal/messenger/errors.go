@@ -35,6 +35,8 @@ var (
 	ErrReadOnly = errors.New("read only")
 	// ErrUnavailable: the part that would do it is not running.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrNoSeed: this device does not hold the account's seed (R17).
+	ErrNoSeed = errors.New("no account seed on this device")
 )
 
 // Error is a refusal with what the user can do about it.

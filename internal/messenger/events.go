@@ -37,6 +37,9 @@ type record struct {
 	account identity.AccountID
 	conv    feed.ConversationID
 	detail  string
+	network string            // plain: name, network
+	name    string            // plain: name
+	holder  identity.DeviceID // plain: mailbox
 }
 
 func (r *record) append(b []byte) []byte {
@@ -52,6 +55,9 @@ func (r *record) append(b []byte) []byte {
 		b = putText(b, string(r.event))
 		b = append(append(b, r.account[:]...), r.conv[:]...)
 		b = putText(b, r.detail)
+		if r.network != "" || r.name != "" || !r.holder.IsZero() {
+			b = append(putText(putText(b, r.network), r.name), r.holder[:]...)
+		}
 	}
 	return b
 }
@@ -72,6 +78,10 @@ func parseRecord(seq uint64, b []byte) (record, error) {
 		r.fixed(rec.account[:])
 		r.fixed(rec.conv[:])
 		rec.detail = r.text()
+		if len(r.b) > 0 {
+			rec.network, rec.name = r.text(), r.text()
+			r.fixed(rec.holder[:])
+		}
 	}
 	if err := r.done(); err != nil || rec.count == 0 {
 		return record{}, fmt.Errorf("reading event %d: %w", seq, errRow)

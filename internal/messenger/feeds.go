@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -30,6 +31,7 @@ type feedRow struct {
 	cut       uint64   // 0, or the number from which on a fork makes it void (R3)
 	refused   pb.Code  // own feeds: why the other side last refused
 	refusedAt uint64   // from this number on; 0: it did not
+	kept      []span   // own feeds: what a mailbox once held, above delivered, in order and apart (R14)
 }
 
 func (f *feedRow) own(account identity.AccountID) bool { return f.account == account }
@@ -56,22 +58,58 @@ func (f *feedRow) state(seq uint64) State {
 		return StateDelivered
 	case slices.Contains(f.cancelled, seq):
 		return StateCancelled
+	case slices.ContainsFunc(f.kept, func(s span) bool { return s.from <= seq && seq <= s.to }):
+		return StateSent
 	}
 	return StatePending
 }
 
-// pending counts own entries that nobody else holds.
+// pending counts own entries that nobody else ever held.
 func (f *feedRow) pending() int {
 	if f.last <= f.delivered {
 		return 0
 	}
-	n := int(f.last-f.delivered) - len(f.cancelled)
-	for _, s := range f.notTaken {
-		if s.to > f.delivered {
-			n -= int(s.to - max(s.from, f.delivered+1) + 1)
+	settled := slices.Concat(f.notTaken, f.kept)
+	for _, n := range f.cancelled {
+		settled = append(settled, span{n, n})
+	}
+	// What is settled in two ways counts once.
+	slices.SortFunc(settled, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	n, next := int(f.last-f.delivered), f.delivered+1
+	for _, s := range settled {
+		if from := max(s.from, next); from <= s.to {
+			n -= int(s.to - from + 1)
+			next = s.to + 1
 		}
 	}
 	return max(n, 0)
+}
+
+// keep notes that a mailbox holds from..to, and returns the parts of which that is news.
+func (f *feedRow) keep(from, to uint64) (fresh []span) {
+	from, to = max(from, f.delivered+1), min(to, f.last)
+	if from > to {
+		return nil
+	}
+	whole := span{from, to}
+	var apart []span
+	for _, s := range f.kept {
+		switch {
+		case s.to+1 < from || to+1 < s.from:
+			apart = append(apart, s)
+			continue
+		case from < s.from:
+			fresh = append(fresh, span{from, min(to, s.from-1)})
+		}
+		from = max(from, s.to+1)
+		whole = span{min(whole.from, s.from), max(whole.to, s.to)}
+	}
+	if from <= to {
+		fresh = append(fresh, span{from, to})
+	}
+	f.kept = append(apart, whole)
+	slices.SortFunc(f.kept, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	return fresh
 }
 
 // deliver notes that another account's device holds from..to, and tells whether that is news.
@@ -101,6 +139,10 @@ func (f *feedRow) deliver(from, to uint64) bool {
 	}
 	f.delivered = to
 	f.cancelled = slices.DeleteFunc(f.cancelled, func(n uint64) bool { return n <= to })
+	f.kept = slices.DeleteFunc(f.kept, func(s span) bool { return s.to <= to })
+	if len(f.kept) > 0 {
+		f.kept[0].from = max(f.kept[0].from, to+1)
+	}
 	return true
 }
 
@@ -132,6 +174,13 @@ func (f *feedRow) append(b []byte) []byte {
 	for _, n := range f.cancelled {
 		b = binary.AppendUvarint(b, n)
 	}
+	if len(f.kept) == 0 {
+		return b // as rows were before there were mailboxes
+	}
+	b = binary.AppendUvarint(b, uint64(len(f.kept)))
+	for _, s := range f.kept {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, s.from), s.to)
+	}
 	return b
 }
 
@@ -147,6 +196,11 @@ func parseFeedRow(id feed.FeedID, b []byte) (feedRow, error) {
 	}
 	for n := r.uint(); n > 0 && !r.bad; n-- {
 		f.cancelled = append(f.cancelled, r.uint())
+	}
+	if len(r.b) > 0 {
+		for n := r.uint(); n > 0 && !r.bad; n-- {
+			f.kept = append(f.kept, span{r.uint(), r.uint()})
+		}
 	}
 	if err := r.done(); err != nil {
 		return feedRow{}, fmt.Errorf("reading feed row: %w", err)

@@ -145,10 +145,14 @@ func (m *Messenger) admitOwn(tx *storage.Tx, in replica.Incoming, all int) (int,
 	if err != nil {
 		return 0, 0, err
 	}
-	if !ok || (in.Peer.Account != m.env.account && in.Peer.Account != row.peer) {
-		return 0, pb.Code_CODE_NOT_MEMBER, nil
+	switch {
+	case in.Peer.Account == m.env.account && ok, ok && in.Peer.Account == row.peer:
+		return all, pb.Code_CODE_TAKEN, nil
+	case !ok && conv == feed.DirectConversation(m.env.account, in.Peer.Account):
+		// What an own device once wrote to them; what they are to us now may be rebuilt from it (R21).
+		return all, pb.Code_CODE_TAKEN, nil
 	}
-	return all, pb.Code_CODE_TAKEN, nil
+	return 0, pb.Code_CODE_NOT_MEMBER, nil
 }
 
 // admitStranger applies policy and quota to somebody who was not accepted, or who was blocked.
@@ -236,7 +240,7 @@ func (v *verdict) judge(e *feed.Entry) pb.Code {
 }
 
 func inertKind(k feed.Kind) bool {
-	return k == feed.KindAccept || k == feed.KindDecline || k == feed.KindCardUpdate
+	return k == feed.KindAccept || k == feed.KindDecline || k == feed.KindCardUpdate || k == feed.KindMailboxGrant
 }
 
 func (v *verdict) control() pb.Code {

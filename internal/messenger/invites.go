@@ -118,7 +118,10 @@ func (v *invites) fold(tx *storage.Tx, e *feed.Entry, s *pb.InviteState) error {
 		if was {
 			delta = -1
 		}
-		tx.OnCommit(func() { v.alive.Add(delta) })
+		tx.OnCommit(func() {
+			v.alive.Add(delta)
+			v.env.policyChanged()
+		})
 	}
 	return v.put(tx, s.GetToken(), row)
 }
@@ -199,7 +202,8 @@ func (m *Messenger) RevokeInvite(ctx context.Context, text string) error {
 func (m *Messenger) inviteView(t identity.InviteToken, row inviteRow) Invite {
 	link := identity.Invite{
 		Account: m.env.account, Token: t, Username: m.settings.username(),
-		Devices: []identity.InviteDevice{{Device: m.env.device, Addrs: m.config.Addrs()}},
+		Devices:  []identity.InviteDevice{{Device: m.env.device, Addrs: m.config.Addrs()}},
+		Networks: m.inviteNetworks(),
 	}
 	return Invite{
 		Link: link.String(), Token: t, Created: time.UnixMilli(row.Created), Revoked: row.Revoked, Used: row.Used,

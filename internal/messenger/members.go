@@ -19,8 +19,8 @@ func (m *Messenger) Shared(tx *storage.Tx, account identity.AccountID) ([]feed.C
 		})
 		return out, err
 	}
-	row, ok, err := m.contacts.get(tx, account)
-	if err != nil || !ok || !row.shared() {
+	row, _, err := m.contacts.get(tx, account)
+	if err != nil || !row.shared() && !m.welcomes(&row) {
 		return nil, err
 	}
 	return []feed.ConversationID{feed.DirectConversation(m.env.account, account)}, nil

@@ -52,6 +52,9 @@ type Messenger struct {
 	presence  *presence
 	positions *positions
 	who       *who
+	grants    *grants
+	restored  *restored
+	woken     chan struct{} // one slot: many changes are one upkeep
 }
 
 // New checks the configuration. It reads a handful of keys and starts nothing.
@@ -72,6 +75,7 @@ func New(c Config) (*Messenger, error) {
 	e := &env{
 		db: c.DB, account: c.Account, device: c.Device, self: feed.SelfConversation(c.Account),
 		now: c.Now, log: c.Logger, roads: noRoads{}, people: noPeople{},
+		networks: noNetworks{}, mail: noMail{}, policyChanged: func() {}, grantsChanged: func() {},
 	}
 	m := &Messenger{env: e, config: c}
 	m.tables, m.arrivals = &tables{}, &arrivals{}
@@ -85,6 +89,8 @@ func New(c Config) (*Messenger, error) {
 	m.presence = newPresence()
 	m.positions = &positions{dirty: make(map[feed.ConversationID]feed.OrderKey)}
 	m.who = newWho(m)
+	m.grants, m.restored = &grants{env: e}, &restored{}
+	m.woken = make(chan struct{}, 1)
 	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
 	if err := c.DB.View(m.load); err != nil {
@@ -98,6 +104,9 @@ func (m *Messenger) load(tx *storage.Tx) error {
 	if err := m.settings.load(tx); err != nil {
 		return err
 	}
+	if err := m.restored.load(tx); err != nil {
+		return err
+	}
 	return m.invites.load(tx)
 }
 
@@ -109,5 +118,17 @@ func (m *Messenger) Bind(p Parts) {
 	}
 	if p.People != nil {
 		m.env.people = p.People
+	}
+	if p.Networks != nil {
+		m.env.networks = p.Networks
+	}
+	if p.Mail != nil {
+		m.env.mail = p.Mail
+	}
+	if p.PolicyChanged != nil {
+		m.env.policyChanged = p.PolicyChanged
+	}
+	if p.GrantsChanged != nil {
+		m.env.grantsChanged = p.GrantsChanged
 	}
 }

@@ -68,9 +68,16 @@ type Parts struct {
 	Feeds  Feeds  // required
 	Roads  Roads  // nil: no attempts are known
 	People People // nil: nobody is known
+
+	Networks Networks // nil: no network
+	Mail     Mail     // nil: no mailbox
+	// PolicyChanged runs after RequestPolicy may have changed its answer; nil: nobody asks. It must not block.
+	PolicyChanged func()
+	// GrantsChanged runs after Grants changed; nil: nobody asks. It must not block.
+	GrantsChanged func()
 }
 
-// env is what all parts of the messenger stand on. Bind fills the last three before anything else runs.
+// env is what all parts of the messenger stand on. Bind fills the second part before anything else runs.
 type env struct {
 	db      *storage.DB
 	account identity.AccountID
@@ -79,9 +86,14 @@ type env struct {
 	now     func() time.Time
 	log     *slog.Logger
 
-	feeds  Feeds
-	roads  Roads
-	people People
+	feeds    Feeds
+	roads    Roads
+	people   People
+	networks Networks
+	mail     Mail
+
+	policyChanged func()
+	grantsChanged func()
 }
 
 // update runs f durably.

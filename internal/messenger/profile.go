@@ -2,6 +2,7 @@ package messenger
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -17,11 +18,12 @@ func (m *Messenger) Profile(ctx context.Context) (Profile, error) {
 	return Profile{
 		Account: m.env.account, Device: m.env.device, Username: m.settings.username(),
 		Nickname: m.settings.now(profileNickname), ContactField: m.settings.now(profileField),
-		Bio: m.settings.now(profileBio),
+		Bio: m.settings.now(profileBio), Names: m.env.networks.NameStates(),
 	}, nil
 }
 
-// SetProfile changes what is not nil and sends the new card to all contacts.
+// SetProfile changes what is not nil and sends the new card to all contacts. A username is claimed on the joined networks
+// first; one that somebody else has there is refused, and nothing changes.
 func (m *Messenger) SetProfile(ctx context.Context, c ProfileChange) (Profile, error) {
 	changes := make(map[string]string)
 	if c.Username != nil {
@@ -40,6 +42,13 @@ func (m *Messenger) SetProfile(ctx context.Context, c ProfileChange) (Profile, e
 		}
 		changes[key] = cleanField(key, *v)
 	}
+	unclaim := func() {}
+	if name, ok := changes[profileUsername]; ok {
+		var err error
+		if unclaim, err = m.claim(ctx, name); err != nil {
+			return Profile{}, err
+		}
+	}
 	err := m.env.update(ctx, func(tx *storage.Tx) error {
 		for _, key := range []string{profileUsername, profileNickname, profileField, profileBio} {
 			value, ok := changes[key]
@@ -57,6 +66,7 @@ func (m *Messenger) SetProfile(ctx context.Context, c ProfileChange) (Profile, e
 		return nil
 	})
 	if err != nil {
+		unclaim()
 		return Profile{}, err
 	}
 	if len(changes) > 0 {
@@ -124,11 +134,22 @@ const flushEvery = 10 * time.Second
 // forgetEvery is how often expired idempotency keys are removed.
 const forgetEvery = time.Hour
 
-// Run does what is done in the background, until ctx ends: it writes read positions and forgets old idempotency keys.
+// upkeepDelay gathers changes before grants are taken back and a snapshot is left, upkeepRetry is the pause after a
+// mailbox that did not answer.
+const (
+	upkeepDelay = 20 * time.Second
+	upkeepRetry = 5 * time.Minute
+)
+
+// Run does what is done in the background, until ctx ends: it writes read positions, forgets old idempotency keys, takes
+// grants back and keeps the snapshot at the mailboxes new.
 func (m *Messenger) Run(ctx context.Context) error {
 	flush, forget := time.NewTicker(flushEvery), time.NewTicker(forgetEvery)
 	defer flush.Stop()
 	defer forget.Stop()
+	upkeep := time.NewTimer(upkeepDelay)
+	defer upkeep.Stop()
+	due := true // upkeep runs
 	for {
 		var err error
 		select {
@@ -139,9 +160,28 @@ func (m *Messenger) Run(ctx context.Context) error {
 			err = m.positions.flush(ctx, m)
 		case <-forget.C:
 			err = m.env.update(ctx, m.sender.forget)
+		case <-m.woken:
+			if !due {
+				upkeep.Reset(upkeepDelay)
+				due = true
+			}
+		case <-upkeep.C:
+			due = false
+			if err = errors.Join(m.takeBack(ctx), m.keepSnapshot(ctx)); err != nil {
+				upkeep.Reset(upkeepRetry)
+				due = true
+			}
 		}
 		if err != nil && ctx.Err() == nil {
-			m.env.log.Warn("writing in the background", "error", err)
+			m.env.log.Warn("working in the background", "error", err)
 		}
+	}
+}
+
+// wake asks for upkeep, soon.
+func (m *Messenger) wake() {
+	select {
+	case m.woken <- struct{}{}:
+	default:
 	}
 }

@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -95,6 +96,15 @@ func (m *Messenger) foldContact(tx *storage.Tx, e *feed.Entry, s *pb.ContactStat
 	if before.State != after.State || before.Blocked != after.Blocked {
 		tx.OnCommit(func() { m.relationChanged(a) })
 	}
+	tx.OnCommit(m.wake)
+	if after.relation() != RelationContact {
+		if err := m.endGrant(tx, a); err != nil {
+			return err
+		}
+	}
+	if before.relation() == RelationContact || after.relation() == RelationContact {
+		tx.OnCommit(m.env.grantsChanged)
+	}
 	if before.In.waiting() && !after.In.waiting() || before.Out.waiting() && !after.Out.waiting() {
 		if err := m.tellRequest(tx, a, &after); err != nil {
 			return err
@@ -153,7 +163,7 @@ func (m *Messenger) foldRequest(tx *storage.Tx, row *feedRow, e *feed.Entry, r *
 		return err
 	}
 	if c.State == pb.ContactState_STATE_ASKED && c.Out.waiting() && !c.Blocked {
-		return ignoreReadOnly(m.writeState(tx, e.Account, func(s *pb.ContactState) { s.State = pb.ContactState_STATE_CONTACT }))
+		return m.befriend(tx, e, &c)
 	}
 	if err := m.tellRequest(tx, e.Account, &c); err != nil {
 		return err
@@ -174,6 +184,9 @@ func (m *Messenger) foldOwnRequest(tx *storage.Tx, e *feed.Entry, req *requestRo
 	if err := m.contacts.put(tx, conv.peer, c); err != nil {
 		return err
 	}
+	if err := m.ownAct(tx, e, pb.ContactState_STATE_ASKED); err != nil && !errors.Is(err, errIgnored) {
+		return err
+	}
 	return m.tellRequest(tx, conv.peer, &c)
 }
 
@@ -189,7 +202,7 @@ func ignoreReadOnly(err error) error {
 // again, they answer again.
 func (m *Messenger) foldAccept(tx *storage.Tx, e *feed.Entry, a *pb.Accept) error {
 	if e.Account == m.env.account {
-		return errIgnored
+		return m.ownAct(tx, e, pb.ContactState_STATE_CONTACT)
 	}
 	c, _, err := m.contacts.get(tx, e.Account)
 	if err != nil {
@@ -207,9 +220,8 @@ func (m *Messenger) foldAccept(tx *storage.Tx, e *feed.Entry, a *pb.Accept) erro
 		return nil
 	}
 	oneWay := c.State == pb.ContactState_STATE_ONE_WAY
-	err = m.writeState(tx, e.Account, func(s *pb.ContactState) { s.State = pb.ContactState_STATE_CONTACT })
-	if err != nil || !oneWay {
-		return ignoreReadOnly(err)
+	if err := m.befriend(tx, e, &c); err != nil || !oneWay {
+		return err
 	}
 	// Whoever began one-way has not shown a card yet.
 	_, err = m.writeControl(tx, e.Account, feed.KindCardUpdate, &pb.CardUpdate{Card: m.settings.card(tx)})
@@ -218,7 +230,7 @@ func (m *Messenger) foldAccept(tx *storage.Tx, e *feed.Entry, a *pb.Accept) erro
 
 func (m *Messenger) foldDecline(tx *storage.Tx, e *feed.Entry) error {
 	if e.Account == m.env.account {
-		return errIgnored
+		return m.ownAct(tx, e, pb.ContactState_STATE_DECLINED)
 	}
 	c, _, err := m.contacts.get(tx, e.Account)
 	if err != nil {

@@ -215,8 +215,10 @@ func (m *Messenger) settingChanged(tx *storage.Tx, key string, before string) er
 	if err := m.events.add(tx, plain(kind, m.env.account, feed.ConversationID{}, key)); err != nil {
 		return err
 	}
+	tx.OnCommit(m.wake)
 	switch key {
 	case settingStrangers:
+		tx.OnCommit(m.env.policyChanged)
 		return m.policyChanged(tx, before)
 	case settingPresence:
 		tx.OnCommit(m.announcePresence)

@@ -26,6 +26,10 @@ const (
 	keyRecalled = "m/x/" // entry ID 32: its author took it back
 	keyQuota    = "m/Q"  // how many strangers cost something now
 	keyRefused  = "m/R/" // account 32: a stranger whose texts were refused
+	keyGrant    = "m/G/" // account 32, device 32: what a contact's node offers
+	keyGiven    = "m/H/" // account 32: what this node offers
+	keySnapshot = "m/S"  // hash 32 of the snapshot that was left at the mailboxes last
+	keyRestored = "m/D"  // this device was made from the recovery phrase: contacts are rebuilt from what others hold
 	keyNote     = "m/n/" // conversation 32, time 8: a line of history that is no entry
 )
 

@@ -20,6 +20,7 @@ const (
 	RelationDeclined  Relation = "declined"  // one side declined
 	RelationBlocked   Relation = "blocked"   // we blocked them
 	RelationTemporary Relation = "temporary" // they write to us one-way, we have not answered
+	RelationSelf      Relation = "self"      // the own account, in search results
 )
 
 // VerifiedState is what the owner recorded after comparing digits.
@@ -72,6 +73,7 @@ const (
 	SourceContact Source = "contact"
 	SourceRequest Source = "request"
 	SourceID      Source = "id"
+	SourceNetwork Source = "network"
 )
 
 // ConversationKind is direct or self.
@@ -91,6 +93,7 @@ type Profile struct {
 	Nickname     string
 	ContactField string
 	Bio          string
+	Names        []NameState // how the username stands on each joined network
 }
 
 // ProfileChange changes what is not nil.
@@ -128,6 +131,32 @@ type Found struct {
 	Nickname string
 	Source   Source
 	Relation Relation
+
+	Confirmed    bool      // the name is stamped by Network
+	Since        time.Time // of the stamp, or of the claim; zero: not found on a network
+	Network      string    // where the name was found; empty: not on a network
+	Disagreement bool      // several accounts were named; Account is who has the name by the rules
+	Others       []Candidate
+	Networks     []string // names of networks that an invite link would join
+}
+
+// SearchResult is somebody who fits a name.
+type SearchResult struct {
+	Account   identity.AccountID
+	Username  string
+	Nickname  string
+	Confirmed bool
+	Since     time.Time
+	Source    Source
+	Network   string
+	Relation  Relation
+}
+
+// SearchResults is everybody who fits a name, wherever they were found.
+type SearchResults struct {
+	Results      []SearchResult
+	Disagreement bool     // the networks gave more than one answer, or may have forgotten
+	Unreachable  []string // networks that could not be asked
 }
 
 // AddContact is what to add, and how.
@@ -137,6 +166,8 @@ type AddContact struct {
 	Message string // text of the request, or the first one-way message
 	Remark  string
 	Expect  identity.AccountID // what the user confirmed; zero: not asked
+	// Joined hears of the networks that an invite link names and that were joined for it; nil: nobody does.
+	Joined func(identity.NetworkLink)
 }
 
 // Contact is an account as this one knows it.
@@ -276,6 +307,7 @@ const (
 	WhyDelivered        WhySummary = "delivered"
 	WhyRead             WhySummary = "read"
 	WhyNotTaken         WhySummary = "not_taken"
+	WhyInMailbox        WhySummary = "in_mailbox"
 	WhyFull             WhySummary = "full"
 	WhyDenied           WhySummary = "denied"
 )
@@ -309,6 +341,16 @@ type WhyDevice struct {
 	NextTry   time.Time // zero: none planned
 	LastSeen  time.Time
 	Attempts  []Attempt // newest first
+	Custody   []Custody // mailboxes that hold the message for this device, or did
+}
+
+// Custody is a mailbox's signed word that it holds a message.
+type Custody struct {
+	Mailbox identity.DeviceID
+	Name    string // what it is called here; empty: nothing is known of it
+	Since   time.Time
+	Until   time.Time
+	Expired bool // it holds it no longer: the message is offered again
 }
 
 // Attempt is one try to reach a device.
@@ -335,8 +377,11 @@ const (
 	EventProfile  EventType = "profile"
 	EventRead     EventType = "read" // the owner read a conversation, here or on another own device
 	EventWarning  EventType = "warning"
-	EventGap      EventType = "gap"   // what stood before was trimmed
-	EventReady    EventType = "ready" // everything stored was told, what follows is live
+	EventName     EventType = "name"    // how the own username stands on a network changed; the detail is its state
+	EventNetwork  EventType = "network" // joined, left, online, offline
+	EventMailbox  EventType = "mailbox" // added, removed, full, lost, lying, back, offered, withdrawn
+	EventGap      EventType = "gap"     // what stood before was trimmed
+	EventReady    EventType = "ready"   // everything stored was told, what follows is live
 )
 
 // Event is one thing that happened.
@@ -348,8 +393,11 @@ type Event struct {
 	Account      *identity.AccountID  // nil: none
 	Message      *Message             // message: the message; state: the last one that changed
 	Detail       string
-	On           bool           // typing, presence
-	MessageIDs   []feed.EntryID // state: those that changed, at most 256 an event
+	On           bool              // typing, presence
+	Network      string            // name, network: what the network is called
+	Name         string            // name: the username; mailbox: what the mailbox is called, if it is known
+	Holder       identity.DeviceID // mailbox: the node; zero: none
+	MessageIDs   []feed.EntryID    // state: those that changed, at most 256 an event
 }
 
 // WatchQuery is where a watcher begins.

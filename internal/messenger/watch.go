@@ -138,6 +138,13 @@ func (m *Messenger) expand(tx *storage.Tx, rec *record, seq uint64, limit int, w
 		if !wants(e.Conversation) {
 			return nil, nil
 		}
+		e.Network, e.Name, e.Holder = rec.network, rec.name, rec.holder
+		if !rec.holder.IsZero() {
+			var err error
+			if e.Name, err = m.holderName(tx, rec.holder); err != nil {
+				return nil, err
+			}
+		}
 		return []Event{e}, nil
 	}
 	row, err := m.feeds.local(tx, rec.feed)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"hima/identity"
 	"hima/internal/feed"
@@ -20,6 +21,12 @@ type target struct {
 	source   Source
 	chosen   bool            // by the owner: contact, asked, or written to
 	invite   identity.Invite // if it was an invite link
+
+	confirmed    bool // network stamped the name
+	since        time.Time
+	network      string // where the name was found
+	disagreement bool   // somebody who should know named others
+	others       []target
 }
 
 // who resolves what users type for people. Inward it knows only those we have to do with already; outward, for Find and
@@ -95,6 +102,10 @@ func one(name string, found []target) (target, error) {
 	case 1:
 		return found[0], nil
 	}
+	return target{}, ambiguous(found)
+}
+
+func ambiguous(found []target) *Error {
 	err := refuse(ErrAmbiguous, "the name means several people", "use the account ID")
 	for _, t := range found {
 		err.Candidates = append(err.Candidates, Candidate{
@@ -102,7 +113,7 @@ func one(name string, found []target) (target, error) {
 		})
 	}
 	slices.SortFunc(err.Candidates, func(a, b Candidate) int { return strings.Compare(a.Account.String(), b.Account.String()) })
-	return target{}, err
+	return err
 }
 
 // matcher says how a typed name is compared.
@@ -157,8 +168,18 @@ func (w *who) inward(name string) ([]target, error) {
 	if strings.TrimSpace(name) == selfName || q.account(m.env.account) {
 		return []target{{account: m.env.account, username: m.settings.username(), source: SourceContact}}, nil
 	}
-	var found []target
-	err := m.env.db.View(func(tx *storage.Tx) error {
+	found, err := w.acquainted(&q)
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	// The name on the LAN changes nothing about who is known, but a temporary chat has no other name yet.
+	return w.nearbyKnown(&q)
+}
+
+// acquainted lists those who fit and whom we have, or had, to do with.
+func (w *who) acquainted(q *matcher) (found []target, err error) {
+	m := w.m
+	err = m.env.db.View(func(tx *storage.Tx) error {
 		return m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
 			if !q.account(a) && !q.name(row.username()) && (q.remark == "" || row.Remark != q.remark) {
 				return nil
@@ -171,11 +192,7 @@ func (w *who) inward(name string) ([]target, error) {
 			return nil
 		})
 	})
-	if err != nil || len(found) > 0 {
-		return found, err
-	}
-	// The name on the LAN changes nothing about who is known, but a temporary chat has no other name yet.
-	return w.nearbyKnown(&q)
+	return found, err
 }
 
 // nearbyKnown finds those we have a conversation with by the name they give on the LAN.
@@ -221,24 +238,20 @@ func cleanPerson(p Person) Person {
 	return p
 }
 
-// outward resolves a name for Find and AddContact: invite link, account ID, then those known and those nearby together,
-// so that a name that two people bear is never decided silently (R20).
-func (w *who) outward(name string) (target, error) {
+// outward resolves a name for Find and AddContact: invite link, account ID, then those known, those nearby and those on
+// the networks together, so that a name that two people bear is never decided silently (R20). Whom a contact's name means
+// on a network changes nothing about the contact; it makes the name ambiguous here.
+func (w *who) outward(ctx context.Context, name string) (target, error) {
 	name = strings.TrimSpace(name)
 	if looksLikeLink(name) {
-		in, err := identity.ParseInvite(name)
-		if err != nil {
-			return target{}, refuse(ErrInvalid, "this invite link is not complete", "copy it again, from `hima:` to its end")
-		}
-		u, err := text.Username(in.Username)
-		if err != nil {
-			u = ""
-		}
-		return target{account: in.Account, username: u, source: SourceInvite, invite: in}, nil
+		return invited(name)
 	}
 	found, err := w.inward(name)
 	if err != nil {
 		return target{}, err
+	}
+	if len(found) == 1 && found[0].account == w.m.env.account {
+		return found[0], nil
 	}
 	q := newMatcher(name)
 	for _, t := range w.nearby(&q) {
@@ -250,21 +263,63 @@ func (w *who) outward(name string) (target, error) {
 		}
 		found = append(found, t)
 	}
-	if len(found) == 0 && q.whole {
-		return target{account: q.id, source: SourceID}, nil
+	ns, err := w.m.onNetworks(ctx, q.username)
+	if err != nil {
+		return target{}, err
 	}
-	return one(name, found)
+	best, others := bearers(ns.People)
+	found = addFound(found, best)
+	switch {
+	case len(found) == 0 && q.whole:
+		return target{account: q.id, source: SourceID}, nil
+	case len(found) == 0 && len(ns.Unreachable) > 0:
+		return target{}, refuse(ErrUnavailable, "nobody of this name is known here, and not all networks could be asked: "+
+			strings.Join(ns.Unreachable, ", "), "`hima network status` shows why")
+	}
+	t, err := one(name, found)
+	if err != nil || t.network == "" || !ns.Disagreement {
+		return t, err
+	}
+	t.disagreement = true
+	for _, o := range addFound(nil, others) {
+		if o.account != t.account {
+			t.others = append(t.others, o)
+		}
+	}
+	return t, nil
+}
+
+// invited reads an invite link.
+func invited(link string) (target, error) {
+	in, err := identity.ParseInvite(link)
+	if err != nil {
+		return target{}, refuse(ErrInvalid, "this invite link is not complete", "copy it again, from `hima:` to its end")
+	}
+	u, err := text.Username(in.Username)
+	if err != nil {
+		u = ""
+	}
+	return target{account: in.Account, username: u, source: SourceInvite, invite: in}, nil
 }
 
 func looksLikeLink(s string) bool { return len(s) > 5 && strings.EqualFold(s[:5], "hima:") }
 
 // Find resolves a name outward and changes nothing.
 func (m *Messenger) Find(ctx context.Context, name string) (Found, error) {
-	t, err := m.who.outward(name)
+	t, err := m.who.outward(ctx, name)
 	if err != nil {
 		return Found{}, err
 	}
-	f := Found{Account: t.account, Username: t.username, Nickname: t.nickname, Source: t.source, Relation: RelationNone}
+	f := Found{
+		Account: t.account, Username: t.username, Nickname: t.nickname, Source: t.source, Relation: RelationNone,
+		Confirmed: t.confirmed, Since: t.since, Network: t.network, Disagreement: t.disagreement,
+	}
+	for _, o := range t.others {
+		f.Others = append(f.Others, Candidate{Account: o.account, Username: o.username, Source: o.source})
+	}
+	for _, l := range m.unjoined(t.invite) {
+		f.Networks = append(f.Networks, l.Name)
+	}
 	return f, m.env.db.View(func(tx *storage.Tx) error {
 		row, ok, err := m.contacts.get(tx, t.account)
 		if ok {

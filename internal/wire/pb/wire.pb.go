@@ -4450,7 +4450,7 @@ type Snapshot struct {
 	Contacts      []*SnapshotContact     `protobuf:"bytes,4,rep,name=contacts,proto3" json:"contacts,omitempty"`
 	Settings      []*Setting             `protobuf:"bytes,5,rep,name=settings,proto3" json:"settings,omitempty"`
 	Invites       []*InviteState         `protobuf:"bytes,6,rep,name=invites,proto3" json:"invites,omitempty"`   // of live tokens
-	Networks      []*NetworkLink         `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"` // joined ones, at most 8
+	Networks      []string               `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"` // links of joined ones, at most 8
 	Cut           bool                   `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`          // there was more than fits
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4528,7 +4528,7 @@ func (x *Snapshot) GetInvites() []*InviteState {
 	return nil
 }
 
-func (x *Snapshot) GetNetworks() []*NetworkLink {
+func (x *Snapshot) GetNetworks() []string {
 	if x != nil {
 		return x.Networks
 	}
@@ -6363,15 +6363,15 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
 	"\x05grant\x18\x03 \x01(\fR\x05grant\x12\x1f\n" +
 	"\vquota_bytes\x18\x04 \x01(\x04R\n" +
-	"quotaBytes\"\xc3\x02\n" +
+	"quotaBytes\"\xa8\x02\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x17\n" +
 	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x129\n" +
 	"\bcontacts\x18\x04 \x03(\v2\x1d.hima.wire.v1.SnapshotContactR\bcontacts\x121\n" +
 	"\bsettings\x18\x05 \x03(\v2\x15.hima.wire.v1.SettingR\bsettings\x123\n" +
-	"\ainvites\x18\x06 \x03(\v2\x19.hima.wire.v1.InviteStateR\ainvites\x125\n" +
-	"\bnetworks\x18\a \x03(\v2\x19.hima.wire.v1.NetworkLinkR\bnetworks\x12\x10\n" +
+	"\ainvites\x18\x06 \x03(\v2\x19.hima.wire.v1.InviteStateR\ainvites\x12\x1a\n" +
+	"\bnetworks\x18\a \x03(\tR\bnetworks\x12\x10\n" +
 	"\x03cut\x18\b \x01(\bR\x03cut\"_\n" +
 	"\x0fSnapshotContact\x120\n" +
 	"\x05state\x18\x01 \x01(\v2\x1a.hima.wire.v1.ContactStateR\x05state\x12\x1a\n" +
@@ -6631,39 +6631,38 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	67, // 35: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
 	62, // 36: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
 	64, // 37: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
-	13, // 38: hima.wire.v1.Snapshot.networks:type_name -> hima.wire.v1.NetworkLink
-	61, // 39: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	69, // 40: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	70, // 41: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	72, // 42: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	73, // 43: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	74, // 44: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	76, // 45: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	77, // 46: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	78, // 47: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	79, // 48: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	80, // 49: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	83, // 50: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	84, // 51: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	85, // 52: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	86, // 53: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	53, // 54: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	87, // 55: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	30, // 56: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	71, // 57: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	52, // 58: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	51, // 59: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	75, // 60: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,  // 61: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	51, // 62: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,  // 63: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	82, // 64: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	6,  // 65: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	66, // [66:66] is the sub-list for method output_type
-	66, // [66:66] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	61, // 38: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	69, // 39: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	70, // 40: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	72, // 41: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	73, // 42: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	74, // 43: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	76, // 44: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	77, // 45: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	78, // 46: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	79, // 47: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	80, // 48: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	83, // 49: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	84, // 50: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	85, // 51: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	86, // 52: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	53, // 53: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	87, // 54: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	30, // 55: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	71, // 56: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	52, // 57: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	51, // 58: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	75, // 59: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,  // 60: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	51, // 61: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,  // 62: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	82, // 63: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	6,  // 64: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
