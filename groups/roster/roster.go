@@ -1,0 +1,237 @@
+package roster
+
+import (
+	"fmt"
+	"slices"
+
+	"hima/identity"
+)
+
+// Reason says why an act is void; empty: it counts.
+type Reason string
+
+// The reasons.
+const (
+	// NotAllowed: the author had not the right by the acts it knew of. This never changes.
+	NotAllowed Reason = "not_allowed"
+	// Overruled: the author was removed or demoted at the same time.
+	Overruled Reason = "overruled"
+	// Unfounded: what gave the author the right turned out to be void.
+	Unfounded Reason = "unfounded"
+)
+
+// node is an act with its place in the graph.
+type node struct {
+	Act
+	anc   set // all ancestors
+	depth int // longest way to the genesis
+	void  Reason
+	need  Role // what the author had to be
+}
+
+// Roster is the graph of a group's control entries. The zero value is not usable; make one with New.
+type Roster struct {
+	group   ID
+	nodes   []*node // ancestors before descendants
+	at      map[ID]int
+	all     set
+	heads   []int
+	lowers  set // allowed acts that take rights away
+	present *fold
+
+	waiting map[ID]Act  // by their own ID
+	missing map[ID][]ID // ancestor that is missing: who waits for it
+	folds   map[string]*fold
+	people  map[identity.AccountID]int // every account ever named, for the sets of epochs
+	epochs  map[int]set                // who was in when an epoch began, by the place of its act
+}
+
+// maxFolds bounds the remembered folds of earlier moments. They only save time.
+const maxFolds = 64
+
+// New makes the roster of the group with this genesis act, empty.
+func New(group ID) *Roster {
+	r := &Roster{
+		group: group, at: map[ID]int{}, waiting: map[ID]Act{}, missing: map[ID][]ID{}, folds: map[string]*fold{},
+		people: map[identity.AccountID]int{}, epochs: map[int]set{},
+	}
+	r.present = newFold(r)
+	return r
+}
+
+// Add adds an act. One whose ancestors are not all there waits for them; one that is there already changes nothing. It
+// returns ErrMalformed, or ErrTooMany when no more can wait. Whether an act counts says the View.
+func (r *Roster) Add(a Act) error {
+	if _, ok := r.at[a.ID]; ok {
+		return nil
+	}
+	if _, ok := r.waiting[a.ID]; ok {
+		return nil
+	}
+	if err := a.check(); err != nil {
+		return fmt.Errorf("adding an act: %w", err)
+	}
+	if (a.Kind == Create) != (a.ID == r.group) {
+		return fmt.Errorf("adding the genesis of another group: %w", ErrMalformed)
+	}
+	if lacks, ok := r.lacks(a); ok {
+		if len(r.waiting) >= MaxWaiting {
+			return ErrTooMany
+		}
+		r.waiting[a.ID] = a
+		r.missing[lacks] = append(r.missing[lacks], a.ID)
+		return nil
+	}
+	ready := []Act{a}
+	for len(ready) > 0 {
+		next := ready[0]
+		ready = ready[1:]
+		r.insert(next)
+		waiters := r.missing[next.ID]
+		delete(r.missing, next.ID)
+		for _, id := range waiters {
+			w := r.waiting[id]
+			if lacks, ok := r.lacks(w); ok {
+				r.missing[lacks] = append(r.missing[lacks], id)
+				continue
+			}
+			delete(r.waiting, id)
+			ready = append(ready, w)
+		}
+	}
+	return nil
+}
+
+// lacks returns a parent that is not there.
+func (r *Roster) lacks(a Act) (ID, bool) {
+	for _, p := range a.Parents {
+		if _, ok := r.at[p]; !ok {
+			return p, true
+		}
+	}
+	return ID{}, false
+}
+
+// Missing lists the ancestors that acts wait for, in the order of their IDs.
+func (r *Roster) Missing() []ID {
+	var out []ID
+	for id := range r.missing {
+		if _, ok := r.waiting[id]; !ok {
+			out = append(out, id)
+		}
+	}
+	slices.SortFunc(out, compareIDs)
+	return out
+}
+
+// Has tells whether an act is in the graph, ancestors and all.
+func (r *Roster) Has(id ID) bool {
+	_, ok := r.at[id]
+	return ok
+}
+
+// Heads are the acts that no other names as parent, in the order of their IDs: the parents of the next own act.
+func (r *Roster) Heads() []ID {
+	out := make([]ID, 0, len(r.heads))
+	for _, i := range r.heads {
+		out = append(out, r.nodes[i].ID)
+	}
+	slices.SortFunc(out, compareIDs)
+	return out
+}
+
+func compareIDs(a, b ID) int {
+	switch {
+	case a.less(b):
+		return -1
+	case b.less(a):
+		return 1
+	}
+	return 0
+}
+
+// Allowed tells whether an act with the present heads as parents would be allowed, without adding it.
+func (r *Roster) Allowed(a Act) bool {
+	_, why := r.present.judge(&a, nil)
+	return why == ""
+}
+
+// insert adds an act whose parents are there.
+func (r *Roster) insert(a Act) {
+	a.Parents, a.Cuts = slices.Clone(a.Parents), slices.Clone(a.Cuts)
+	n := &node{Act: a, anc: make(set, 0, len(r.all)+1)}
+	for _, p := range a.Parents {
+		i := r.at[p]
+		n.anc = n.anc.join(r.nodes[i].anc).add(i)
+		n.depth = max(n.depth, r.nodes[i].depth+1)
+	}
+	for _, account := range []identity.AccountID{a.Author, a.Account} {
+		if _, ok := r.people[account]; !ok && !account.IsZero() {
+			r.people[account] = len(r.people)
+		}
+	}
+	// The ancestors are all there is exactly if they are as many. Beside others an act is judged by the present fold seen
+	// through its ancestors, as long as nothing in it is void: then nothing was void at any moment before either.
+	last := n.anc.len() == len(r.nodes)
+	before, within := r.present, n.anc
+	switch {
+	case last:
+		within = nil
+	case len(r.present.void) > 0:
+		before, within = r.foldBefore(n), nil
+	}
+	n.need, n.void = before.judge(&n.Act, within)
+	i := len(r.nodes)
+	harmless := last || n.void != "" || r.harmless(n)
+	r.nodes = append(r.nodes, n)
+	r.at[a.ID] = i
+	r.all = r.all.add(i)
+	r.heads = append(slices.DeleteFunc(r.heads, func(h int) bool { return n.anc.has(h) }), i)
+	if n.void == "" {
+		if _, _, ok := n.lowers(); ok {
+			r.lowers = r.lowers.add(i)
+		}
+		if n.Kind == NewEpoch {
+			r.epochs[i] = before.everybody(within)
+		}
+	}
+	if !harmless {
+		r.present = r.build(r.all)
+		return
+	}
+	if n.void == "" {
+		r.present.apply(i)
+	}
+}
+
+// harmless tells whether an allowed act that came beside others changes nothing of what they mean, and they nothing of
+// what it means, so that the present fold can take it as it is.
+func (r *Roster) harmless(n *node) bool {
+	if _, _, lowers := n.lowers(); lowers || len(r.present.void) > 0 {
+		return false
+	}
+	ok := true
+	r.lowers.without(n.anc, func(i int) bool {
+		account, _, _ := r.nodes[i].lowers()
+		ok = account != n.Author
+		return ok
+	})
+	return ok
+}
+
+// foldBefore folds the ancestors of an act.
+func (r *Roster) foldBefore(n *node) *fold {
+	var key []byte
+	for _, p := range n.Parents {
+		key = append(key, p[:]...)
+	}
+	if f := r.folds[string(key)]; f != nil {
+		return f
+	}
+	if len(r.folds) >= maxFolds {
+		clear(r.folds)
+	}
+	f := r.build(n.anc)
+	r.folds[string(key)] = f
+	return f
+}

@@ -1,0 +1,167 @@
+package roster
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"hima/identity"
+)
+
+// Person is somebody who is in.
+type Person struct {
+	Account  identity.AccountID
+	Role     Role
+	Nickname string
+	Admitted ID // the act that let them in
+	From     ID // the first epoch whose entries they may have; zero: see Act.From
+}
+
+// Epoch is a period under one key, begun by an act that counts.
+type Epoch struct {
+	ID         ID
+	Generation uint64
+	KeyHash    [32]byte
+	Author     identity.AccountID
+	Usable     bool
+}
+
+// View is what the graph amounts to. It does not change when the roster does.
+type View struct {
+	Group     ID
+	People    []Person // strongest first, then in the order of their IDs
+	Settings  map[string]string
+	Dissolved bool
+	Epochs    []Epoch // usable ones first, best first
+	Revoked   []identity.DeviceID
+	Void      map[ID]Reason
+	cuts      map[identity.AccountID][]Cut
+	roles     map[identity.AccountID]Role
+}
+
+// View folds what is known.
+func (r *Roster) View() View {
+	f := r.present
+	v := View{
+		Group: r.group, Settings: map[string]string{}, Dissolved: len(f.dissolves) > 0, Void: map[ID]Reason{},
+		cuts: map[identity.AccountID][]Cut{}, roles: map[identity.AccountID]Role{},
+	}
+	for account, h := range f.history {
+		role := f.role(account, nil)
+		if role == None {
+			v.cuts[account] = r.lowestCuts(h.out)
+			continue
+		}
+		v.roles[account] = role
+		counting := slices.DeleteFunc(slices.Clone(h.in), func(i int) bool { return !f.knewOfAll(h.out, i, nil) })
+		in := r.nodes[f.lowest(f.newest(counting, nil))]
+		p := Person{Account: account, Role: role, Admitted: in.ID, From: in.From}
+		if i := f.lowest(f.newest(f.nicknames[account], nil)); i >= 0 {
+			p.Nickname = r.nodes[i].Value
+		}
+		v.People = append(v.People, p)
+	}
+	slices.SortFunc(v.People, func(a, b Person) int {
+		return cmp.Or(cmp.Compare(b.Role, a.Role), compareIDs(ID(a.Account), ID(b.Account)))
+	})
+	for _, key := range []string{
+		SettingName, SettingDescription, SettingAnnouncement, SettingPublic, SettingJoin, SettingInvite, SettingHistory, SettingMute,
+	} {
+		v.Settings[key] = f.value(key, nil)
+	}
+	usable := f.usable(nil)
+	for _, list := range [][]int{usable, slices.DeleteFunc(slices.Clone(f.epochs), func(e int) bool { return slices.Contains(usable, e) })} {
+		for _, e := range list {
+			n := r.nodes[e]
+			v.Epochs = append(v.Epochs, Epoch{
+				ID: n.ID, Generation: n.Generation, KeyHash: n.KeyHash, Author: n.Author, Usable: slices.Contains(usable, e),
+			})
+		}
+	}
+	rest := v.Epochs[len(usable):]
+	slices.SortFunc(rest, func(a, b Epoch) int { return cmp.Or(cmp.Compare(b.Generation, a.Generation), compareIDs(a.ID, b.ID)) })
+	for _, i := range f.revokes {
+		v.Revoked = append(v.Revoked, r.nodes[i].Revoked)
+	}
+	slices.SortFunc(v.Revoked, func(a, b identity.DeviceID) int { return compareIDs(ID(a), ID(b)) })
+	v.Revoked = slices.Compact(v.Revoked)
+	for i, n := range r.nodes {
+		if why := cmp.Or(n.void, f.void[i]); why != "" {
+			v.Void[n.ID] = why
+		}
+	}
+	return v
+}
+
+// lowestCuts joins the cuts of removals: of two for one feed the lower counts (R25).
+func (r *Roster) lowestCuts(out []int) []Cut {
+	type place struct {
+		device identity.DeviceID
+		feed   uint32
+	}
+	low := map[place]Cut{}
+	for _, i := range out {
+		for _, c := range r.nodes[i].Cuts {
+			k := place{c.Device, c.Feed}
+			if have, ok := low[k]; !ok || c.Seq < have.Seq || c.Seq == have.Seq && compareIDs(c.Hash, have.Hash) < 0 {
+				low[k] = c
+			}
+		}
+	}
+	cuts := slices.Collect(maps.Values(low))
+	slices.SortFunc(cuts, func(a, b Cut) int {
+		return cmp.Or(compareIDs(ID(a.Device), ID(b.Device)), cmp.Compare(a.Feed, b.Feed))
+	})
+	return cuts
+}
+
+// Role says what an account is.
+func (v *View) Role(account identity.AccountID) Role { return v.roles[account] }
+
+// Cuts says what counts of the feeds of an account that was removed; feeds that are not named count as empty.
+func (v *View) Cuts(account identity.AccountID) []Cut { return v.cuts[account] }
+
+// Current is the epoch to write under; false: one has to be made first.
+func (v *View) Current() (Epoch, bool) {
+	if len(v.Epochs) > 0 && v.Epochs[0].Usable {
+		return v.Epochs[0], true
+	}
+	return Epoch{}, false
+}
+
+// Digest is equal exactly for equal rosters; for tests, and for two members who compare.
+func (v *View) Digest() [32]byte {
+	h := sha256.New()
+	put := func(b []byte) {
+		h.Write(binary.AppendUvarint(nil, uint64(len(b))))
+		h.Write(b)
+	}
+	put(v.Group[:])
+	for _, p := range v.People {
+		put(append(p.Account[:], byte(p.Role)))
+		put([]byte(p.Nickname))
+		put(append(p.Admitted[:], p.From[:]...))
+	}
+	for _, key := range slices.Sorted(maps.Keys(v.Settings)) {
+		put([]byte(key))
+		put([]byte(v.Settings[key]))
+	}
+	if v.Dissolved {
+		put([]byte("dissolved"))
+	}
+	for _, e := range v.Epochs {
+		put(append(e.ID[:], byte(e.Generation)))
+		if e.Usable {
+			put([]byte("usable"))
+		}
+	}
+	for _, d := range v.Revoked {
+		put(d[:])
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(v.Void), compareIDs) {
+		put(append(id[:], v.Void[id]...))
+	}
+	return [32]byte(h.Sum(nil))
+}
