@@ -35,9 +35,21 @@ func accountText(id identity.AccountID) string {
 
 // Profile is the API's form of a profile; the daemon uses it in its own answers.
 func Profile(p messenger.Profile, invite string, hasPassword bool) *pb.Profile {
-	return &pb.Profile{
+	out := &pb.Profile{
 		Account: p.Account.String(), Device: p.Device.String(), Username: p.Username, Nickname: p.Nickname,
 		ContactField: p.ContactField, Bio: p.Bio, Invite: invite, HasPassword: hasPassword,
+	}
+	for _, s := range p.Names {
+		out.Names = append(out.Names, NetworkName(s))
+	}
+	return out
+}
+
+// NetworkName is the API's form of how the username stands on a network; the daemon uses it in its own answers.
+func NetworkName(s messenger.NameState) *pb.NetworkName {
+	return &pb.NetworkName{
+		Network: s.NetworkName, NetworkId: s.Network.String(), Username: s.Name, State: s.State, SinceMs: ms(s.Since),
+		Holder: accountText(s.Holder),
 	}
 }
 
@@ -92,7 +104,10 @@ func settingOf(s messenger.Setting) *pb.Setting {
 }
 
 func eventOf(e messenger.Event) *pb.Event {
-	out := &pb.Event{Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On}
+	out := &pb.Event{Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On, Network: e.Network, Name: e.Name}
+	if out.Name == "" && !e.Holder.IsZero() {
+		out.Name = e.Holder.Short() // of a node that nothing else is known of
+	}
 	if e.Conversation != nil {
 		out.Conversation = e.Conversation.String()
 	}
@@ -117,6 +132,11 @@ func whyOf(w messenger.Why) *pb.WhyResponse {
 		}
 		for _, a := range d.Attempts {
 			dev.Attempts = append(dev.Attempts, &pb.Attempt{TimeMs: ms(a.Time), Road: a.Road, Address: a.Address, Error: a.Error})
+		}
+		for _, c := range d.Custody {
+			dev.Custody = append(dev.Custody, &pb.Custody{
+				Mailbox: c.Mailbox.String(), Name: c.Name, UntilMs: ms(c.Until), SinceMs: ms(c.Since), Expired: c.Expired,
+			})
 		}
 		out.Devices = append(out.Devices, dev)
 	}

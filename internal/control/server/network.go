@@ -15,8 +15,6 @@ type Network interface {
 	LeaveNetwork(ctx context.Context, in *pb.LeaveNetworkRequest) (*pb.LeaveNetworkResponse, error)
 	// ListNetworks lists the joined networks and how they are.
 	ListNetworks(ctx context.Context, in *pb.ListNetworksRequest) (*pb.ListNetworksResponse, error)
-	// Search looks for people with a username, on the networks and among those known here.
-	Search(ctx context.Context, in *pb.SearchRequest) (*pb.SearchResponse, error)
 	// Doctor looks at everything that can go wrong and says what to do.
 	Doctor(ctx context.Context, in *pb.DoctorRequest) (*pb.DoctorResponse, error)
 	// ListMailboxes lists the nodes that keep mail for this one, and for whom this one does.
@@ -51,14 +49,6 @@ func (h *handlers) ListNetworks(ctx context.Context, in *pb.ListNetworksRequest)
 		return nil, err
 	}
 	return n.ListNetworks(ctx, in)
-}
-
-func (h *handlers) Search(ctx context.Context, in *pb.SearchRequest) (*pb.SearchResponse, error) {
-	n, err := h.b.Network()
-	if err != nil {
-		return nil, err
-	}
-	return n.Search(ctx, in)
 }
 
 func (h *handlers) Doctor(ctx context.Context, in *pb.DoctorRequest) (*pb.DoctorResponse, error) {

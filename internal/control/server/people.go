@@ -37,10 +37,37 @@ func (h *handlers) Find(ctx context.Context, in *pb.FindRequest) (*pb.FindRespon
 	if err != nil {
 		return nil, err
 	}
-	return &pb.FindResponse{
+	out := &pb.FindResponse{
 		Account: accountText(f.Account), Username: f.Username, Nickname: f.Nickname, Source: string(f.Source),
-		Relation: string(f.Relation),
-	}, nil
+		Relation: string(f.Relation), Confirmed: f.Confirmed, Network: f.Network, Disagreement: f.Disagreement,
+		SinceMs: ms(f.Since), Networks: f.Networks,
+	}
+	for _, o := range f.Others {
+		out.Others = append(out.Others, &pb.Candidate{
+			Account: accountText(o.Account), Username: o.Username, Nickname: o.Nickname, Source: string(o.Source),
+		})
+	}
+	return out, nil
+}
+
+// Search looks on the networks, among those known and on the LAN.
+func (h *handlers) Search(ctx context.Context, in *pb.SearchRequest) (*pb.SearchResponse, error) {
+	m, err := h.b.Messenger()
+	if err != nil {
+		return nil, err
+	}
+	found, err := m.Search(ctx, in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.SearchResponse{Disagreement: found.Disagreement, Unreachable: found.Unreachable}
+	for _, r := range found.Results {
+		out.Results = append(out.Results, &pb.SearchResult{
+			Account: accountText(r.Account), Username: r.Username, Nickname: r.Nickname, Confirmed: r.Confirmed,
+			SinceMs: ms(r.Since), Source: string(r.Source), Network: r.Network, Relation: string(r.Relation),
+		})
+	}
+	return out, nil
 }
 
 func (h *handlers) AddContact(ctx context.Context, in *pb.AddContactRequest) (*pb.AddContactResponse, error) {
@@ -48,7 +75,11 @@ func (h *handlers) AddContact(ctx context.Context, in *pb.AddContactRequest) (*p
 	if err != nil {
 		return nil, err
 	}
-	add := messenger.AddContact{Who: in.GetWho(), OneWay: in.GetOneWay(), Message: in.GetMessage(), Remark: in.GetRemark()}
+	out := &pb.AddContactResponse{}
+	add := messenger.AddContact{
+		Who: in.GetWho(), OneWay: in.GetOneWay(), Message: in.GetMessage(), Remark: in.GetRemark(),
+		Joined: func(l identity.NetworkLink) { out.Joined = append(out.Joined, l.Name) },
+	}
 	if s := in.GetExpectAccount(); s != "" {
 		if add.Expect, err = identity.ParseAccountID(s); err != nil {
 			return nil, &control.Error{Code: control.Invalid, Message: "the expected account is not an account ID", Cause: err}
@@ -58,7 +89,7 @@ func (h *handlers) AddContact(ctx context.Context, in *pb.AddContactRequest) (*p
 	if err != nil {
 		return nil, err
 	}
-	out := &pb.AddContactResponse{Contact: contactOf(c)}
+	out.Contact = contactOf(c)
 	if !id.IsZero() {
 		out.MessageId = id.String()
 	}
