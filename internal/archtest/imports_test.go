@@ -67,7 +67,8 @@ func owners() map[string][]string {
 		"github.com/libp2p/go-libp2p/core/crypto": keys,
 		"github.com/libp2p/go-libp2p/core/peer":   keys,
 		"github.com/libp2p/go-libp2p/core/record": keys,
-		"github.com/multiformats":                 append([]string{"internal/directory"}, keys...), // addresses are checked before they are kept
+		"github.com/multiformats":                 append([]string{"internal/directory", "internal/daemon"}, keys...), // addresses are checked before they are kept
+		"github.com/prometheus":                   {"internal/daemon"},
 		"github.com/marcopolo/simnet":             {"node/nodetest", "internal/bench"},
 		"connectrpc.com/connect":                  control,
 		"net/http":                                control,

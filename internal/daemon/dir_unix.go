@@ -5,6 +5,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -48,4 +49,13 @@ func spaceTaken(info os.FileInfo) uint64 {
 		return uint64(st.Blocks) * 512 // the unit of st_blocks, whatever the file system's own is
 	}
 	return uint64(info.Size())
+}
+
+// freeSpace is how many bytes this user may still write where dir lies; the most there is if nobody can tell.
+func freeSpace(dir string) uint64 {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return math.MaxInt64
+	}
+	return uint64(s.Bavail) * uint64(s.Bsize) //nolint:unconvert // the types differ between systems
 }

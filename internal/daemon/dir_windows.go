@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -34,3 +35,16 @@ func lockProfile(dir string) (release func() error, err error) {
 
 // spaceTaken is a file's length.
 func spaceTaken(info os.FileInfo) uint64 { return uint64(info.Size()) }
+
+// freeSpace is how many bytes this user may still write where dir lies; the most there is if nobody can tell.
+func freeSpace(dir string) uint64 {
+	path, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return math.MaxInt64
+	}
+	var free uint64
+	if windows.GetDiskFreeSpaceEx(path, &free, nil, nil) != nil {
+		return math.MaxInt64
+	}
+	return free
+}

@@ -25,6 +25,15 @@ func profilePort(dir string) (int, error) {
 	if port, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && port > 0 && port < 65536 && portFree(port) {
 		return port, nil
 	}
+	port, err := freePort()
+	if err != nil {
+		return 0, err
+	}
+	return port, writeFileAtomic(path, []byte(strconv.Itoa(port)+"\n"))
+}
+
+// freePort finds a port that is free for TCP and UDP alike.
+func freePort() (int, error) {
 	for range maxPortTries {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -32,10 +41,9 @@ func profilePort(dir string) (int, error) {
 		}
 		port := l.Addr().(*net.TCPAddr).Port
 		_ = l.Close() // only the number was wanted
-		if !portFree(port) {
-			continue
+		if portFree(port) {
+			return port, nil
 		}
-		return port, writeFileAtomic(path, []byte(strconv.Itoa(port)+"\n"))
 	}
 	return 0, errors.New("looking for a free port: none found")
 }
