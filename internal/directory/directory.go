@@ -58,6 +58,17 @@ type Directory struct {
 	counts  counts
 	lan     lan
 
+	nets    networks
+	names   ownNames
+	own     ownDevice
+	devs    deviceRecords
+	flights flights
+	places  locations
+
+	asks      asker
+	openTable func(*joined) (dht, error)
+	workBits  int // of the proof of work over a claim
+
 	savedMu sync.Mutex
 	saved   map[identity.DeviceID]savedState // what the book last wrote of connected devices; bounded by connections
 }
@@ -93,6 +104,13 @@ func New(c Config) (*Directory, error) {
 	}
 	d.records.init()
 	d.lan.init()
+	d.nets.init(c.DB)
+	d.names.init(c.DB)
+	d.own.init()
+	d.devs.init(c.DB)
+	d.flights.init()
+	d.places.init()
+	d.asks, d.openTable, d.workBits = streams{c.Node}, d.openNodeTable, claimBits
 	if err := c.DB.View(d.load); err != nil {
 		return nil, err
 	}
@@ -109,7 +127,17 @@ func (d *Directory) load(tx *storage.Tx) error {
 		return err
 	}
 	d.counts.records.Store(n)
-	return d.loadBook(tx)
+	if err := d.loadBook(tx); err != nil {
+		return err
+	}
+	if err := errors.Join(d.nets.load(tx), d.names.load(tx), d.own.load(tx)); err != nil {
+		return err
+	}
+	return d.devs.load(tx, func(dev identity.DeviceID, addrs []string) {
+		if d.cfg.Node != nil && len(addrs) > 0 {
+			d.cfg.Node.Remember(dev, addrs)
+		}
+	})
 }
 
 func count(tx *storage.Tx, prefix []byte) (n int64, err error) {
@@ -122,20 +150,20 @@ func count(tx *storage.Tx, prefix []byte) (n int64, err error) {
 
 // Run follows the network until ctx ends.
 func (d *Directory) Run(ctx context.Context) error {
-	if d.cfg.Node == nil {
-		<-ctx.Done()
-		return nil
-	}
-	events, cancel := d.cfg.Node.Subscribe()
-	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	for range lanWorkers {
-		g.Go(func() error { return d.askLoop(ctx) })
+	if d.cfg.Node != nil {
+		events, cancel := d.cfg.Node.Subscribe()
+		defer cancel()
+		for range lanWorkers {
+			g.Go(func() error { return d.askLoop(ctx) })
+		}
+		g.Go(func() error { return d.follow(ctx, events) })
+		defer d.savePeers(true)
 	}
-	g.Go(func() error { return d.follow(ctx, events) })
-	err := g.Wait()
-	d.savePeers(true)
-	return err
+	g.Go(func() error { return d.renewOwn(ctx) })
+	g.Go(func() error { return d.runDevice(ctx) })
+	g.Go(func() error { return d.runNetworks(ctx) })
+	return g.Wait()
 }
 
 // follow turns events into questions and notes.
@@ -170,6 +198,13 @@ func (d *Directory) follow(ctx context.Context, events <-chan node.Event) error 
 				d.lostOnLAN(e.Device)
 			case node.NetworkChanged:
 				d.recheck()
+			case node.BootstrapUp:
+				d.bootstrapUp(e.Device)
+				d.tellOnline()
+			case node.BootstrapDown, node.OnlineChanged:
+				d.tellOnline()
+			case node.AddrsChanged:
+				d.own.nudge()
 			}
 		}
 	}

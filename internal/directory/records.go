@@ -91,6 +91,7 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 		return identity.AccountRecord{}, fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 	}
 	if have, ok := d.Record(next.Account); ok && !identity.Supersedes(have, next) {
+		d.missed(have, next)
 		return have, nil
 	}
 	counts := next
@@ -126,6 +127,9 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 			if !known {
 				d.counts.records.Add(1)
 			}
+			if r.Account == d.self {
+				d.nudgeAll()
+			}
 		})
 		return nil
 	})
@@ -138,6 +142,20 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 		}
 	}
 	return counts, nil
+}
+
+// missed reports a record of the own account that is older than what counts and lists devices that are missing there and
+// were never revoked: this device was restored without knowing of them (R21).
+func (d *Directory) missed(have, shown identity.AccountRecord) {
+	if shown.Account != d.self || d.cfg.OnOwnRecord == nil {
+		return
+	}
+	for _, c := range shown.Devices {
+		if !have.Lists(c.Device) && !have.Revokes(c.Device) {
+			d.cfg.OnOwnRecord(shown)
+			return
+		}
+	}
 }
 
 // effective is a record as it counts: what was ever revoked stays revoked (R11).
