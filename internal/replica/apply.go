@@ -202,7 +202,7 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 	if detached {
 		return outcome{}, nil
 	}
-	if w := (floorWish{id.Conversation, in.peer.Account}); in.peer.Device == id.Device && r.wished(w) {
+	if w := (floorWish{id.Conversation, in.peer.Account}); in.peer.Device == id.Device && id.Number == feed.Chat && r.wished(w) {
 		// It came in without heads before it: nothing was outstanding.
 		if err := r.endWish(tx, w); err != nil {
 			return outcome{}, err

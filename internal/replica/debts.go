@@ -20,16 +20,22 @@ type Debt struct {
 // computed anew for those conversations that changed since it was last asked for.
 type debts struct {
 	mu     sync.Mutex
-	ready  bool                           // all conversations were looked at once
-	dirty  map[feed.ConversationID]bool   // to be computed anew
-	owed   map[feed.ConversationID][]Debt // only conversations with debts
-	ticked chan struct{}                  // one slot
+	ready  bool                                     // all conversations were looked at once
+	dirty  map[feed.ConversationID]bool             // to be computed anew
+	owed   map[feed.ConversationID][]Debt           // only conversations with debts
+	whose  map[identity.DeviceID]identity.AccountID // of the devices that were looked at
+	ticked chan struct{}                            // one slot
+
+	watchMu  sync.Mutex
+	watchers map[chan struct{}]bool // guarded by watchMu; one slot each
 }
 
 func (d *debts) init() {
 	d.dirty = map[feed.ConversationID]bool{}
 	d.owed = map[feed.ConversationID][]Debt{}
+	d.whose = map[identity.DeviceID]identity.AccountID{}
 	d.ticked = make(chan struct{}, 1)
+	d.watchers = map[chan struct{}]bool{}
 }
 
 // mark says that own entries or acknowledgements of a conversation changed.
@@ -44,14 +50,51 @@ func (d *debts) mark(conv feed.ConversationID) {
 }
 
 func (d *debts) tick() {
-	select {
-	case d.ticked <- struct{}{}:
-	default:
+	tick := func(c chan struct{}) {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
+	tick(d.ticked)
+	d.watchMu.Lock()
+	defer d.watchMu.Unlock()
+	for c := range d.watchers {
+		tick(c)
+	}
+}
+
+func (d *debts) belongs(device identity.DeviceID, account identity.AccountID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.whose[device] = account
+}
+
+// account says whose a device is that was looked at.
+func (d *debts) account(device identity.DeviceID) (identity.AccountID, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	account, ok := d.whose[device]
+	return account, ok
 }
 
 // OwedChanged ticks after the answer of Owed may have changed. One reader.
 func (r *Replica) OwedChanged() <-chan struct{} { return r.debts.ticked }
+
+// WatchOwed returns a channel that ticks after the answer of Owed or ReceiptsDue may have changed, and a function that
+// ends that. There may be any number of them.
+func (r *Replica) WatchOwed() (<-chan struct{}, func()) {
+	d := &r.debts
+	c := make(chan struct{}, 1)
+	d.watchMu.Lock()
+	defer d.watchMu.Unlock()
+	d.watchers[c] = true
+	return c, func() {
+		d.watchMu.Lock()
+		defer d.watchMu.Unlock()
+		delete(d.watchers, c)
+	}
+}
 
 // Owed lists the devices that lack entries of this device: those that are listed for the readers of a conversation and
 // have not acknowledged its own feeds (R13). A device whose account record expired is owed nothing until it is seen.
@@ -95,9 +138,11 @@ func (r *Replica) Owed() ([]Debt, error) {
 		for _, debt := range list {
 			if i, ok := sum[debt.Device]; ok {
 				all[i].Entries += debt.Entries
+				all[i].Feeds = append(all[i].Feeds, debt.Feeds...)
 				continue
 			}
 			sum[debt.Device] = len(all)
+			debt.Feeds = slices.Clone(debt.Feeds) // the list it stands in is kept
 			all = append(all, debt)
 		}
 	}
@@ -110,7 +155,7 @@ func (r *Replica) Owed() ([]Debt, error) {
 	return all, nil
 }
 
-// owedIn computes the debts of one conversation.
+// owedIn computes the debts of one conversation. Called with the lock of debts held.
 func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, error) {
 	readers, err := r.cfg.Members.Readers(tx, conv)
 	if err != nil {
@@ -126,9 +171,11 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 			if device == r.self {
 				continue
 			}
+			r.debts.whose[device] = account
 			debt := Debt{Peer: Peer{Account: account, Device: device}}
 			for _, n := range []feed.Number{feed.Control, feed.Chat} {
-				st, ok, err := loadFeed(tx, r.OwnFeed(conv, n))
+				id := r.OwnFeed(conv, n)
+				st, ok, err := loadFeed(tx, id)
 				if err != nil {
 					return nil, err
 				}
@@ -141,6 +188,7 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 				}
 				if acked < st.last {
 					debt.Entries += st.last - acked
+					debt.Feeds = append(debt.Feeds, Span{Feed: id, From: acked + 1, Last: st.last})
 				}
 			}
 			if debt.Entries > 0 {

@@ -1,7 +1,14 @@
 package replica
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
 
 	"hima/identity"
 	"hima/internal/feed"
@@ -19,11 +26,11 @@ type Span struct {
 type ExportOptions struct {
 	// Skip says up to which number entries of a feed are on their way already; nil: none are.
 	Skip func(feed.FeedID) uint64
-	// MaxBytes bounds the encoded runs and receipts together; 0: DefaultExportBytes. One run of an own feed always fits.
+	// MaxBytes bounds the encoded runs and receipts together; 0: DefaultExportBytes. The first run always fits.
 	MaxBytes int
 }
 
-// DefaultExportBytes leaves room in a mail (identity.MaxMailPlain) for what goes with runs.
+// DefaultExportBytes leaves room in a mail for what goes with runs.
 const DefaultExportBytes = 56 << 10
 
 // Export is what one device lacks, in the form in which other roads than a session carry it.
@@ -31,14 +38,16 @@ type Export struct {
 	Peer     Peer
 	Runs     []*pb.Run // signed
 	Spans    []Span    // what the runs hold, in the same order
-	Receipts [][]byte  // Signed receipts of this device that the other one may lack
+	Receipts [][]byte  // signed receipts of this device that the other one may lack
 	Knock    bool      // the first exchange with an account that has not answered: Token or Work is set
 	Token    []byte
 	Work     []byte
 	More     bool // the bound left something out
-	receipts []postedReceipt
+
+	posted []postedReceipt // of Receipts, in the same order
 }
 
+// postedReceipt names a receipt.
 type postedReceipt struct {
 	conv feed.ConversationID
 	seq  uint64
@@ -48,22 +57,342 @@ type postedReceipt struct {
 func (e Export) Empty() bool { return len(e.Runs) == 0 && len(e.Receipts) == 0 }
 
 // Export collects what a device lacks of this device's own feeds, oldest first and as far as Members let its account
-// read it, and the receipts it may lack. Before it returns it is durable that the entries were offered (R1).
+// read it, and the receipts that it may lack. Before it returns it is durable that the entries were offered (R1): they
+// are read in the transaction that marks them, so that none of them was cancelled before and none can be afterwards.
+//
 // ErrNotAdmitted: no account that shares a conversation has this device now.
 func (r *Replica) Export(ctx context.Context, device identity.DeviceID, o ExportOptions) (Export, error) {
-	return Export{}, ErrNotAdmitted
+	if r.diverged.Load() {
+		return Export{}, ErrDiverged
+	}
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = DefaultExportBytes
+	}
+	account, err := r.accountOf(device)
+	if err != nil {
+		return Export{}, err
+	}
+	x := &exporter{r: r, o: o, to: Peer{Account: account, Device: device}}
+	err = r.view(x.collect)
+	if err == nil && x.fresh {
+		if err = r.fail("before-offered"); err == nil {
+			err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
+				if err := x.collect(tx); err != nil {
+					return err
+				}
+				return x.reserve(tx)
+			})
+		}
+	}
+	if err == nil {
+		err = r.fail("export")
+	}
+	if err != nil {
+		return Export{}, fmt.Errorf("exporting: %w", err)
+	}
+	if x.out.Knock && len(x.out.Token) == 0 {
+		x.out.Work = r.works.of(r.cfg.Account, account, x.first)
+	}
+	return x.out, nil
+}
+
+// accountOf says whose device it is, of the accounts that something may be owed to.
+func (r *Replica) accountOf(device identity.DeviceID) (identity.AccountID, error) {
+	if device == r.self {
+		return identity.AccountID{}, fmt.Errorf("exporting to this device: %w", ErrNotAdmitted)
+	}
+	account, ok := r.debts.account(device)
+	if !ok {
+		// Whose it is, is found out on the way to what it lacks.
+		if _, err := r.Owed(); err != nil {
+			return identity.AccountID{}, err
+		}
+		if _, err := r.ReceiptsDue(); err != nil {
+			return identity.AccountID{}, err
+		}
+		account, ok = r.debts.account(device)
+	}
+	if !ok || !slices.Contains(r.cfg.Records.Devices(account), device) {
+		return identity.AccountID{}, fmt.Errorf("exporting to %s: %w", device.Short(), ErrNotAdmitted)
+	}
+	return account, nil
+}
+
+// exporter collects one export.
+type exporter struct {
+	r     *Replica
+	o     ExportOptions
+	to    Peer
+	out   Export
+	first feed.EntryID // of the first run
+	size  int
+	fresh bool // something of it was never offered before
+}
+
+// due is a conversation of which something is to be sent.
+type due struct {
+	conv  feed.ConversationID
+	since int64 // when the oldest of it was written
+	knock bool
+	feeds []dueFeed
+}
+
+type dueFeed struct {
+	id   feed.FeedID
+	st   feedState
+	from uint64
+}
+
+// collect works the export out. It begins anew each time, for a transaction may be run again.
+func (x *exporter) collect(tx *storage.Tx) error {
+	x.out, x.size, x.fresh = Export{Peer: x.to}, 0, false
+	convs, err := x.r.cfg.Members.Shared(tx, x.to.Account)
+	if err != nil {
+		return fmt.Errorf("asking who shares what: %w", err)
+	}
+	var all []due
+	for _, conv := range convs {
+		d, err := x.due(tx, conv)
+		if err != nil {
+			return err
+		}
+		if len(d.feeds) > 0 {
+			all = append(all, d)
+		}
+	}
+	slices.SortFunc(all, func(a, b due) int {
+		return cmp.Or(cmp.Compare(a.since, b.since), slices.Compare(a.conv[:], b.conv[:]))
+	})
+	if len(all) > 0 && all[0].knock {
+		// A stranger's token or work goes with one conversation, and nothing else is said to whoever has not answered.
+		x.out.Knock = true
+		x.out.More = len(all) > 1
+		all = all[:1]
+		if x.out.Token, err = x.r.cfg.Members.KnockToken(tx, all[0].conv); err != nil {
+			return fmt.Errorf("asking for an invite token: %w", err)
+		}
+	} else if err := x.receipts(tx, convs); err != nil {
+		return err
+	}
+	for _, d := range all {
+		if d.knock && !x.out.Knock {
+			x.out.More = true
+			continue
+		}
+		for _, f := range d.feeds {
+			if more, err := x.runs(tx, f); err != nil || !more {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// due says what of a conversation is to be sent. The control feed comes first: what a chat entry is allowed by may
+// stand there.
+func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
+	d := due{conv: conv}
+	for _, n := range []feed.Number{feed.Control, feed.Chat} {
+		f := dueFeed{id: x.r.OwnFeed(conv, n)}
+		var ok bool
+		var err error
+		if f.st, ok, err = loadFeed(tx, f.id); err != nil {
+			return d, err
+		}
+		if !ok || f.st.forkAt != 0 {
+			continue
+		}
+		acked, err := loadAcked(tx, f.st.local, x.to.Device)
+		if err != nil {
+			return d, err
+		}
+		f.from = max(acked+1, f.st.first)
+		if x.o.Skip != nil {
+			f.from = max(f.from, x.o.Skip(f.id)+1)
+		}
+		if f.from > f.st.last {
+			continue
+		}
+		s, ok, err := loadStored(tx, f.st.local, f.from)
+		if err != nil {
+			return d, err
+		}
+		if !ok {
+			continue
+		}
+		e, err := s.entry()
+		if err != nil {
+			return d, err
+		}
+		if len(d.feeds) == 0 || e.TimeMS < d.since {
+			d.since = e.TimeMS
+		}
+		d.feeds = append(d.feeds, f)
+	}
+	if len(d.feeds) == 0 || x.to.Account == x.r.cfg.Account {
+		return d, nil
+	}
+	answered, err := x.r.answered(tx, conv, x.to.Account)
+	d.knock = !answered
+	return d, err
+}
+
+// answered says whether an account was ever heard of in a conversation: something of it came in, or one of its devices
+// took something. Before that we are a stranger to it.
+func (r *Replica) answered(tx *storage.Tx, conv feed.ConversationID, account identity.AccountID) (bool, error) {
+	answered := false
+	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
+		answered = st.account == account
+		if answered || st.account != r.cfg.Account {
+			return !answered, nil
+		}
+		err := r.AckedBy(tx, id, func(device identity.DeviceID, _ uint64) (bool, error) {
+			answered = slices.Contains(r.cfg.Records.Devices(account), device)
+			return !answered, nil
+		})
+		return !answered, err
+	})
+	return answered, err
+}
+
+// exportOverhead is what a field around a run or a receipt takes.
+const exportOverhead = 4
+
+// runs adds runs of a feed until its end or the bound.
+func (x *exporter) runs(tx *storage.Tx, f dueFeed) (more bool, err error) {
+	for from := f.from; from <= f.st.last; {
+		entries, _, err := x.r.readRun(tx, f.id, f.st, from)
+		if err != nil || len(entries) == 0 {
+			return err == nil, err
+		}
+		if len(x.out.Runs) > 0 {
+			// Runs of own feeds may end anywhere: as much goes along as there is room for.
+			room := x.o.MaxBytes - x.size - runOverhead - exportOverhead
+			n := 0
+			for n < len(entries) && entries[n].WireSize() <= room {
+				room -= entries[n].WireSize()
+				n++
+			}
+			x.out.More = x.out.More || n < len(entries)
+			if entries = entries[:n]; n == 0 {
+				return false, nil
+			}
+		} else {
+			x.first = entries[0].ID
+		}
+		last := entries[len(entries)-1]
+		run := runPB(entries, feed.SignRun(x.r.cfg.Key, last))
+		x.out.Runs = append(x.out.Runs, run)
+		x.out.Spans = append(x.out.Spans, Span{Feed: f.id, From: from, Last: last.Seq})
+		x.size += proto.Size(run) + exportOverhead
+		x.fresh = x.fresh || last.Seq > f.st.offered
+		from = last.Seq + 1
+	}
+	return true, nil
+}
+
+// reserve makes it durable that what was collected is offered.
+func (x *exporter) reserve(tx *storage.Tx) error {
+	for _, span := range x.out.Spans {
+		st, ok, err := loadFeed(tx, span.Feed)
+		if err != nil || !ok {
+			return err
+		}
+		if st.offered = max(st.offered, span.Last); st.offered == 0 {
+			continue
+		}
+		if err := saveFeed(tx, span.Feed, &st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receipts adds the newest receipts that were not handed over yet. They may take a quarter of the room: entries are
+// worth more, and what is left out goes with the next export.
+func (x *exporter) receipts(tx *storage.Tx, convs []feed.ConversationID) error {
+	for _, conv := range convs {
+		seq, err := receiptSeq(tx, conv, x.r.self)
+		if err != nil || seq == 0 {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		posted, err := loadPosted(tx, conv, x.to.Device)
+		if err != nil {
+			return err
+		}
+		if posted >= seq {
+			continue
+		}
+		raw, err := tx.Get(receiptKey(conv, x.r.self))
+		if err != nil {
+			return err
+		}
+		if len(x.out.Receipts) > 0 && x.size+len(raw)+exportOverhead > x.o.MaxBytes/4 {
+			x.out.More = true
+			return nil
+		}
+		x.size += len(raw) + exportOverhead
+		x.out.Receipts = append(x.out.Receipts, raw)
+		x.out.posted = append(x.out.posted, postedReceipt{conv, seq})
+	}
+	return nil
+}
+
+func receiptSeq(tx *storage.Tx, conv feed.ConversationID, device identity.DeviceID) (uint64, error) {
+	rec, err := loadReceipt(tx, conv, device)
+	return rec.GetSeq(), err
 }
 
 // Posted notes that somebody who is trusted to hand it over holds an export, so that its receipts are not exported
 // again. Entries need no note: ExportOptions.Skip says where they are.
-func (r *Replica) Posted(tx *storage.Tx, e Export) error { return nil }
+func (r *Replica) Posted(tx *storage.Tx, e Export) error {
+	for _, p := range e.posted {
+		if err := r.savePosted(tx, p, e.Peer.Device); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keyPosted is where the number of the receipt is kept that a device was handed last.
+const keyPosted = "r/o/"
+
+func postedKey(conv feed.ConversationID, device identity.DeviceID) []byte {
+	b := append(make([]byte, 0, len(keyPosted)+64), keyPosted...)
+	return append(append(b, conv[:]...), device[:]...)
+}
+
+func loadPosted(tx *storage.Tx, conv feed.ConversationID, device identity.DeviceID) (uint64, error) {
+	b, err := tx.Get(postedKey(conv, device))
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case len(b) != 8:
+		return 0, fmt.Errorf("reading what was handed over: %w", errStored)
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func (r *Replica) savePosted(tx *storage.Tx, p postedReceipt, device identity.DeviceID) error {
+	old, err := loadPosted(tx, p.conv, device)
+	if err != nil || old >= p.seq {
+		return err
+	}
+	tx.OnCommit(func() { r.lacking.mark(p.conv) })
+	return tx.Set(postedKey(p.conv, device), binary.BigEndian.AppendUint64(nil, p.seq))
+}
 
 // OwnReceipt returns this device's newest signed receipt of a conversation.
-func (r *Replica) OwnReceipt(conv feed.ConversationID) ([]byte, bool) { return nil, false }
-
-// ReceiptsDue lists the devices that lack this device's newest receipt of a conversation in which they wrote.
-func (r *Replica) ReceiptsDue() ([]Peer, error) { return nil, nil }
-
-// WatchOwed returns a channel that ticks after the answer of Owed or ReceiptsDue may have changed, and a function that
-// ends it. There may be any number of them.
-func (r *Replica) WatchOwed() (<-chan struct{}, func()) { return nil, func() {} }
+func (r *Replica) OwnReceipt(conv feed.ConversationID) ([]byte, bool) {
+	var raw []byte
+	err := r.view(func(tx *storage.Tx) (err error) {
+		raw, err = tx.Get(receiptKey(conv, r.self))
+		return err
+	})
+	return raw, err == nil
+}

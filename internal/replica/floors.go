@@ -1,6 +1,9 @@
 package replica
 
 import (
+	"encoding/binary"
+	"errors"
+
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/storage"
@@ -18,7 +21,9 @@ type floorWish struct {
 // nothing was outstanding, and ends the wish. Call Reannounce after the commit, to be shown the heads now if the device
 // is connected.
 func (r *Replica) FloorToShown(tx *storage.Tx, conv feed.ConversationID, account identity.AccountID) error {
-	if err := tx.Set(floorKey(conv, account), []byte{1}); err != nil {
+	// When it was wished matters to mail, which shows no heads (see importer.cut).
+	since := binary.BigEndian.AppendUint64(nil, uint64(r.cfg.Now().UnixMilli()))
+	if err := tx.Set(floorKey(conv, account), since); err != nil {
 		return err
 	}
 	w := floorWish{conv, account}
@@ -40,6 +45,18 @@ func (r *Replica) wished(w floorWish) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.wishes[w]
+}
+
+// loadWish returns when a floor was wished for, in Unix milliseconds; before mail there was no time in it.
+func loadWish(tx *storage.Tx, w floorWish) (since int64, ok bool, err error) {
+	b, err := tx.Get(floorKey(w.conv, w.account))
+	if errors.Is(err, storage.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err == nil && len(b) == 8 {
+		since = int64(binary.BigEndian.Uint64(b))
+	}
+	return since, err == nil, err
 }
 
 func (r *Replica) endWish(tx *storage.Tx, w floorWish) error {
@@ -75,23 +92,30 @@ func (r *Replica) raiseFloors(tx *storage.Tx, conv feed.ConversationID, peer Pee
 			continue
 		}
 		id := feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}
-		st, err := openFeed(tx, id, h.Account)
-		if err != nil {
-			return err
-		}
-		if h.Last <= st.last || st.forkAt != 0 {
-			continue
-		}
-		if st.ahead > 0 {
-			if err := r.dropAhead(tx, id, &st); err != nil {
-				return err
-			}
-		}
-		st.first, st.last, st.hash, st.clock = h.Last+1, h.Last, h.Hash, 0
-		st.touched = r.cfg.Now().UnixMilli()
-		if err := saveFeed(tx, id, &st); err != nil {
+		if err := r.raiseFloor(tx, id, h, 0); err != nil {
 			return err
 		}
 	}
 	return r.endWish(tx, wish)
+}
+
+// raiseFloor makes a feed begin right above a head that was shown, if that is above what is held. The clock of the head
+// is 0 if it is not known.
+func (r *Replica) raiseFloor(tx *storage.Tx, id feed.FeedID, h feed.Head, clock uint64) error {
+	st, err := openFeed(tx, id, h.Account)
+	if err != nil || h.Last <= st.last || st.forkAt != 0 || st.account != h.Account {
+		return err
+	}
+	if st.ahead > 0 {
+		if err := r.dropAhead(tx, id, &st); err != nil {
+			return err
+		}
+	}
+	st.first, st.last, st.hash, st.clock = h.Last+1, h.Last, h.Hash, clock
+	st.touched = r.cfg.Now().UnixMilli()
+	if err := saveFeed(tx, id, &st); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { r.receipts.changed(id.Conversation, r.cfg.Now()) })
+	return nil
 }

@@ -77,6 +77,8 @@ func (s *session) handle(ctx context.Context, f *pb.Frame) error {
 		return s.handleReceipt(of.Receipt)
 	case *pb.Frame_Fork:
 		return s.handleFork(ctx, of.Fork)
+	case *pb.Frame_MailOffer:
+		return s.handleOffer(ctx, of.MailOffer)
 	case *pb.Frame_Typing, *pb.Frame_Presence:
 		s.handleUnstored(f)
 		return nil

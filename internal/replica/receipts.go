@@ -131,6 +131,8 @@ func (r *Replica) makeReceipt(ctx context.Context, conv feed.ConversationID) err
 	if err != nil || !changed {
 		return err
 	}
+	r.lacking.mark(conv)
+	r.debts.tick()
 	for _, s := range r.streams.all() {
 		s.mu.Lock()
 		if c := s.convs[conv]; c != nil && c.phase == phaseOpen {
@@ -152,9 +154,13 @@ func (r *Replica) receiptItems(tx *storage.Tx, conv feed.ConversationID) ([]*pb.
 		if err != nil {
 			return false, err
 		}
-		items = append(items, &pb.ReceiptItem{
+		item := &pb.ReceiptItem{
 			Feed: uint32(id.Number), Device: id.Device.Bytes(), Acked: st.last, Read: min(read, st.last), AckedHash: append([]byte(nil), st.hash[:]...),
-		})
+		}
+		if st.first > 1 {
+			item.First = st.first
+		}
+		items = append(items, item)
 		return len(items) < maxReceiptItems, nil
 	})
 	return items, err
@@ -194,16 +200,20 @@ func loadReceipt(tx *storage.Tx, conv feed.ConversationID, device identity.Devic
 // receipt sends our newest receipt of a conversation, if there is one.
 func (w *writer) receipt(c *convSync) error {
 	var raw []byte
+	var seq uint64
 	err := w.s.r.view(func(tx *storage.Tx) (err error) {
-		raw, err = tx.Get(receiptKey(c.id, w.s.r.self))
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil
+		if seq, err = receiptSeq(tx, c.id, w.s.r.self); err != nil || seq == 0 {
+			return err
 		}
+		raw, err = tx.Get(receiptKey(c.id, w.s.r.self))
 		return err
 	})
 	if err != nil || raw == nil {
 		return err
 	}
+	w.s.mu.Lock()
+	w.s.handed[c.id] = handed{postedReceipt{c.id, seq}, time.Now().UnixNano()}
+	w.s.mu.Unlock()
 	return w.frame(&pb.Frame{Of: &pb.Frame_Receipt{Receipt: &pb.ReceiptFrame{Receipt: raw}}})
 }
 
@@ -234,7 +244,8 @@ func parseReceipt(raw []byte) (c checkedReceipt, err error) {
 		return c, bad("device")
 	}
 	for _, i := range rec.Items {
-		if len(i.GetDevice()) != 32 || len(i.AckedHash) != 32 || !feed.Number(i.Feed).Valid() || i.Read > i.Acked {
+		if len(i.GetDevice()) != 32 || len(i.AckedHash) != 32 || !feed.Number(i.Feed).Valid() || i.Read > i.Acked ||
+			i.First > i.Acked+1 || i.First > 1 && feed.Number(i.Feed) != feed.Chat {
 			return c, bad("item")
 		}
 	}
@@ -297,6 +308,11 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 			}
 			if !same {
 				continue
+			}
+			if i.First > 1 {
+				if err := r.storeFloor(tx, from, id, i.First); err != nil {
+					return err
+				}
 			}
 			if err := r.storeAck(tx, from, id, i.Acked); err != nil {
 				return err

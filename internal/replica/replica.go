@@ -28,6 +28,7 @@ type Replica struct {
 	streams  streams   // own lock
 	debts    debts     // own lock
 	receipts receipts  // own lock
+	lacking  lacking   // own lock
 	works    works     // own lock
 
 	mu     sync.RWMutex
@@ -50,6 +51,7 @@ func New(c Config) (*Replica, error) {
 	r.streams.init()
 	r.debts.init()
 	r.receipts.init()
+	r.lacking.init()
 	if err := c.DB.View(r.loadWishes); err != nil {
 		return nil, fmt.Errorf("opening entry store: %w", err)
 	}

@@ -52,6 +52,7 @@ type session struct {
 	begun    time.Time     // steady clock
 	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
+	offers   *rate.Limiter // what is for the Side
 
 	wake   chan struct{} // one slot, for the writer
 	done   chan struct{} // closed by end
@@ -72,9 +73,12 @@ type session struct {
 	incoming  int         // bytes of runs submitted and not committed
 	opened    bool        // a conversation was open
 	drained   chan struct{}
-	refusedAt map[feed.FeedID]uint64 // from where on what comes in was refused
-	gotAcks   map[feed.FeedID]uint64 // acknowledgements to store
-	storing   bool                   // a transaction that stores acknowledgements is under way
+	refusedAt map[feed.FeedID]uint64         // from where on what comes in was refused
+	gotAcks   map[feed.FeedID]uint64         // acknowledgements to store
+	storing   bool                           // a transaction that stores acknowledgements is under way
+	handed    map[feed.ConversationID]handed // receipts that were written
+	offerDue  bool                           // the Side is to be asked
+	offering  bool                           // it is being asked
 	pingNonce uint64
 	pingAt    time.Time // zero: no ping is out
 	pongs     []chan struct{}
@@ -140,11 +144,13 @@ func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Read
 		begun:     time.Now(),
 		frames:    rate.NewLimiter(strangerFrames, 4*strangerFrames),
 		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
+		offers:    newOfferLimiter(),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
 		gone:      make(chan struct{}),
 		convs:     map[feed.ConversationID]*convSync{},
 		gotAcks:   map[feed.FeedID]uint64{},
+		handed:    map[feed.ConversationID]handed{},
 		refusedAt: map[feed.FeedID]uint64{},
 		info:      SessionInfo{Addr: info.Addr, Transport: info.Transport, Outbound: outbound, Since: r.cfg.Now()},
 	}
@@ -190,6 +196,7 @@ func (s *session) run(ctx context.Context) {
 	_ = s.st.SetReadDeadline(time.Now().Add(byeTimeout))
 	wg.Wait()
 	s.st.Reset()
+	s.noteHanded()
 	s.waitIncoming()
 	if len(s.r.streams.all()) == 0 {
 		s.r.tails.clear()

@@ -111,6 +111,7 @@ func (w *writer) deadline() {
 // step writes what is most urgent. It says that there was nothing to do.
 func (w *writer) step() (idle bool, err error) {
 	s := w.s
+	w.offer()
 	s.mu.Lock()
 	answers := s.answers
 	s.answers = nil
@@ -279,7 +280,11 @@ func (w *writer) open(c *convSync) error {
 	s := w.s
 	s.mu.Lock()
 	first := c.phase != phaseOpen
-	c.phase, c.knocked, c.shortened, s.opened = phaseOpen, false, false, true
+	c.phase, c.knocked, c.shortened = phaseOpen, false, false
+	if !s.opened {
+		s.opened = true
+		s.offerLocked()
+	}
 	c.receipt = c.receipt || first
 	s.mu.Unlock()
 	s.r.streams.setLive(s, c.id, true)
