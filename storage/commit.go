@@ -170,7 +170,7 @@ func (db *DB) commitGroup() {
 			it.err = refused
 			continue
 		}
-		it.tx = &Tx{snapshot: snapshot, own: group, overlay: db.overlays.Add(1)}
+		it.tx = &Tx{snapshot: snapshot, own: group, recent: &db.recent, overlay: db.overlays.Add(1)}
 		it.err = run(it.f, it.tx)
 		switch {
 		case it.err != nil:
@@ -190,6 +190,7 @@ func (db *DB) commitGroup() {
 		err = db.commit(group)
 	}
 	if err == nil {
+		db.recent.committed(group)
 		db.uncache(base)
 	}
 	finished := items
@@ -265,6 +266,9 @@ func (db *DB) commitBadger(group *pending) error {
 	}
 	if err := txn.Commit(); err != nil {
 		return fmt.Errorf("committing: %w", err)
+	}
+	if db.unsynced.Load() {
+		return errors.New("committing: the value log was not synced")
 	}
 	return db.fail("after-commit")
 }

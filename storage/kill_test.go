@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// punchDir tells a copy of the test binary to be the process whose disk fails.
+const punchDir = "HIMA_STORAGE_PUNCH_DIR"
+
 // killDir tells a copy of the test binary to be the process that gets killed.
 const killDir = "HIMA_STORAGE_KILL_DIR"
 
@@ -22,10 +26,14 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(killDir); dir != "" {
 		writeForEver(dir)
 	}
+	if dir := os.Getenv(punchDir); dir != "" {
+		os.Exit(writeUnsynced(dir))
+	}
 	os.Exit(m.Run())
 }
 
-// writeForEver counts up in several keys at once and prints each number once it is durable.
+// writeForEver counts up in several keys at once and prints each number once it is durable. Every other writer's values
+// go to the value log.
 func writeForEver(dir string) {
 	db, err := Open(Config{Dir: dir, Key: testKey()})
 	if err != nil {
@@ -44,7 +52,7 @@ func writeForEver(dir string) {
 						n = binary.BigEndian.Uint64(v)
 					}
 					n++
-					if err := tx.Set(fmt.Appendf(nil, "log/%d/%d", w, n), make([]byte, 200)); err != nil {
+					if err := tx.Set(fmt.Appendf(nil, "log/%d/%d", w, n), killValue(w, n)); err != nil {
 						return err
 					}
 					return tx.Set(key, binary.BigEndian.AppendUint64(nil, n))
@@ -60,6 +68,15 @@ func writeForEver(dir string) {
 		})
 	}
 	wg.Wait()
+}
+
+// killValue is what a writer writes the n-th time.
+func killValue(writer int, n uint64) []byte {
+	size := 200
+	if writer%2 == 1 {
+		size = 2 * valueThreshold
+	}
+	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), size/8)
 }
 
 func TestKillLosesNothingAcknowledged(t *testing.T) {
@@ -92,9 +109,12 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 				have := binary.BigEndian.Uint64(v)
 				require.GreaterOrEqual(t, have, want)
 				// A transaction is there as a whole or not at all.
-				ok, err := tx.Has(fmt.Appendf(nil, "log/%d/%d", w, have))
-				require.True(t, ok && err == nil)
-				ok, err = tx.Has(fmt.Appendf(nil, "log/%d/%d", w, have+1))
+				for n := uint64(1); n <= have; n++ {
+					v, err := tx.Get(fmt.Appendf(nil, "log/%d/%d", w, n))
+					require.NoError(t, err)
+					require.Equal(t, killValue(w, n), v)
+				}
+				ok, err := tx.Has(fmt.Appendf(nil, "log/%d/%d", w, have+1))
 				require.True(t, !ok && err == nil)
 			}
 			return nil

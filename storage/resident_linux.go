@@ -29,7 +29,7 @@ func mappedResident() (uint64, error) {
 	return kb << 10, nil
 }
 
-// releaseTables gives back the pages of the tables in dir. They are clean, and what is asked for again is read again.
+// releaseTables gives back the pages of the tables and value logs in dir. What is asked for again is read again.
 func releaseTables(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -43,7 +43,7 @@ func releaseTables(dir string) error {
 	for line := range bytes.Lines(maps) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		at := bytes.Index(line, prefix)
-		if at < 0 || !bytes.HasSuffix(line, []byte(".sst")) {
+		if at < 0 || !bytes.HasSuffix(line, []byte(".sst")) && !bytes.HasSuffix(line, []byte(".vlog")) {
 			continue
 		}
 		bounds, _, _ := bytes.Cut(line, []byte(" "))

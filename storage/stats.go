@@ -45,9 +45,19 @@ func (db *DB) Stats() Stats {
 }
 
 // badgerLog sends Badger's messages to ours. What it calls information is of interest to developers only.
-type badgerLog struct{ log *slog.Logger }
+type badgerLog struct {
+	log      *slog.Logger
+	unsynced *atomic.Bool
+}
 
-func (l badgerLog) Errorf(f string, a ...any)   { l.log.Error("badger: " + line(f, a)) }
+// Errorf also keeps in mind that something was not synced: of the value log Badger tells nobody else, and goes on.
+func (l badgerLog) Errorf(f string, a ...any) {
+	if strings.Contains(f, "sync") {
+		l.unsynced.Store(true)
+	}
+	l.log.Error("badger: " + line(f, a))
+}
+
 func (l badgerLog) Warningf(f string, a ...any) { l.log.Warn("badger: " + line(f, a)) }
 func (l badgerLog) Infof(f string, a ...any)    { l.debug(f, a) }
 func (l badgerLog) Debugf(f string, a ...any)   { l.debug(f, a) }

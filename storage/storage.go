@@ -17,8 +17,11 @@ import (
 
 // Sizes of the lean configuration; DESIGN.md says what they cost.
 const (
-	memTableSize   = 8 << 20
-	valueLogSize   = 16 << 20
+	memTableSize = 8 << 20
+	valueLogSize = 16 << 20
+	// valueThreshold is from where on a value goes to the value log and is not copied from table to table any more. It is
+	// above what a message written by itself comes to, for a commit that puts something there waits for two files.
+	valueThreshold = 5 << 10
 	blockCacheSize = 4 << 20
 	// Without an index cache Badger panics at the first flush of an encrypted database.
 	indexCacheSize = 4 << 20
@@ -39,13 +42,13 @@ const (
 	// spaceEvery bounds how often free space is asked for.
 	spaceEvery = 200 * time.Millisecond
 
-	// gcEvery is how often the value log is looked at; small values never go there, so there is hardly anything to do.
+	// gcEvery is how often the value log is looked at. Hardly anything there ever changes.
 	gcEvery = 10 * time.Minute
 
 	// releaseEvery is how often resident pages are looked at; it costs microseconds.
 	releaseEvery = 30 * time.Second
 	// releaseAbove is how much of mapped files may stay resident, the program's own code included, before the pages of
-	// tables are given back. A compaction walks through all of them, and an idle node would hold them for ever after.
+	// tables and value logs are given back. A compaction walks through all of them, and an idle node would hold them for ever after.
 	releaseAbove = 44 << 20
 )
 
@@ -94,9 +97,11 @@ type DB struct {
 	cacheTimer *time.Timer // guarded by cacheMu
 
 	overlays atomic.Uint64
+	unsynced atomic.Bool // Badger could not sync and only logged it
 
 	// The committer's own; handed from one committer to the next under mu.
 	carry     *carried
+	recent    recent
 	spaceAt   time.Time
 	spaceFull bool
 
@@ -161,13 +166,14 @@ func (db *DB) open() (err error) {
 		}
 	}()
 	o := badger.DefaultOptions(db.config.Dir).
-		WithLogger(badgerLog{db.log}).
+		WithLogger(badgerLog{db.log, &db.unsynced}).
 		WithInMemory(db.config.Dir == "").
 		WithBypassLockGuard(true).
 		WithSyncWrites(db.config.Dir != "").
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithValueLogFileSize(valueLogSize).
+		WithVerifyValueChecksum(true).
 		WithBlockCacheSize(blockCacheSize).
 		WithIndexCacheSize(indexCacheSize).
 		WithNumCompactors(2).
@@ -178,7 +184,7 @@ func (db *DB) open() (err error) {
 		WithMetricsEnabled(false).
 		WithDetectConflicts(false)
 	if db.config.Dir != "" {
-		o = o.WithEncryptionKey(db.config.Key)
+		o = o.WithEncryptionKey(db.config.Key).WithValueThreshold(valueThreshold)
 	}
 	b, err := badger.Open(o)
 	if err != nil {

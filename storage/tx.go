@@ -17,6 +17,7 @@ type Tx struct {
 	snapshot *badger.Txn
 	own      *pending   // takes this overlay's writes and holds those before it; nil in View
 	below    []*pending // older writes, newest first
+	recent   *recent    // what Badger is known to say; nil in View
 	overlay  uint64     // this overlay's number
 	size     int        // bytes it wrote
 	hooks    []func()
@@ -34,6 +35,7 @@ func (tx *Tx) Get(key []byte) ([]byte, error) {
 	}
 	item, err := tx.snapshot.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
+		tx.note(key, write{deleted: true})
 		return nil, ErrNotFound
 	}
 	if err != nil {
@@ -43,7 +45,16 @@ func (tx *Tx) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading a value: %w", err)
 	}
+	if tx.recent != nil && len(value) <= recentRow {
+		tx.note(key, write{value: bytes.Clone(value)})
+	}
 	return value, nil
+}
+
+func (tx *Tx) note(key []byte, w write) {
+	if tx.recent != nil {
+		tx.recent.note(key, w)
+	}
 }
 
 // Has says whether the key has a value.
@@ -53,6 +64,7 @@ func (tx *Tx) Has(key []byte) (bool, error) {
 	}
 	_, err := tx.snapshot.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
+		tx.note(key, write{deleted: true})
 		return false, nil
 	}
 	if err != nil {
@@ -71,6 +83,9 @@ func (tx *Tx) look(key []byte) (write, bool) {
 		if w, ok := p.writes[string(key)]; ok {
 			return w, true
 		}
+	}
+	if tx.recent != nil {
+		return tx.recent.get(key)
 	}
 	return write{}, false
 }
