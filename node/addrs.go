@@ -43,20 +43,25 @@ type page struct {
 
 func newBook() *book { return &book{pages: map[identity.DeviceID]page{}} }
 
-// heard adds addresses that somebody told.
-func (b *book) heard(dev identity.DeviceID, addrs []ma.Multiaddr) { b.add(dev, addrs, false) }
+// heard adds addresses that somebody told, and reports whether there was a new one among them.
+func (b *book) heard(dev identity.DeviceID, addrs []ma.Multiaddr) bool {
+	return b.add(dev, addrs, false)
+}
 
 // proven adds addresses that the authenticated device gave itself, or at which it answered.
 func (b *book) proven(dev identity.DeviceID, addrs []ma.Multiaddr) { b.add(dev, addrs, true) }
 
-func (b *book) add(dev identity.DeviceID, addrs []ma.Multiaddr, proven bool) {
+func (b *book) add(dev identity.DeviceID, addrs []ma.Multiaddr, proven bool) (news bool) {
 	addrs = dialable(addrs)
 	if len(addrs) == 0 {
-		return
+		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pages[dev]
+	for _, a := range addrs {
+		news = news || !ma.Contains(p.heard, a) && !ma.Contains(p.proven, a)
+	}
 	if proven {
 		p.proven = merge(addrs, p.proven)
 	} else {
@@ -71,6 +76,7 @@ func (b *book) add(dev identity.DeviceID, addrs []ma.Multiaddr, proven bool) {
 		delete(b.pages, b.order[0])
 		b.order = slices.Delete(b.order, 0, 1)
 	}
+	return news
 }
 
 func merge(newer, older []ma.Multiaddr) []ma.Multiaddr {

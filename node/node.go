@@ -36,6 +36,9 @@ type Node struct {
 	relay  *relay.Relay // nil: relays for nobody
 	ifaces func() []netip.Prefix
 
+	dhtMu sync.Mutex
+	dhts  []*DHT // open ones; nil after Close
+
 	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
@@ -186,6 +189,9 @@ func (n *Node) Close() error {
 		n.handlerMu.Lock()
 		n.isClosed = true
 		n.handlerMu.Unlock()
+		for _, d := range n.takeDHTs() {
+			_ = d.Close()
+		}
 		if n.relay != nil {
 			n.relay.Close()
 		}
@@ -195,6 +201,31 @@ func (n *Node) Close() error {
 		n.hub.close()
 	})
 	return n.closeErr
+}
+
+// addDHT notes a DHT for Close; false after it.
+func (n *Node) addDHT(d *DHT) bool {
+	n.dhtMu.Lock()
+	defer n.dhtMu.Unlock()
+	if n.closed() {
+		return false
+	}
+	n.dhts = append(n.dhts, d)
+	return true
+}
+
+func (n *Node) dropDHT(d *DHT) {
+	n.dhtMu.Lock()
+	defer n.dhtMu.Unlock()
+	n.dhts = slices.DeleteFunc(n.dhts, func(o *DHT) bool { return o == d })
+}
+
+func (n *Node) takeDHTs() []*DHT {
+	n.dhtMu.Lock()
+	defer n.dhtMu.Unlock()
+	out := n.dhts
+	n.dhts = nil
+	return out
 }
 
 func (n *Node) closed() bool {
@@ -256,7 +287,14 @@ func (n *Node) Agent() string {
 func (n *Node) Multicast() bool { return n.multicast.Load() }
 
 // Remember keeps addresses of a device for Connect and Open, before those known. They may come from anywhere.
-func (n *Node) Remember(dev identity.DeviceID, addrs []string) { n.book.heard(dev, parseKnown(addrs)) }
+func (n *Node) Remember(dev identity.DeviceID, addrs []string) { n.heard(dev, parseKnown(addrs)) }
+
+// heard keeps addresses. A relayed peer with a new one may be reached directly now.
+func (n *Node) heard(dev identity.DeviceID, addrs []ma.Multiaddr) {
+	if n.book.heard(dev, addrs) {
+		n.punch.seen(dev)
+	}
+}
 
 // Known are the addresses that Connect would dial.
 func (n *Node) Known(dev identity.DeviceID) []string { return addrStrings(n.known(dev)) }

@@ -217,7 +217,7 @@ func (n *Node) Connect(ctx context.Context, dev identity.DeviceID, addrs []strin
 	if dev == n.id {
 		return ErrSelf
 	}
-	n.book.heard(dev, parseKnown(addrs))
+	n.heard(dev, parseKnown(addrs))
 	if n.closed() {
 		return ErrClosed
 	}

@@ -81,7 +81,7 @@ func (p *puncher) again() {
 	poke(p.wake)
 }
 
-// seen is told that a device was found on the LAN: it may have a better address now.
+// seen is told that a device was found on the LAN, or that a new address of it is known.
 func (p *puncher) seen(dev identity.DeviceID) {
 	p.mu.Lock()
 	t := p.tries[dev]
