@@ -82,7 +82,8 @@ type feedSource struct {
 	floor uint64 // what is missing below it is not missed (R2)
 	after feed.OrderKey
 	holes []replica.Hole
-	asked bool // holes were read
+	asked bool         // holes were read
+	ahead []feed.Entry // read already: consecutive numbers, the highest is the next
 	cur   line
 	have  bool
 }
@@ -101,7 +102,7 @@ func (s *feedSource) peek(tx *storage.Tx) (line, bool, error) {
 // step reads one number, which gives a line or nothing.
 func (s *feedSource) step(tx *storage.Tx) error {
 	seq := s.next
-	e, err := s.m.env.feeds.Entry(tx, s.row.id, seq)
+	e, err := s.entry(tx, seq)
 	if errors.Is(err, replica.ErrNoEntry) {
 		if seq < s.floor {
 			return s.jump(tx, seq)
@@ -121,6 +122,33 @@ func (s *feedSource) step(tx *storage.Tx) error {
 		s.cur.hole = 1
 	}
 	return nil
+}
+
+// readAhead is how many entries are read at a time. Neighbours lie in one row, so one alone costs as much as a dozen.
+const readAhead = 32
+
+// entry reads an entry and those before it, which are asked for next.
+func (s *feedSource) entry(tx *storage.Tx, seq uint64) (feed.Entry, error) {
+	if n := len(s.ahead); n == 0 || s.ahead[n-1].Seq != seq {
+		s.ahead = s.ahead[:0]
+		err := s.m.env.feeds.Entries(tx, s.row.id, seq-min(seq-1, readAhead-1), seq, func(e feed.Entry) (bool, error) {
+			if n := len(s.ahead); n > 0 && s.ahead[n-1].Seq+1 != e.Seq {
+				s.ahead = s.ahead[:0]
+			}
+			s.ahead = append(s.ahead, e)
+			return true, nil
+		})
+		if err != nil {
+			return feed.Entry{}, err
+		}
+	}
+	last := len(s.ahead) - 1
+	if last < 0 || s.ahead[last].Seq != seq {
+		return feed.Entry{}, replica.ErrNoEntry
+	}
+	e := s.ahead[last]
+	s.ahead = s.ahead[:last]
+	return e, nil
 }
 
 // jump goes from a missing number below the floor to the next lower one that is held, by looking at ranges that double.

@@ -93,6 +93,7 @@ type Mail interface {
 type noNetworks struct{}
 
 func (noNetworks) SearchName(context.Context, string) (NameSearch, error) { return NameSearch{}, nil }
+
 func (noNetworks) Join(context.Context, identity.NetworkLink) (bool, error) {
 	return false, refuse(ErrUnavailable, "this node has no networks", "")
 }

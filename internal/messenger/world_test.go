@@ -19,20 +19,23 @@ const codeTaken = pb.Code_CODE_TAKEN
 
 // person is one profile with one device.
 type person struct {
-	t       testing.TB
-	name    string
-	acct    identity.AccountKey
-	key     identity.DeviceKey
-	cert    identity.Certificate
-	account identity.AccountID
-	device  identity.DeviceID
-	db      *storage.DB
-	m       *Messenger
-	feeds   *fakeFeeds
-	people  *fakePeople
-	limits  Limits
-	codes   []pb.Code // answers of the gate
-	clock   time.Time
+	t               testing.TB
+	name            string
+	acct            identity.AccountKey
+	key             identity.DeviceKey
+	cert            identity.Certificate
+	account         identity.AccountID
+	device          identity.DeviceID
+	db              *storage.DB
+	m               *Messenger
+	feeds           *fakeFeeds
+	people          *fakePeople
+	networks        *fakeNetworks
+	mail            *fakeMail
+	policy, granted int // how often a change was told
+	limits          Limits
+	codes           []pb.Code // answers of the gate
+	clock           time.Time
 }
 
 // fakePeople is a directory in memory.
@@ -75,6 +78,7 @@ func newDevice(t testing.TB, account, device string) *person {
 		devices: make(map[identity.AccountID][]identity.DeviceID),
 		hints:   make(map[identity.AccountID][]string),
 	}
+	p.networks, p.mail = newFakeNetworks(p.account), newFakeMail()
 	db, err := storage.Open(storage.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.db.Close()) })
@@ -95,7 +99,10 @@ func (p *person) open(db *storage.DB) {
 		author: feed.NewAuthor(p.account, p.device, p.cert), account: p.account, key: p.key,
 		online: make(map[identity.DeviceID]bool), presence: make(map[identity.AccountID]bool),
 	}
-	m.Bind(Parts{Feeds: p.feeds, People: p.people})
+	m.Bind(Parts{
+		Feeds: p.feeds, People: p.people, Networks: p.networks, Mail: p.mail,
+		PolicyChanged: func() { p.policy++ }, GrantsChanged: func() { p.granted++ },
+	})
 }
 
 func (p *person) peer() replica.Peer { return replica.Peer{Account: p.account, Device: p.device} }

@@ -105,8 +105,8 @@ func settingOf(s messenger.Setting) *pb.Setting {
 
 func eventOf(e messenger.Event) *pb.Event {
 	out := &pb.Event{Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On, Network: e.Network, Name: e.Name}
-	if out.Name == "" && !e.Holder.IsZero() {
-		out.Name = e.Holder.Short() // of a node that nothing else is known of
+	if !e.Holder.IsZero() {
+		out.Device = e.Holder.String()
 	}
 	if e.Conversation != nil {
 		out.Conversation = e.Conversation.String()
