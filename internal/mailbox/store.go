@@ -16,6 +16,7 @@ import (
 //
 //	b/n                               next local number
 //	b/i/<inbox>                       an inbox
+//	b/l/<local>                       ID of the inbox with this number
 //	b/m/<local><cursor>               an item: when it ends, then the sealed bytes
 //	b/h/<local><hash>                 where the item with this hash is
 //	b/x/<until><local><cursor>        hash of the item that ends then; not for slots
@@ -23,6 +24,7 @@ import (
 const (
 	keyNext   = "b/n"
 	keyInbox  = "b/i/"
+	keyLocal  = "b/l/"
 	keyItem   = "b/m/"
 	keyHash   = "b/h/"
 	keyExpiry = "b/x/"
