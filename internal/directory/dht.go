@@ -22,9 +22,5 @@ type dht interface {
 // TableConfig is what every node of a network must agree on: the table's protocol, and which records are good. keys are
 // the bootstrap nodes whose stamps count; it is called for every record that is judged.
 func TableConfig(network identity.NetworkID, keys func() []identity.DeviceID, now func() time.Time) node.DHTConfig {
-	c := node.DHTConfig{Prefix: "/hima/" + network.String(), Validators: map[string]node.Validator{}}
-	for space, v := range identity.Validators(network, keys, now) {
-		c.Validators[space] = v
-	}
-	return c
+	return node.DHTConfig{Prefix: "/hima/" + network.String(), Validators: identity.Validators(network, keys, now)}
 }
