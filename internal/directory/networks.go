@@ -355,7 +355,7 @@ func deletePrefix(tx *storage.Tx, prefix []byte) error {
 // answer; a link needs no network. A second link of a network adds its bootstrap nodes to those known. Durable when it
 // returns. added is false if the network had been joined before.
 func (d *Directory) JoinNetwork(ctx context.Context, link string) (state NetworkState, added bool, err error) {
-	l, err := d.readLink(ctx, strings.TrimSpace(link))
+	l, err := readLink(ctx, d.asks, strings.TrimSpace(link))
 	if err != nil {
 		return NetworkState{}, false, err
 	}
@@ -384,8 +384,13 @@ func (d *Directory) join(ctx context.Context, l identity.NetworkLink, trusted bo
 	return d.networkState(j), added, nil
 }
 
-// readLink turns what a user gave into a link, asking the bootstrap node if it is an address.
-func (d *Directory) readLink(ctx context.Context, s string) (identity.NetworkLink, error) {
+// ReadLink turns what a user gave, a link or a bootstrap node's multiaddr, into a link. A node at an address is asked.
+// ErrBadLink, ErrUnreachable.
+func ReadLink(ctx context.Context, n *node.Node, s string) (identity.NetworkLink, error) {
+	return readLink(ctx, streams{n}, strings.TrimSpace(s))
+}
+
+func readLink(ctx context.Context, ask asker, s string) (identity.NetworkLink, error) {
 	if !strings.HasPrefix(s, "/") {
 		l, err := identity.ParseNetworkLink(s)
 		if err != nil {
@@ -397,7 +402,7 @@ func (d *Directory) readLink(ctx context.Context, s string) (identity.NetworkLin
 	if err != nil {
 		return identity.NetworkLink{}, err
 	}
-	c, err := d.asks.card(ctx, dev, []string{addr})
+	c, err := ask.card(ctx, dev, []string{addr})
 	if err != nil {
 		return identity.NetworkLink{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
