@@ -139,6 +139,8 @@ func (m *Messenger) relationChanged(a identity.AccountID) {
 	if !m.befriended(a) {
 		return
 	}
+	// The session in which they were a stranger may be the only one before their devices change.
+	m.checkDevices(a)
 	if m.presence.online(a) {
 		m.tellPresence(a, true)
 	}

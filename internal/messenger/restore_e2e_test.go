@@ -1,0 +1,74 @@
+package messenger
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"hima/identity"
+	"hima/node/nodetest"
+)
+
+// restoredSide is the same account on a new machine, made from its phrase: it has no database, and its record may or may
+// not name the old device.
+func restoredSide(t *testing.T, old *side, listed bool) *side {
+	t.Helper()
+	s := &side{t: t, book: old.book, p: newDevice(t, old.p.name, old.p.name+" restored")}
+	s.p.cert = identity.NewCertificate(s.p.acct, s.p.device, time.Now())
+	certs := []identity.Certificate{s.p.cert}
+	if listed {
+		certs = append(certs, old.p.cert)
+	}
+	before, _ := s.book.Record(s.p.account)
+	rec, err := identity.NewAccountRecord(s.p.acct, identity.RecordConfig{Now: time.Now(), LastSeq: before.Seq, Devices: certs})
+	require.NoError(t, err)
+	s.book.mu.Lock()
+	s.book.records[s.p.account], s.book.devices[s.p.account] = rec, []identity.DeviceID{s.p.device}
+	s.book.mu.Unlock()
+	s.node = nodetest.LoopbackKey(t, s.p.key)
+	s.start()
+	t.Cleanup(func() { s.halt() })
+	require.NoError(t, s.m.Restored(context.Background()))
+	return s
+}
+
+// R21 over real sessions: nothing but a contact that meets the new device brings contact and history back, and a
+// restored device is no stranger's way around the gate.
+func TestRestoredDeviceOverReplicas(t *testing.T) {
+	for _, listed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("old device listed %t", listed), func(t *testing.T) {
+			ctx := context.Background()
+			a, b := realFriends(t, "", "")
+			a.send(b, "one")
+			b.send(a, "two")
+			eventually(t, "both have both", func() bool { return len(a.texts(b)) == 2 && len(b.texts(a)) == 2 })
+			want := a.texts(b)
+			a.halt()
+			require.NoError(t, a.node.Close())
+
+			r := restoredSide(t, a, listed)
+			b.open(r)
+			eventually(t, "the contact is back", func() bool { return r.relation(b) == RelationContact })
+			eventually(t, "history is back", func() bool { return len(r.texts(b)) == 2 })
+			require.Equal(t, want, r.texts(b))
+			r.send(b, "three")
+			eventually(t, "the new device is heard", func() bool { return len(b.texts(a)) == 3 })
+			b.send(r, "four")
+			eventually(t, "and hears", func() bool { return len(r.texts(b)) == 4 })
+			eventually(t, "and it is delivered", func() bool { s := b.states(a); return s[len(s)-1] == StateDelivered })
+			eventually(t, "the contact's owner sees that the devices changed", func() bool {
+				return slices.ContainsFunc(b.lines(a), func(l Message) bool { return l.Kind == MessageDevicesChanged })
+			})
+
+			m := newSide(t, "mallory", r.book, "")
+			_, _, err := m.m.AddContact(ctx, AddContact{Who: r.p.id(), Message: "it is me"})
+			require.NoError(t, err)
+			m.open(r)
+			eventually(t, "a stranger asks like everybody", func() bool { return r.relation(m) == RelationRequest })
+		})
+	}
+}
