@@ -272,8 +272,11 @@ func (d *Directory) greet(ctx context.Context, j *joined, dev identity.DeviceID)
 				b.Serves, b.Addrs, b.Asked = serves, addrs, now.UTC()
 			}
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			d.log.Debug("noting what a bootstrap node serves", "error", err)
+		case have.Asked.IsZero() || !slices.Equal(serves, have.Serves):
+			d.tellNetwork(j, "asked")
 		}
 	}
 	if !slices.Contains(serves, ServeNames) {

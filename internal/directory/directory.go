@@ -67,7 +67,8 @@ type Directory struct {
 
 	asks      asker
 	openTable func(*joined) (dht, error)
-	workBits  int // of the proof of work over a claim
+	workBits  int           // of the proof of work over a claim
+	pace      time.Duration // between two records of contacts
 
 	savedMu sync.Mutex
 	saved   map[identity.DeviceID]savedState // what the book last wrote of connected devices; bounded by connections
@@ -110,7 +111,7 @@ func New(c Config) (*Directory, error) {
 	d.devs.init(c.DB)
 	d.flights.init()
 	d.places.init()
-	d.asks, d.openTable, d.workBits = streams{c.Node}, d.openNodeTable, claimBits
+	d.asks, d.openTable, d.workBits, d.pace = streams{c.Node}, d.openNodeTable, claimBits, tendPace
 	if err := c.DB.View(d.load); err != nil {
 		return nil, err
 	}

@@ -54,7 +54,8 @@ type NetworkState struct {
 type NetworkEvent struct {
 	Network identity.NetworkID
 	Name    string
-	// What is "joined", "left", "online", "offline" or "published".
+	// What is "joined", "left", "online", "offline", "asked" (a bootstrap node said what it serves, and that is news) or
+	// "published" (all own records were seen stored, the first time or after one changed).
 	What string
 }
 
@@ -355,7 +356,7 @@ func deletePrefix(tx *storage.Tx, prefix []byte) error {
 // answer; a link needs no network. A second link of a network adds its bootstrap nodes to those known. Durable when it
 // returns. added is false if the network had been joined before.
 func (d *Directory) JoinNetwork(ctx context.Context, link string) (state NetworkState, added bool, err error) {
-	l, err := readLink(ctx, d.asks, strings.TrimSpace(link))
+	l, err := readLink(ctx, d.asks, link)
 	if err != nil {
 		return NetworkState{}, false, err
 	}
@@ -384,13 +385,14 @@ func (d *Directory) join(ctx context.Context, l identity.NetworkLink, trusted bo
 	return d.networkState(j), added, nil
 }
 
-// ReadLink turns what a user gave, a link or a bootstrap node's multiaddr, into a link. A node at an address is asked.
-// ErrBadLink, ErrUnreachable.
+// ReadLink turns what a user gave into a link: a link itself, or the multiaddr of a bootstrap node, which is asked. It
+// needs a node and nothing else.
 func ReadLink(ctx context.Context, n *node.Node, s string) (identity.NetworkLink, error) {
-	return readLink(ctx, streams{n}, strings.TrimSpace(s))
+	return readLink(ctx, streams{n}, s)
 }
 
 func readLink(ctx context.Context, ask asker, s string) (identity.NetworkLink, error) {
+	s = strings.TrimSpace(s)
 	if !strings.HasPrefix(s, "/") {
 		l, err := identity.ParseNetworkLink(s)
 		if err != nil {

@@ -19,6 +19,7 @@ type item struct {
 	raw []byte
 	// meet is given what the network holds instead, when that is another record which is valid.
 	meet func(ctx context.Context, raw []byte)
+	name bool
 }
 
 // itemState is how an item stands in one network.
@@ -41,21 +42,21 @@ func (d *Directory) ownItems(j *joined) []item {
 			if _, err := d.Admit(ctx, raw); err != nil {
 				d.log.Debug("taking the own account record from a network", "error", err)
 			}
-		}})
+		}, false})
 	}
 	if r := d.own.record(); !r.IsZero() && !r.Expired(now) {
 		items = append(items, item{identity.DeviceRecordKey(r.Device), r.Raw(), func(_ context.Context, raw []byte) {
 			if r, err := identity.ParseDeviceRecord(raw); err == nil {
 				d.own.met(r)
 			}
-		}})
+		}, false})
 	}
 	if r, ok := d.names.record(j.id); ok {
 		items = append(items, item{identity.NameKey(j.id, r.Claim.Name), r.Raw(), func(ctx context.Context, raw []byte) {
 			if r, err := identity.ParseNameRecord(raw); err == nil {
 				d.rival(ctx, j, r)
 			}
-		}})
+		}, true})
 	}
 	return items
 }
@@ -89,11 +90,12 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 		}
 	}
 	j.mu.Unlock()
-	wait, all := republish, len(items) > 0
+	wait, all, put, news := republish, len(items) > 0, false, false
 	for _, it := range items {
 		st := j.item(it.key)
 		if !bytes.Equal(st.raw, it.raw) {
 			st = itemState{raw: it.raw}
+			j.setItem(it.key, st)
 		}
 		if !d.now().Before(st.next) {
 			err := d.publish(ctx, table, it)
@@ -101,18 +103,19 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 				return 0
 			}
 			st = settled(st, err, d.now())
+			news = news || st.stored && !j.item(it.key).stored
+			put = true
 			j.setItem(it.key, st)
 			d.log.Debug("published", "network", j.id.Short(), "key", it.key, "error", err)
 		}
-		all = all && st.stored
+		all = all && (st.stored || it.name) // a name may be fought over; that is told by its own state
 		wait = min(wait, st.next.Sub(d.now()))
 	}
-	if all {
+	if all && put {
 		j.mu.Lock()
-		first := j.published.IsZero()
 		j.published = d.now()
 		j.mu.Unlock()
-		if first {
+		if news {
 			d.tellNetwork(j, "published")
 		}
 	}

@@ -157,7 +157,8 @@ func (d *Directory) hear(ctx context.Context, j *joined, name string) evidence {
 				late = time.After(otherAnswers)
 			}
 		case <-late:
-			return e
+			cancel() // who is asked still answers with what it has
+			late = make(chan time.Time)
 		}
 	}
 	return e

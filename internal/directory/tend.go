@@ -160,7 +160,7 @@ func (d *Directory) tendOne(ctx context.Context, j *joined, table dht, r tendabl
 	}
 	if t != before {
 		d.setTended(j, r.key, t)
-		sleep(ctx, tendPace)
+		sleep(ctx, d.pace)
 	}
 }
 
@@ -183,7 +183,7 @@ func (d *Directory) getOne(ctx context.Context, table dht, r tendable) ([]byte, 
 // putOne puts somebody else's record. Only one that was missing is looked for afterwards: the others were there before.
 func (d *Directory) putOne(ctx context.Context, table dht, key string, raw []byte, verify bool) error {
 	if verify {
-		return d.publish(ctx, table, item{key, raw, func(context.Context, []byte) {}})
+		return d.publish(ctx, table, item{key: key, raw: raw, meet: func(context.Context, []byte) {}})
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
