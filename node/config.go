@@ -67,8 +67,7 @@ type Config struct {
 	Host *Simulation
 }
 
-// ServerConfig says what a bootstrap node does for others. Zero fields get their defaults. No circuit is limited: relayed
-// sessions live for days.
+// ServerConfig says what a bootstrap node does for others. Zero fields get their defaults.
 type ServerConfig struct {
 	// Relay lets nodes behind NAT be reached through this one.
 	Relay bool
@@ -82,7 +81,8 @@ type ServerConfig struct {
 	Conns int
 	// ConnsPerIP bounds those from one IPv4 address or IPv6 /64. Default 256.
 	ConnsPerIP int
-	// CircuitLimits are for tests of foreign relays: what each circuit may last and carry. Zero: no limit.
+	// CircuitLimits bound what each circuit may last, and carry in each direction. Zero: no limits, which is what hima
+	// wants; libp2p's relays have two minutes and 128 KiB.
 	CircuitLimits RelayLimits
 }
 

@@ -386,6 +386,9 @@ func (d *DHT) FindPeer(ctx context.Context, dev identity.DeviceID) ([]string, er
 // Peers is how many nodes are in the table.
 func (d *DHT) Peers() int { return d.kad.RoutingTable().Size() }
 
+// Records is how many records are kept here.
+func (d *DHT) Records() int { return d.store.size() }
+
 func (d *DHT) isClosed() bool {
 	select {
 	case <-d.closed:
@@ -405,13 +408,7 @@ func (d *DHT) Close() error {
 		d.closeErr = d.kad.Close()
 		// kad-dht leaves its handler in place.
 		d.n.host.RemoveStreamHandler(d.proto)
-		for _, c := range d.n.host.Network().Conns() {
-			for _, s := range c.GetStreams() {
-				if s.Protocol() == d.proto {
-					_ = s.Reset()
-				}
-			}
-		}
+		d.n.resetStreams(d.proto)
 		d.sender.close()
 		d.store.Close()
 	})

@@ -135,6 +135,13 @@ func (s *dhtStore) Has(_ context.Context, k ds.Key) (bool, error) {
 	return ok, nil
 }
 
+// size is how many values there are.
+func (s *dhtStore) size() int {
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
+	return len(s.far)
+}
+
 // GetSize returns the length of a value.
 func (s *dhtStore) GetSize(ctx context.Context, k ds.Key) (int, error) {
 	v, err := s.Get(ctx, k)

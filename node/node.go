@@ -34,6 +34,7 @@ type Node struct {
 	reach  reach
 	punch  puncher
 	relay  *relay.Relay // nil: relays for nobody
+	meter  relayMeter
 	ifaces func() []netip.Prefix
 
 	dhtMu sync.Mutex
@@ -84,7 +85,7 @@ func (n *Node) equip() error {
 		return fmt.Errorf("attaching to the host: %w", err)
 	}
 	if s := n.cfg.Server; s != nil && s.Relay {
-		r, err := newRelay(n.host, *s)
+		r, err := newRelay(n.host, *s, &n.meter)
 		if err != nil {
 			return err
 		}

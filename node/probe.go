@@ -14,7 +14,7 @@ import (
 
 const (
 	// probeSettle is how long views of our address may come in before the first probe.
-	probeSettle = time.Second
+	probeSettle = 100 * time.Millisecond
 	// probePause is between two probes: the asking side of AutoNAT v2 bothers one server once in two minutes.
 	probePause = 125 * time.Second
 	// probeAgain is when an answer is asked for anew.
@@ -71,6 +71,8 @@ func (n *Node) probeNext(ctx context.Context, nat *autonatv2.AutoNAT, done map[s
 		}
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
+		stop := context.AfterFunc(ctx, func() { n.resetStreams(autonatv2.DialProtocol) })
+		defer stop()
 		r, err := nat.GetReachability(ctx, []autonatv2.Request{{Addr: a}})
 		if err == nil && !r.AllAddrsRefused {
 			done[a.String()] = time.Now()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	ma "github.com/multiformats/go-multiaddr"
@@ -20,8 +21,9 @@ import (
 )
 
 const (
-	// punchTimeout bounds one attempt of both ends at once. It works within a round trip or not at all.
-	punchTimeout = 3 * time.Second
+	// punchTimeout bounds one attempt of both ends at once. It works within a round trip or two, or not at all; and only the
+	// third attempt, in which the ends change roles, gets from a symmetric router to a forwarded port.
+	punchTimeout = 1300 * time.Millisecond
 	// directTimeout bounds dialling a relayed peer's own addresses.
 	directTimeout = 2 * time.Second
 	// punchGrace is how long libp2p's own attempt, which begins with the relayed connection, has before ours.
@@ -151,17 +153,22 @@ func (n *Node) stopPunch() {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
-		for _, c := range n.host.Network().Conns() {
-			for _, s := range c.GetStreams() {
-				if s.Protocol() == holepunch.Protocol {
-					_ = s.Reset()
-				}
-			}
-		}
+		n.resetStreams(holepunch.Protocol)
 		select {
 		case <-done:
 			return
 		case <-t.C:
+		}
+	}
+}
+
+// resetStreams ends every stream of a protocol: libp2p's services read with deadlines only, not with a context.
+func (n *Node) resetStreams(proto protocol.ID) {
+	for _, c := range n.host.Network().Conns() {
+		for _, s := range c.GetStreams() {
+			if s.Protocol() == proto {
+				_ = s.Reset()
+			}
 		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -181,7 +183,7 @@ func (n *Node) trustWithStreams(dev identity.DeviceID) {
 
 // newRelay makes the serving side. libp2p's own relay manager would wait until AutoNAT has found that this node is
 // public, and a lone bootstrap node has nobody to ask.
-func newRelay(h host.Host, c ServerConfig) (*relay.Relay, error) {
+func newRelay(h host.Host, c ServerConfig, meter *relayMeter) (*relay.Relay, error) {
 	res := relay.DefaultResources()
 	res.MaxReservations = c.MaxReservations
 	res.MaxCircuits = c.MaxCircuits
@@ -190,11 +192,80 @@ func newRelay(h host.Host, c ServerConfig) (*relay.Relay, error) {
 	res.BufferSize = relayBuffer
 	limit := relay.WithInfiniteLimits()
 	if l := c.CircuitLimits; !l.IsZero() {
-		limit = relay.WithLimit(&relay.RelayLimit{Duration: l.Duration, Data: int64(l.Data)})
+		// libp2p knows either limit only together with the other.
+		both := &relay.RelayLimit{Duration: l.Duration, Data: int64(min(l.Data, math.MaxInt64))}
+		if both.Duration <= 0 {
+			both.Duration = 24 * time.Hour
+		}
+		if both.Data <= 0 {
+			both.Data = math.MaxInt64
+		}
+		limit = relay.WithLimit(both)
 	}
-	r, err := relay.New(h, relay.WithResources(res), limit)
+	r, err := relay.New(h, relay.WithResources(res), limit, relay.WithMetricsTracer(meter))
 	if err != nil {
 		return nil, fmt.Errorf("making relay: %w", err)
 	}
 	return r, nil
+}
+
+// ServerStats are what a bootstrap node does for others.
+type ServerStats struct {
+	Conns        int    // open connections, of every kind
+	Reservations int    // nodes that can be reached through this one
+	Circuits     int    // open relayed connections
+	RelayedBytes uint64 // carried since the start, both directions
+	// Refused counts what was asked of the relay and not granted.
+	Refused uint64
+}
+
+// ServerStats counts. All but Conns is zero on a user's node.
+func (n *Node) ServerStats() ServerStats {
+	m := &n.meter
+	return ServerStats{
+		Conns: len(n.host.Network().Conns()), Reservations: int(m.reservations.Load()), Circuits: int(m.circuits.Load()),
+		RelayedBytes: m.bytes.Load(), Refused: m.refused.Load(),
+	}
+}
+
+// relayMeter counts what the relay tells of itself.
+type relayMeter struct {
+	reservations, circuits atomic.Int64
+	bytes, refused         atomic.Uint64
+}
+
+var _ relay.MetricsTracer = (*relayMeter)(nil)
+
+// RelayStatus is of no interest: the relay is always on.
+func (m *relayMeter) RelayStatus(bool) {}
+
+// ConnectionOpened counts a circuit.
+func (m *relayMeter) ConnectionOpened() { m.circuits.Add(1) }
+
+// ConnectionClosed counts it off.
+func (m *relayMeter) ConnectionClosed(time.Duration) { m.circuits.Add(-1) }
+
+// ConnectionRequestHandled counts refusals.
+func (m *relayMeter) ConnectionRequestHandled(s pb.Status) { m.answered(s) }
+
+// ReservationAllowed counts a slot, unless it was one already.
+func (m *relayMeter) ReservationAllowed(renewal bool) {
+	if !renewal {
+		m.reservations.Add(1)
+	}
+}
+
+// ReservationClosed counts slots off.
+func (m *relayMeter) ReservationClosed(count int) { m.reservations.Add(int64(-count)) }
+
+// ReservationRequestHandled counts refusals.
+func (m *relayMeter) ReservationRequestHandled(s pb.Status) { m.answered(s) }
+
+// BytesTransferred counts bytes.
+func (m *relayMeter) BytesTransferred(count int) { m.bytes.Add(uint64(max(count, 0))) }
+
+func (m *relayMeter) answered(s pb.Status) {
+	if s != pb.Status_OK {
+		m.refused.Add(1)
+	}
 }

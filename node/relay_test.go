@@ -117,7 +117,7 @@ func tryPair(t *testing.T, ka, kb nodetest.NAT) {
 	}
 	limit := 3 * time.Second
 	if ka == nodetest.Forwarded && kb == nodetest.Symmetric {
-		limit = 12 * time.Second // a simulated node does not learn that its port is open, so the third attempt does it
+		limit = 4 * time.Second // a simulated node does not learn that its port is open, so the third attempt does it
 	}
 	straight := within(t, limit, "direct", func() bool { return direct(a, b) && direct(b, a) })
 	t.Logf("slot %v, first word %v (%s), direct %v after it", slot, first, info.Transport, straight)
@@ -137,6 +137,9 @@ func TestRelayRestart(t *testing.T) {
 		a.Remember(b.ID(), b.Addrs())
 		if _, err := echo(t.Context(), a, b); err != nil {
 			t.Fatal(err)
+		}
+		if s := w.Node(boot).ServerStats(); s.Conns != 2 || s.Reservations != 2 || s.Circuits != 1 || s.RelayedBytes == 0 {
+			t.Errorf("the relay counts %+v", s)
 		}
 		for _, way := range []struct {
 			name    string
