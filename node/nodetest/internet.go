@@ -32,6 +32,7 @@ const (
 	local     kind = iota // finds others on its LAN
 	remote                // as on a LAN without multicast
 	bootstrap             // serves
+	plain                 // public, found by nobody, and needs no relay
 )
 
 // lan is one network behind one router. The first lan of a world is the Internet itself, where everybody has an address
@@ -52,6 +53,13 @@ type flow struct{ inside, far netip.AddrPort }
 func (w *World) AddBootstrap(limits node.RelayLimits) int {
 	w.t.Helper()
 	return w.add(&member{kind: bootstrap, lan: w.lans[0], how: node.ServerConfig{Relay: true, CircuitLimits: limits}})
+}
+
+// AddPlain adds a node with a public address that keeps at most so many connections: one of the many in a simulation, whose
+// cost is their connections.
+func (w *World) AddPlain(conns int) int {
+	w.t.Helper()
+	return w.add(&member{kind: plain, lan: w.lans[0], limits: node.Limits{Conns: conns}})
 }
 
 // AddRemote adds a node on a network of its own, behind a router of the given kind; nobody finds it by discovery.

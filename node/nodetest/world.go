@@ -51,6 +51,8 @@ type member struct {
 	lan  *lan
 	kind kind
 	how  node.ServerConfig // of a bootstrap node
+
+	limits node.Limits
 	// found is set while the node's discovery runs.
 	found func(identity.DeviceID, []string)
 }
@@ -165,7 +167,8 @@ func (w *World) config(i int, m *member) node.Config {
 	c := node.Config{
 		Key:      Key(i),
 		Listen:   []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, port)},
-		Internet: true,
+		Internet: m.kind != plain,
+		Limits:   m.limits,
 		MDNS:     m.kind == local,
 		Host: &node.Simulation{
 			Options: []libp2p.Option{
