@@ -99,5 +99,5 @@ need_netlab() {
 # netlab TIMEOUT runs the tests on simulated networks with real interfaces.
 netlab() {
   need_netlab || return
-  HIMA_NETLAB=1 "$GO" test -count=1 -timeout "$1" -run Netlab ./internal/e2e
+  HIMA_NETLAB=1 "$GO" test -count=1 -p 1 -timeout "$1" -run 'Netlab|RealRouters' ./node ./internal/e2e
 }
