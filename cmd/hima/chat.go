@@ -28,6 +28,8 @@ type screen interface {
 	state(messageView)
 	// typing shows that the other side types, or stopped.
 	typing(name string, on bool)
+	// tell shows what happened to a network, to the own name on one, or to a mailbox.
+	tell(eventView, string)
 	// refused shows that a line could not be sent.
 	refused(error)
 }
@@ -96,7 +98,7 @@ func (a *app) chat(ctx context.Context, node *control.Client, who string, o chat
 	events := make(chan *pb.Event, 256) // a burst is shown before it is marked as read
 	watchEnd := make(chan error, 1)
 	go func() {
-		err := node.Watch(ctx, control.WatchOptions{Conversation: who, FromNow: true}, func(e *pb.Event) error {
+		err := node.Watch(ctx, control.WatchOptions{FromNow: true}, func(e *pb.Event) error {
 			select {
 			case events <- e:
 				return nil
@@ -296,6 +298,13 @@ func (c *chat) show(m *pb.Message) {
 
 // event applies one event of the node.
 func (c *chat) event(e *pb.Event) {
+	if said := c.a.networkEvent(eventOf(e)); said != "" {
+		c.screen.tell(eventOf(e), said)
+		return
+	}
+	if e.GetConversation() != c.conversation {
+		return // the watch is of everything: networks belong to no conversation
+	}
 	m := e.GetMessage()
 	switch {
 	case e.GetType() == eventTyping:

@@ -57,11 +57,14 @@ func duration(d time.Duration) string {
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
 	case d < time.Hour:
-		return d.Round(time.Second).String()
+		return strings.Replace(d.Round(time.Second).String(), "m0s", "m", 1)
 	case d < 48*time.Hour:
 		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 	}
 	days := d / (24 * time.Hour)
 	rest := (d % (24 * time.Hour)).Round(time.Hour)
+	if rest == 0 {
+		return strconv.FormatInt(int64(days), 10) + "d"
+	}
 	return strconv.FormatInt(int64(days), 10) + "d" + strings.TrimSuffix(rest.String(), "0m0s")
 }

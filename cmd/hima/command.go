@@ -117,6 +117,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.accountCommands()...)
 	root.AddCommand(a.peopleCommands()...)
 	root.AddCommand(a.talkCommands()...)
+	root.AddCommand(a.networkCommand(), a.mailboxCommand(), a.doctorCommand(), a.bootstrapCommand())
 	root.AddCommand(a.nodeCommand(), a.demoCommand(), a.versionCommand(), a.helpCommand(), a.internalCommand())
 	root.Args = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -145,7 +146,7 @@ func (a *app) accountCommands() []*cobra.Command {
 }
 
 func (a *app) peopleCommands() []*cobra.Command {
-	return []*cobra.Command{a.inviteCommand(), a.nearbyCommand(), a.contactCommand()}
+	return []*cobra.Command{a.inviteCommand(), a.nearbyCommand(), a.searchCommand(), a.contactCommand()}
 }
 
 func (a *app) talkCommands() []*cobra.Command {
@@ -227,17 +228,13 @@ func (a *app) localiseCommand(c *cobra.Command) {
 	}
 }
 
-// completeWho offers the contacts of a node that runs; completion never starts one.
+// completeWho offers the contacts of a node that runs.
 func (a *app) completeWho(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	const none = cobra.ShellCompDirectiveNoFileComp
 	if len(args) > 0 {
 		return nil, none
 	}
-	if a.flagsFromEnv(c.Flags()) != nil {
-		return nil, none
-	}
-	a.flags.noStart = true
-	node, err := a.connect(c.Context())
+	node, err := a.completing(c)
 	if err != nil {
 		return nil, none
 	}

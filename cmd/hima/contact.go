@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hima/internal/control"
 	"hima/internal/control/pb"
 	"hima/internal/text"
 )
@@ -60,7 +61,7 @@ func (a *app) contactAddCommand() *cobra.Command {
 	var f addFlags
 	c := a.command(spec{
 		use: "add WHO [--one-way] [--message TEXT] [--remark R]", id: "contact.add", min: 1, max: 1,
-		example: "  hima contact add bob --message \"it's me\"\n  hima contact add hima:… --remark 老王\n  hima contact add bob --one-way --message hello",
+		example: "  hima contact add bob --message \"it's me\"\n  hima contact add hima:… --remark 老王 --yes\n  hima contact add bob --one-way --message hello",
 		run:     func(ctx context.Context, args []string) error { return a.addContact(ctx, args[0], f) },
 	})
 	c.Flags().BoolVar(&f.oneWay, "one-way", false, "flag.contact.one-way")
@@ -77,24 +78,15 @@ func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
 		return err
 	}
 	defer node.Close()
+	if strings.HasPrefix(strings.ToLower(strings.TrimSpace(who)), networkScheme) {
+		return usage("usage.network_link").withHint("hint.network_link")
+	}
 	resp, err := node.Find(ctx, &pb.FindRequest{Who: who})
 	if err != nil {
-		return err
+		return a.explainFind(ctx, node, who, err)
 	}
-	found := foundOf(resp)
-	if a.inTerminal && !f.yes && !a.flags.json {
-		t := a.openTerminal()
-		defer t.Close()
-		_, _ = t.out.Write([]byte(a.t("contact.found", "Name", a.bold(firstOf(found.Nickname, found.Username, a.t("contact.nameless"))),
-			"Username", firstOf(found.Username, "–"), "Account", found.Account, "Source", a.word("source", found.Source)) + "\n"))
-		sure, err := a.confirm(ctx, t, a.t("contact.add_question"), true)
-		if err != nil {
-			return err
-		}
-		if !sure {
-			a.note("contact.not_added")
-			return &silent{exitFailed}
-		}
+	if err := a.confirmFound(ctx, foundOf(resp), f.yes); err != nil {
+		return err
 	}
 	added, err := node.AddContact(ctx, &pb.AddContactRequest{
 		Who: who, OneWay: f.oneWay, Message: f.message, Remark: f.remark, ExpectAccount: resp.GetAccount(),
@@ -102,7 +94,9 @@ func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
 	if err != nil {
 		return err
 	}
-	v := addedView{contactView: contactOf(added.GetContact()), MessageID: plain(added.GetMessageId())}
+	v := addedView{
+		contactView: contactOf(added.GetContact()), MessageID: plain(added.GetMessageId()), Joined: namesOf(added.GetJoined()),
+	}
 	if a.flags.json {
 		return a.emit(v)
 	}
@@ -110,6 +104,9 @@ func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
 		return nil
 	}
 	a.printf("%s\n", v.Account)
+	for _, n := range v.Joined {
+		a.done("contact.joined", "Network", a.bold(n))
+	}
 	switch v.Relation {
 	case "contact":
 		a.done("contact.is_contact", "Name", a.bold(v.show()))
@@ -120,6 +117,57 @@ func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
 	}
 	return nil
 }
+
+// networkScheme begins the link of a network, which is easily taken for an invite link.
+const networkScheme = "hima-net:"
+
+// confirmFound shows whom a look-up found and asks whether it is the one. A script is not asked, but where the network
+// gave more than one answer it has to say --yes: names are a convenience, the ID decides.
+func (a *app) confirmFound(ctx context.Context, found foundView, yes bool) error {
+	if found.Disagreement {
+		a.warn(a.t("search.disagreement"))
+	}
+	if yes {
+		return nil
+	}
+	if !a.inTerminal || a.flags.json {
+		if !found.Disagreement {
+			return nil
+		}
+		f := &control.Error{Code: control.Ambiguous, Message: a.t("error.disagreement", "Name", found.Username)}
+		for _, c := range append([]candidateView{{found.Account, found.Username, found.Nickname, found.Source}}, found.Others...) {
+			f.Candidates = append(f.Candidates, control.Candidate(c))
+		}
+		return f
+	}
+	t := a.openTerminal()
+	defer t.Close()
+	how := a.word("source", found.Source)
+	if found.Source == sourceNetwork {
+		how = a.confirmation(found.Confirmed, found.Network, found.Since)
+	}
+	said := a.t("contact.found", "Name", a.bold(firstOf(found.Nickname, found.Username, a.t("contact.nameless"))),
+		"Username", firstOf(found.Username, "–"), "Account", found.Account, "Source", how)
+	for _, c := range found.Others {
+		said += "\n  " + a.t("contact.other", "Account", c.Account, "Name", firstOf(c.Nickname, c.Username))
+	}
+	if len(found.Networks) > 0 {
+		said += "\n  " + a.t("contact.would_join", "Networks", strings.Join(found.Networks, ", "))
+	}
+	_, _ = t.out.Write([]byte(said + "\n"))
+	sure, err := a.confirm(ctx, t, a.t("contact.add_question"), !found.Disagreement)
+	if err != nil {
+		return err
+	}
+	if !sure {
+		a.note("contact.not_added")
+		return &silent{exitFailed}
+	}
+	return nil
+}
+
+// sourceNetwork: an account was found by its username on a network.
+const sourceNetwork = "network"
 
 func (a *app) contacts(ctx context.Context, all bool) error {
 	node, err := a.connect(ctx)

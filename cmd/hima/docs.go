@@ -136,7 +136,7 @@ func flagTable(w io.Writer, flags *pflag.FlagSet) {
 			label += " " + value
 		}
 		if hasDefault(f) {
-			usage += " (" + f.DefValue + ")"
+			usage += " (" + strings.Trim(f.DefValue, "[]") + ")"
 		}
 		_, _ = fmt.Fprintf(w, "%s| `%s` | %s |\n", head, label, usage)
 		head = ""

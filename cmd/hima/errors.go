@@ -174,6 +174,17 @@ func (a *app) describe(err error) errorView {
 	return v
 }
 
+// nameTaken says who has a username, if that is why a registration or a change of the profile was refused: the node then
+// names exactly one account.
+func nameTaken(err error, username string) error {
+	e, ok := errors.AsType[*control.Error](err)
+	if !ok || e.Code != control.Exists || len(e.Candidates) != 1 {
+		return err
+	}
+	return fail(control.Exists, "error.name_taken", "Username", name(username), "Account", shortAccount(plain(e.Candidates[0].Account))).
+		withHint("hint.name_taken")
+}
+
 // ownWords: for these the program's own sentence says all, and the node cannot know by which command its caller logs in.
 func ownWords(c control.Code) bool {
 	return c == control.Locked || c == control.NoProfile || c == control.NotRunning || c == control.WrongPassword

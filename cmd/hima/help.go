@@ -65,7 +65,7 @@ func flagRows(flags *pflag.FlagSet) [][2]string {
 			label += " " + value
 		}
 		if hasDefault(f) {
-			usage += " (" + f.DefValue + ")"
+			usage += " (" + strings.Trim(f.DefValue, "[]") + ")"
 		}
 		rows = append(rows, [2]string{label, usage})
 	})
@@ -75,7 +75,7 @@ func flagRows(flags *pflag.FlagSet) [][2]string {
 // hasDefault reports whether a flag has a default worth telling.
 func hasDefault(f *pflag.Flag) bool {
 	switch f.DefValue {
-	case "", "false", "[]", "0":
+	case "", "false", "[]", "0", "0s":
 		return false
 	}
 	return true

@@ -29,7 +29,7 @@ func (a *app) firstStart(ctx context.Context) error {
 	t := a.openTerminal()
 	defer t.Close()
 	_, _ = t.out.Write([]byte(a.t("home.first_start") + "\n\n"))
-	var r registration
+	r := registration{network: a.env("HIMA_NETWORK")} // the flag belongs to register
 	if err := a.askRegistration(ctx, t, &r, false); err != nil {
 		return err
 	}

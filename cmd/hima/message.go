@@ -71,6 +71,9 @@ func (a *app) showWhy(v whyView, now time.Time) {
 			"  "+a.t("field.last_seen"), localStamp(d.LastSeen, now),
 			"  "+a.t("field.next_try"), nextTry(d.NextTry, now),
 		)
+		for _, c := range d.Custody {
+			a.printf("    %s\n", a.custodyLine(c, now))
+		}
 		for _, at := range d.Attempts {
 			result := at.Error
 			if result == "" {
@@ -79,6 +82,19 @@ func (a *app) showWhy(v whyView, now time.Time) {
 			a.printf("    %s  %s  %s  %s\n", a.dim(localStamp(at.Time, now)), a.word("road", at.Road), at.Address, result)
 		}
 	}
+}
+
+// custodyLine tells which mailbox has signed for a message, and until when.
+func (a *app) custodyLine(c custodyView, now time.Time) string {
+	id := "why.held"
+	if c.Expired {
+		id = "why.held_expired"
+	}
+	mailbox := a.cyan(shortDevice(c.Mailbox))
+	if c.Name != "" {
+		mailbox = a.cyan(c.Name) + " " + mailbox
+	}
+	return a.t(id, "Mailbox", mailbox, "Since", localStamp(c.Since, now), "Until", localStamp(c.Until, now))
 }
 
 // nextTry is a time in the near future, which people want to the second.

@@ -197,6 +197,7 @@ func (a *app) nodeStart(ctx context.Context) error {
 
 // States of a node.
 const (
+	stateEmpty    = "empty"
 	stateLocked   = "locked"
 	stateUnlocked = "unlocked"
 	stateStopped  = "stopped" // said by this program: no node answers
@@ -237,7 +238,8 @@ func (a *app) showStatus(v statusView) {
 		a.t("field.version"), strings.TrimSpace(v.Version+" "+v.Commit),
 		a.t("field.account"), v.Account,
 		a.t("field.device"), v.Device,
-		a.t("field.addresses"), strings.Join(v.Addresses, "\n"+strings.Repeat(" ", 12)),
+		a.t("field.addresses"), strings.Join(v.Addresses, "\n"),
+		a.t("field.networks"), strings.Join(a.networkLines(v.Networks), "\n"),
 		a.t("field.memory"), humanize.IBytes(v.MemoryBytes),
 		a.t("field.database"), humanize.IBytes(v.DatabaseBytes),
 		a.t("field.queue"), a.tn("node.queue", int(v.PendingMessages), "Devices", int(v.WaitingDevices)),
@@ -260,6 +262,15 @@ func (a *app) showStatus(v statusView) {
 	if v.State == stateLocked {
 		a.hint(a.t("hint.locked"))
 	}
+}
+
+// networkLines are the joined networks, a line each.
+func (a *app) networkLines(all []networkView) []string {
+	var out []string
+	for _, n := range all {
+		out = append(out, n.Name+"  "+a.onlineWord(n.Online)+"  "+a.shortName(n.Username))
+	}
+	return out
 }
 
 func (a *app) nodeLogsCommand() *cobra.Command {

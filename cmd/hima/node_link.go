@@ -88,6 +88,9 @@ func daemonError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		return e // with its hint
+	}
 	code := control.CodeOf(err)
 	switch {
 	case errors.Is(err, daemon.ErrNoProfile):

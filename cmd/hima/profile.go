@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,7 @@ func (a *app) showProfile(v profileView) error {
 	if !v.HasPassword {
 		password = a.t("word.no")
 	}
-	a.fields(a.out,
+	pairs := []string{
 		a.t("field.username"), v.Username,
 		a.t("field.nickname"), v.Nickname,
 		a.t("field.contact_field"), v.ContactField,
@@ -44,7 +45,14 @@ func (a *app) showProfile(v profileView) error {
 		a.t("field.device"), v.Device,
 		a.t("field.password"), password,
 		a.t("field.invite"), v.Invite,
-	)
+	}
+	for _, n := range v.Names {
+		pairs = append(pairs, a.t("field.name_on", "Network", n.Network), a.nameStanding(n))
+	}
+	a.fields(a.out, pairs...)
+	for _, n := range v.Names {
+		a.hint(a.nameHint(n))
+	}
 	return nil
 }
 
@@ -53,9 +61,12 @@ func (a *app) profileCommand() *cobra.Command {
 	var nickname, contactField, bio, username, qq string
 	var set *cobra.Command
 	set = a.command(spec{
-		use: "set [--nickname N] [--contact-field QQ:12345] [--bio TEXT] [--username U]", id: "profile.set",
-		example: "  hima profile set --nickname 小葵 --qq 12345",
-		run: func(ctx context.Context, _ []string) error {
+		use: "set [KEY VALUE] [--nickname N] [--contact-field QQ:12345] [--bio TEXT] [--username U]", id: "profile.set", max: 2,
+		example: "  hima profile set --nickname 小葵 --qq 12345\n  hima profile set username alice2",
+		run: func(ctx context.Context, args []string) error {
+			if err := profileKey(set, args); err != nil {
+				return err
+			}
 			changed := func(flag string, v *string) *string {
 				if set.Flags().Changed(flag) {
 					return v
@@ -88,8 +99,27 @@ func (a *app) profileCommand() *cobra.Command {
 	set.Flags().StringVar(&contactField, "contact-field", "", "flag.register.contact-field")
 	set.Flags().StringVar(&qq, "qq", "", "flag.register.qq")
 	set.Flags().StringVar(&bio, "bio", "", "flag.bio")
-	set.Flags().StringVar(&username, "username", "", "flag.profile.username")
+	set.Flags().StringVarP(&username, "username", "u", "", "flag.profile.username")
+	set.ValidArgsFunction = cobra.FixedCompletions(profileKeys(), cobra.ShellCompDirectiveNoFileComp)
 	return a.group("profile", "profile", show, set)
+}
+
+// profileKeys are what "profile set KEY VALUE" takes: the names of the flags.
+func profileKeys() []string { return []string{"username", "nickname", "contact-field", "qq", "bio"} }
+
+// profileKey takes "username alice" for "--username alice".
+func profileKey(set *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case !slices.Contains(profileKeys(), args[0]):
+		return usage("usage.profile_key", "Key", text.OneLine(args[0], 40), "Keys", strings.Join(profileKeys(), ", "))
+	case len(args) == 1:
+		return usage("usage.missing", "Usage", set.UseLine()).withHint("hint.help")
+	case set.Flags().Changed(args[0]):
+		return usage("usage.exclusive", "First", args[0], "Second", "--"+args[0])
+	}
+	return set.Flags().Set(args[0], args[1])
 }
 
 func (a *app) setProfile(ctx context.Context, req *pb.SetProfileRequest) error {
@@ -107,7 +137,7 @@ func (a *app) setProfile(ctx context.Context, req *pb.SetProfileRequest) error {
 	defer node.Close()
 	resp, err := node.SetProfile(ctx, req)
 	if err != nil {
-		return err
+		return nameTaken(err, req.GetUsername())
 	}
 	if a.flags.quiet && !a.flags.json {
 		return nil

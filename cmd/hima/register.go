@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os/user"
 	"strconv"
 	"strings"
@@ -19,23 +18,25 @@ import (
 type registration struct {
 	username, nickname, contactField string
 	password, phrase                 string
+	network                          string // link; empty: none
 	noPassword                       bool
 }
 
 // registerFlags are the flags of "hima register".
 type registerFlags struct {
 	username, nickname, contactField, qq string
-	passwordFile, phraseFile             string
+	passwordFile, phraseFile, network    string
 	noPassword, auto, phrase             bool
 }
 
 func (a *app) registerCommand() *cobra.Command {
 	var f registerFlags
 	c := a.command(spec{
-		use: "register [--username U] [--nickname N] [--contact-field QQ:12345] [--password-file F | --no-password]",
+		use: "register [--username U] [--nickname N] [--contact-field QQ:12345] [--password-file F | --no-password] [--network LINK]",
 		id:  "register",
 		example: "  hima register --username alice\n" +
 			"  hima register --username alice --nickname Alice --qq 12345 --password-file secret.txt\n" +
+			"  hima register --username alice --network hima-net:…\n" +
 			"  hima register --auto",
 		run: func(ctx context.Context, _ []string) error { return a.register(ctx, f) },
 	})
@@ -47,6 +48,7 @@ func (a *app) registerCommand() *cobra.Command {
 	c.Flags().BoolVar(&f.noPassword, "no-password", false, "flag.no-password")
 	c.Flags().BoolVar(&f.auto, "auto", false, "flag.register.auto")
 	c.Flags().BoolVar(&f.phrase, "phrase", false, "flag.register.phrase")
+	c.Flags().StringVar(&f.network, "network", "", "flag.register.network")
 	c.Flags().StringVar(&f.phraseFile, "phrase-file", "", "flag.register.phrase-file")
 	return c
 }
@@ -68,7 +70,7 @@ func (a *app) register(ctx context.Context, f registerFlags) error {
 	if f.username == "" && a.flags.profile != "" {
 		f.username = a.flags.profile
 	}
-	r := registration{username: f.username, nickname: f.nickname, contactField: f.contactField, noPassword: f.noPassword}
+	r := registration{username: f.username, nickname: f.nickname, contactField: f.contactField, noPassword: f.noPassword, network: f.network}
 	var err error
 	if f.passwordFile != "" {
 		if r.password, err = a.passwordFromFile(f.passwordFile); err != nil {
@@ -254,20 +256,31 @@ func (a *app) registerNow(ctx context.Context, r registration) (registerView, er
 	defer node.Close()
 	resp, err := node.Register(ctx, &pb.RegisterRequest{
 		Username: username, Nickname: r.nickname, ContactField: r.contactField, Password: r.password, NoPassword: r.noPassword,
-		Phrase: r.phrase,
+		Phrase: r.phrase, Network: r.network,
 	})
 	if err != nil {
-		if !errors.Is(err, control.Exists) {
-			// The node was started for this account only. It removes its empty folder when it ends.
-			_ = a.stop(context.WithoutCancel(ctx), p, false)
-		}
-		return none, err
+		a.stopEmpty(context.WithoutCancel(ctx), node, p)
+		return none, nameTaken(err, username)
 	}
 	v := registerView{profileView: profileOf(resp.GetProfile()), Phrase: plain(resp.GetPhrase()), Warnings: plainAll(resp.GetWarnings())}
+	if resp.GetNetwork() != nil {
+		n := networkOf(resp.GetNetwork())
+		v.Network = &n
+	}
 	if resp.GetInvite() != "" {
 		v.Invite = text.OneLine(resp.GetInvite(), maxLinkCells)
 	}
 	return v, nil
+}
+
+// stopEmpty ends a node that was started for an account that was refused: it removes its empty folder when it ends. One
+// that another command registered on meanwhile goes on.
+func (a *app) stopEmpty(ctx context.Context, node *control.Client, p place) {
+	status, err := node.Status(ctx, &pb.StatusRequest{})
+	if err == nil && status.GetState() != stateEmpty {
+		return
+	}
+	_ = a.stop(ctx, p, false) // the refusal is what to tell
 }
 
 func (a *app) showRegistration(v registerView, r registration) error {
@@ -285,6 +298,11 @@ func (a *app) showRegistration(v registerView, r registration) error {
 		a.t("field.contact_field"), v.ContactField,
 		a.t("field.invite"), v.Invite,
 	)
+	for _, n := range v.Names {
+		if s := a.nameLine(n); s != "" {
+			a.printf("\n%s\n", s)
+		}
+	}
 	if v.Phrase != "" {
 		a.printf("\n%s\n\n%s\n", a.t("register.phrase"), a.bold(wrapPhrase(v.Phrase)))
 	}
@@ -295,6 +313,10 @@ func (a *app) showRegistration(v registerView, r registration) error {
 		if w != "no_password" {
 			a.warn(a.word("warning", w))
 		}
+	}
+	if v.Network != nil {
+		a.hint(a.t("hint.after_register_network"))
+		return nil
 	}
 	a.hint(a.t("hint.after_register"))
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -73,6 +74,13 @@ func (s *lineScreen) typing(name string, on bool) {
 	}
 }
 
+// tell writes to stderr: a script that reads the chat asked for what people say.
+func (s *lineScreen) tell(_ eventView, said string) {
+	if !s.a.flags.quiet {
+		fmt.Fprintln(s.a.errOut, said)
+	}
+}
+
 func (s *lineScreen) refused(err error) { s.a.report(err) }
 
 // quoteCells is how much of a message is repeated to say which one is meant.
@@ -112,6 +120,11 @@ func (s *jsonScreen) state(m messageView) {
 
 func (s *jsonScreen) typing(_ string, on bool) {
 	s.event(eventView{Type: eventTyping, Time: stamp(time.Now().UnixMilli()), On: on})
+}
+
+func (s *jsonScreen) tell(v eventView, _ string) {
+	v.Seq = 0
+	_ = s.a.emit(v)
 }
 
 func (s *jsonScreen) refused(err error) { s.a.report(err) }

@@ -61,7 +61,7 @@ func (t *table) print(w io.Writer) {
 	}
 }
 
-// fields prints names and values below each other, the values aligned.
+// fields prints names and values below each other, the values aligned, also those of several lines.
 func (a *app) fields(w io.Writer, pairs ...string) {
 	widest := 0
 	for i := 0; i < len(pairs); i += 2 {
@@ -72,6 +72,7 @@ func (a *app) fields(w io.Writer, pairs ...string) {
 			continue
 		}
 		pad := strings.Repeat(" ", widest-ansi.StringWidth(pairs[i])+columnGap)
-		_, _ = io.WriteString(w, a.dim(pairs[i])+pad+pairs[i+1]+"\n")
+		value := strings.ReplaceAll(pairs[i+1], "\n", "\n"+strings.Repeat(" ", widest+columnGap))
+		_, _ = io.WriteString(w, a.dim(pairs[i])+pad+value+"\n")
 	}
 }

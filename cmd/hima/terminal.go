@@ -203,6 +203,8 @@ func (s *terminalScreen) typing(name string, on bool) {
 	}
 }
 
+func (s *terminalScreen) tell(_ eventView, said string) { s.line(s.a.dim("— " + said)) }
+
 func (s *terminalScreen) refused(err error) {
 	s.line(s.a.yellow("hima: " + s.a.t("cli.error") + " " + s.a.describe(err).Message))
 }

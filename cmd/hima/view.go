@@ -21,6 +21,14 @@ func name(s string) string { return text.Nickname(s) }
 
 func plain(s string) string { return text.OneLine(s, maxIDCells) }
 
+func namesOf(in []string) []string {
+	out := make([]string, 0, len(in))
+	for _, s := range in {
+		out = append(out, name(s))
+	}
+	return out
+}
+
 func plainAll(in []string) []string {
 	out := make([]string, 0, len(in))
 	for _, s := range in {
@@ -46,6 +54,8 @@ type profileView struct {
 	Bio          string `json:"bio"`
 	Invite       string `json:"invite"`
 	HasPassword  bool   `json:"has_password"`
+
+	Names []networkNameView `json:"names"`
 }
 
 func profileOf(p *pb.Profile) profileView {
@@ -53,6 +63,7 @@ func profileOf(p *pb.Profile) profileView {
 		Account: plain(p.GetAccount()), Device: plain(p.GetDevice()), Username: name(p.GetUsername()),
 		Nickname: name(p.GetNickname()), ContactField: plain(p.GetContactField()), Bio: text.Message(p.GetBio()),
 		Invite: text.OneLine(p.GetInvite(), maxLinkCells), HasPassword: p.GetHasPassword(),
+		Names: networkNamesOf(p.GetNames()),
 	}
 }
 
@@ -61,8 +72,9 @@ const maxLinkCells = 4000
 
 type registerView struct {
 	profileView
-	Phrase   string   `json:"phrase"`
-	Warnings []string `json:"warnings"`
+	Phrase   string       `json:"phrase"`
+	Warnings []string     `json:"warnings"`
+	Network  *networkView `json:"network,omitempty"`
 }
 
 type statusView struct {
@@ -87,6 +99,8 @@ type statusView struct {
 	Protocols       []string   `json:"protocols"`
 	Warnings        []string   `json:"warnings"`
 	Restored        bool       `json:"restored"`
+
+	Networks []networkView `json:"networks"`
 }
 
 type peerView struct {
@@ -98,6 +112,7 @@ type peerView struct {
 	Since       string `json:"since"`
 	RTTMicros   int64  `json:"rtt_us"`
 	ClockSkewMS int64  `json:"clock_skew_ms"`
+	Limited     bool   `json:"limited"`
 }
 
 func statusOf(s *pb.StatusResponse) statusView {
@@ -108,12 +123,13 @@ func statusOf(s *pb.StatusResponse) statusView {
 		PendingMessages: s.GetPendingMessages(), WaitingDevices: s.GetWaitingDevices(), Unread: s.GetUnread(),
 		Requests: s.GetRequests(), LastEvent: s.GetLastEvent(), MemoryBytes: s.GetMemoryBytes(),
 		DatabaseBytes: s.GetDatabaseBytes(), Protocols: plainAll(s.GetProtocols()), Warnings: plainAll(s.GetWarnings()),
-		Restored: s.GetRestored(),
+		Restored: s.GetRestored(), Networks: networksOf(s.GetNetworks()),
 	}
 	for _, p := range s.GetPeers() {
 		v.Peers = append(v.Peers, peerView{
 			Account: plain(p.GetAccount()), Device: plain(p.GetDevice()), Name: name(p.GetName()), Address: plain(p.GetAddress()),
 			Transport: plain(p.GetTransport()), Since: stamp(p.GetSinceMs()), RTTMicros: p.GetRttUs(), ClockSkewMS: p.GetClockSkewMs(),
+			Limited: p.GetLimited(),
 		})
 	}
 	return v
@@ -159,13 +175,28 @@ type foundView struct {
 	Nickname string `json:"nickname"`
 	Source   string `json:"source"`
 	Relation string `json:"relation"`
+
+	Confirmed    bool            `json:"confirmed"`
+	Network      string          `json:"network"`
+	Since        string          `json:"since"`
+	Disagreement bool            `json:"disagreement"`
+	Others       []candidateView `json:"others"`
+	Networks     []string        `json:"networks"` // that adding would join
 }
 
 func foundOf(f *pb.FindResponse) foundView {
-	return foundView{
+	v := foundView{
 		Account: plain(f.GetAccount()), Username: name(f.GetUsername()), Nickname: name(f.GetNickname()),
-		Source: plain(f.GetSource()), Relation: plain(f.GetRelation()),
+		Source: plain(f.GetSource()), Relation: plain(f.GetRelation()), Confirmed: f.GetConfirmed(), Network: name(f.GetNetwork()),
+		Since: stamp(f.GetSinceMs()), Disagreement: f.GetDisagreement(), Others: []candidateView{},
+		Networks: namesOf(f.GetNetworks()),
 	}
+	for _, c := range f.GetOthers() {
+		v.Others = append(v.Others, candidateView{
+			Account: plain(c.GetAccount()), Username: name(c.GetUsername()), Nickname: name(c.GetNickname()), Source: plain(c.GetSource()),
+		})
+	}
+	return v
 }
 
 type contactView struct {
@@ -202,7 +233,8 @@ func (c contactView) show() string {
 
 type addedView struct {
 	contactView
-	MessageID string `json:"message_id"`
+	MessageID string   `json:"message_id"`
+	Joined    []string `json:"joined"` // names of networks
 }
 
 type requestView struct {
@@ -319,6 +351,7 @@ type whyDeviceView struct {
 	NextTry   string        `json:"next_try"`
 	LastSeen  string        `json:"last_seen"`
 	Attempts  []attemptView `json:"attempts"`
+	Custody   []custodyView `json:"custody"`
 }
 
 type attemptView struct {
@@ -334,7 +367,7 @@ func whyOf(w *pb.WhyResponse) whyView {
 		dv := whyDeviceView{
 			Account: plain(d.GetAccount()), Device: plain(d.GetDevice()), Name: name(d.GetName()), State: plain(d.GetState()),
 			Delivered: stamp(d.GetDeliveredMs()), Connected: d.GetConnected(), NextTry: stamp(d.GetNextTryMs()),
-			LastSeen: stamp(d.GetLastSeenMs()), Attempts: []attemptView{},
+			LastSeen: stamp(d.GetLastSeenMs()), Attempts: []attemptView{}, Custody: custodyOf(d.GetCustody()),
 		}
 		for _, at := range d.GetAttempts() {
 			dv.Attempts = append(dv.Attempts, attemptView{
@@ -356,12 +389,16 @@ type eventView struct {
 	MessageIDs   []string     `json:"message_ids,omitempty"`
 	Detail       string       `json:"detail,omitempty"`
 	On           bool         `json:"on,omitempty"`
+	Network      string       `json:"network,omitempty"`
+	Name         string       `json:"name,omitempty"`
+	Device       string       `json:"device,omitempty"`
 }
 
 func eventOf(e *pb.Event) eventView {
 	v := eventView{
 		Seq: e.GetSeq(), Time: stamp(e.GetTimeMs()), Type: plain(e.GetType()), Conversation: plain(e.GetConversation()),
 		Account: plain(e.GetAccount()), Detail: plain(e.GetDetail()), On: e.GetOn(),
+		Network: name(e.GetNetwork()), Name: name(e.GetName()), Device: plain(e.GetDevice()),
 	}
 	if e.GetMessage() != nil {
 		m := messageOf(e.GetMessage())

@@ -19,6 +19,9 @@ const (
 	eventState   = "state"
 	eventTyping  = "typing"
 	eventReady   = "ready"
+	eventName    = "name"
+	eventNetwork = "network"
+	eventMailbox = "mailbox"
 )
 
 func (a *app) watchCommand() *cobra.Command {
@@ -100,6 +103,9 @@ func (a *app) eventLine(v eventView, now time.Time) string {
 			}
 		}
 	}
+	if s := a.networkEvent(v); s != "" {
+		who, what = "", s
+	}
 	if v.Type == eventTyping || v.Type == "presence" {
 		what = a.t("event." + v.Type + "." + onOff(v.On))
 	}
@@ -111,6 +117,26 @@ func (a *app) eventLine(v eventView, now time.Time) string {
 		parts = append(parts, text.OneLine(what, maxIDCells))
 	}
 	return strings.Join(parts, "  ")
+}
+
+// networkEvent tells what happened to a network, to the own name on it, or to a mailbox, and what to do about it; "" for
+// events of other types and for what a newer node tells.
+func (a *app) networkEvent(v eventView) string {
+	if v.Type != eventName && v.Type != eventNetwork && v.Type != eventMailbox {
+		return ""
+	}
+	id := "event." + v.Type + "." + v.Detail
+	said := a.t(id, "Name", firstOf(v.Name, shortDevice(v.Device), "–"), "Network", firstOf(v.Network, "–"),
+		"Who", firstOf(v.Name, shortAccount(v.Account), "–"))
+	if said == id {
+		return ""
+	}
+	if v.Type == eventName {
+		if do := a.stateHint(v.Detail); do != "" {
+			said += " → " + do
+		}
+	}
+	return said
 }
 
 func onOff(on bool) string {

@@ -24,9 +24,9 @@ var textID = regexp.MustCompile(`^[a-z_]+(\.[a-z0-9_-]+)+$`)
 // groups are the first words of the texts that belong to the command line.
 func groups() []string {
 	return []string{
-		"cancel", "chat", "cli", "cmd", "column", "contact", "conversations", "demo", "device_state", "docs", "error", "event",
-		"field", "flag", "help", "hint", "history", "home", "invite", "kind", "login", "logout", "mark", "mark_read", "nearby",
-		"node", "node_state", "password", "prompt", "register", "relation", "request", "road", "setting", "settings", "source",
+		"bootstrap", "cancel", "chat", "check", "cli", "cmd", "column", "contact", "conversations", "demo", "device_state", "docs",
+		"doctor", "error", "event", "field", "flag", "help", "hint", "history", "home", "invite", "kind", "login", "logout",
+		"mailbox", "mailbox_source", "mailbox_state", "mark", "mark_read", "name", "nearby", "network", "node", "node_state", "password", "prompt", "register", "relation", "request", "road", "search", "setting", "settings", "source",
 		"state", "usage", "verified", "warning", "watch", "why", "word",
 	}
 }
@@ -86,19 +86,23 @@ func TestWordsOfTheAPI(t *testing.T) {
 	a := testApp(t)
 	for group, all := range map[string][]string{
 		"state":        {"pending", "sent", "delivered", "read", "not_taken", "cancelled"},
-		"relation":     {"none", "asked", "one-way", "contact", "request", "declined", "blocked", "temporary"},
+		"relation":     {"none", "asked", "one-way", "contact", "request", "declined", "blocked", "temporary", "self"},
 		"verified":     {"no", "confirmed", "rejected", "changed"},
 		"request":      {"waiting", "accepted", "declined", "not_delivered"},
-		"source":       {"invite", "nearby", "contact", "request", "id"},
-		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "delivered", "read", "not_taken", "full", "denied"},
+		"source":       {"invite", "nearby", "contact", "request", "id", "network"},
+		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied"},
 		"device_state": {"delivered", "offered", "waiting", "not_owed"},
-		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy"},
+		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy", "name_pending", "name_lost"},
 		"node_state":   {"empty", "locked", "unlocked", "stopped"},
 		"setting":      {"strangers", "read-receipts", "presence", "lan-visible"},
 		"event": {
 			"message", "state", "contact", "request", "devices", "typing", "presence", "settings", "profile", "read",
-			"warning", "gap",
+			"warning", "gap", "name", "network", "mailbox",
 		},
+		"road":           {"direct", "relay", "mailbox"},
+		"name":           {"none", "pending", "confirmed", "lost", "unconfirmed"},
+		"mailbox_state":  {"ok", "unreachable", "full", "denied", "retiring"},
+		"mailbox_source": {"network", "contact", "added"},
 	} {
 		for _, w := range all {
 			id := group + "." + strings.ReplaceAll(w, "-", "_")
