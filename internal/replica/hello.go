@@ -30,13 +30,19 @@ var errDuplicate = errors.New("there is another session with this device")
 
 // greet exchanges hellos, admits the other side and registers the session. On an error the stream is ended.
 func (r *Replica) greet(ctx context.Context, st *node.Stream, outbound bool) (*session, error) {
-	s, reason, err := r.hello(ctx, st, outbound)
+	s, reason, err := r.hello(ctx, st, outbound, false)
 	if err == nil {
 		reason, err = r.register(ctx, s)
 	}
 	if err == nil {
 		return s, nil
 	}
+	r.refuseStream(st, reason)
+	return nil, err
+}
+
+// refuseStream ends a stream that becomes no session.
+func (r *Replica) refuseStream(st *node.Stream, reason pb.Bye_Reason) {
 	if reason != pb.Bye_REASON_UNSPECIFIED {
 		_ = st.SetWriteDeadline(time.Now().Add(time.Second))
 		bye := &pb.Frame{Of: &pb.Frame_Bye{Bye: &pb.Bye{Reason: reason}}}
@@ -50,10 +56,9 @@ func (r *Replica) greet(ctx context.Context, st *node.Stream, outbound bool) (*s
 		}
 	}
 	st.Reset()
-	return nil, err
 }
 
-func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound bool) (*session, pb.Bye_Reason, error) {
+func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound, moves bool) (*session, pb.Bye_Reason, error) {
 	stop := context.AfterFunc(ctx, st.Reset)
 	defer stop()
 	_ = st.SetDeadline(time.Now().Add(helloTimeout))
@@ -67,6 +72,7 @@ func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound bool) (*s
 		Certificate:   r.cfg.Certificate.Raw(),
 		TimeMs:        r.cfg.Now().UnixMilli(),
 		Agent:         r.cfg.Agent,
+		Moves:         moves,
 	}
 	begun := time.Now()
 	if err := wire.Write(st, wire.MaxSyncFrame, &pb.Frame{Of: &pb.Frame_Hello{Hello: mine}}); err != nil {
@@ -88,6 +94,7 @@ func (r *Replica) hello(ctx context.Context, st *node.Stream, outbound bool) (*s
 		return nil, pb.Bye_REASON_VERSION, fmt.Errorf("no version in common: %w", ErrProtocol)
 	}
 	s := r.newSession(st, st.Info(), rd, outbound)
+	s.moved = theirs.Moves && !outbound
 	s.info.Skew = skew(theirs.TimeMs, r.cfg.Now()) + time.Since(begun)/2
 	if reason, err := r.admit(ctx, s, theirs); err != nil {
 		return nil, reason, err
@@ -170,6 +177,13 @@ func (r *Replica) register(ctx context.Context, s *session) (pb.Bye_Reason, erro
 		}
 		if other.opener() != s.opener() && other.opener().Less(s.opener()) && other.alive(ctx) {
 			return pb.Bye_REASON_DUPLICATE, errDuplicate
+		}
+		if s.moved {
+			s.moved = false
+			if other.moving.Load() && r.self.Less(s.peer.Device) {
+				return pb.Bye_REASON_DUPLICATE, errDuplicate // both move: the one that the smaller opens counts
+			}
+			return r.adopt(ctx, other, s)
 		}
 		other.end(pb.Bye_REASON_DUPLICATE, errDuplicate)
 		select {

@@ -16,8 +16,8 @@ import (
 // read takes frames in until the stream or the session ends. It says with which reason the session ends.
 func (s *session) read(ctx context.Context) (pb.Bye_Reason, error) {
 	for {
-		var f pb.Frame
-		if err := wire.Read(s.rd, wire.MaxSyncFrame, &f); err != nil {
+		f, err := s.next()
+		if err != nil {
 			if errors.Is(err, wire.ErrTooLarge) || errors.Is(err, wire.ErrMalformed) {
 				return pb.Bye_REASON_PROTOCOL, fmt.Errorf("%w: %w", ErrProtocol, err)
 			}
@@ -29,16 +29,21 @@ func (s *session) read(ctx context.Context) (pb.Bye_Reason, error) {
 		s.lastIn.Store(time.Now().UnixNano())
 		select {
 		case <-s.done:
-			return pb.Bye_REASON_UNSPECIFIED, nil
+			if !s.draining() {
+				return pb.Bye_REASON_UNSPECIFIED, nil
+			}
+			s.drainDeadline()
 		default:
 		}
-		err := s.flood()
-		if err == nil {
-			err = s.handle(ctx, &f)
+		if err = s.flood(); err == nil {
+			err = s.handle(ctx, f)
 		}
 		if err != nil {
 			switch {
 			case errors.Is(err, errByeReceived):
+				if f.GetBye().GetReason() == pb.Bye_REASON_MOVED {
+					s.awaitMove()
+				}
 				return pb.Bye_REASON_UNSPECIFIED, err
 			case errors.Is(err, ErrProtocol):
 				return pb.Bye_REASON_PROTOCOL, err
@@ -50,6 +55,16 @@ func (s *session) read(ctx context.Context) (pb.Bye_Reason, error) {
 			return pb.Bye_REASON_CLOSING, err
 		}
 	}
+}
+
+// next returns the next frame; the first may have been read before the session began.
+func (s *session) next() (*pb.Frame, error) {
+	if f := s.early; f != nil {
+		s.early = nil
+		return f, nil
+	}
+	f := &pb.Frame{}
+	return f, wire.Read(s.rd, wire.MaxSyncFrame, f)
 }
 
 var errByeReceived = errors.New("the other side said goodbye")

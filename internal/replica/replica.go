@@ -26,6 +26,7 @@ type Replica struct {
 	clocks   clocks    // own lock
 	signing  presigned // own lock
 	streams  streams   // own lock
+	moves    moves     // own lock
 	debts    debts     // own lock
 	receipts receipts  // own lock
 	lacking  lacking   // own lock
@@ -33,6 +34,8 @@ type Replica struct {
 
 	mu     sync.RWMutex
 	wishes map[floorWish]bool // guarded by mu; the same as the keys under r/z
+
+	wrote func(to Peer, id feed.FeedID, from, last uint64) // tests: a run goes onto the wire; nil: nobody looks
 }
 
 // New checks the configuration and reads what has to be in memory. It starts nothing.
@@ -71,13 +74,16 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	events, stop := r.cfg.Node.Subscribe()
+	defer stop()
+	wg.Go(func() { r.runMoves(ctx, events, &wg) })
 	r.cfg.Node.Handle(Protocol, func(st *node.Stream) { r.accept(ctx, st) })
 	defer r.streams.close()
 	wg.Go(func() { r.runReceipts(ctx) })
 	for {
 		select {
 		case d := <-r.streams.dials:
-			wg.Go(func() { r.dial(ctx, d) })
+			wg.Go(func() { r.dial(ctx, d, &wg) })
 		case <-ctx.Done():
 			return nil
 		}

@@ -104,6 +104,9 @@ func (w *writer) serve(c *convSync) error {
 	if err := s.r.fail("offer"); err != nil {
 		return err
 	}
+	if s.r.wrote != nil {
+		s.r.wrote(s.peer, id, from, last.Seq)
+	}
 	return w.frame(&pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: runPB(entries, signature)}}})
 }
 

@@ -49,6 +49,10 @@ type session struct {
 	record   identity.AccountRecord // as shown in the hello
 	stranger bool                   // shared nothing when the session began
 	outbound bool
+	rank     int           // of its connection
+	moving   atomic.Bool   // this side is moving it
+	moved    bool          // the other side moves the session of the pair here
+	early    *pb.Frame     // read before the session began
 	begun    time.Time     // steady clock
 	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
@@ -57,12 +61,16 @@ type session struct {
 	wake   chan struct{} // one slot, for the writer
 	done   chan struct{} // closed by end
 	gone   chan struct{} // closed when the session has left the register
+	over   chan struct{} // closed when all that came in is durable
+	left   chan struct{} // closed when the other side said that it moved
 	lastIn atomic.Int64  // Unix nanoseconds of the last frame
 
 	mu        sync.Mutex // guards what follows
 	info      SessionInfo
 	endReason pb.Bye_Reason
 	endErr    error
+	drainEnd  time.Time   // when what the other side still sends is given up; zero: it was not waited for
+	told      bool        // SessionUp was called
 	answers   []*pb.Frame // small frames to write, before everything else
 	acks      []feed.Head // to acknowledge, at most one per feed
 	ackConvs  []feed.ConversationID
@@ -148,6 +156,9 @@ func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Read
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
 		gone:      make(chan struct{}),
+		over:      make(chan struct{}),
+		left:      make(chan struct{}),
+		rank:      rankOf(info),
 		convs:     map[feed.ConversationID]*convSync{},
 		gotAcks:   map[feed.FeedID]uint64{},
 		handed:    map[feed.ConversationID]handed{},
@@ -173,11 +184,21 @@ func (s *session) describe() SessionInfo {
 
 // run works until the session ends, and returns when its goroutines have ended.
 func (s *session) run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { s.end(pb.Bye_REASON_CLOSING, ErrClosed) })
+	stop := context.AfterFunc(ctx, func() {
+		s.end(pb.Bye_REASON_CLOSING, ErrClosed)
+		if s.draining() {
+			s.st.Reset()
+		}
+	})
 	defer stop()
 	info := s.describe()
 	s.r.log.Debug("session up", "device", s.peer.Device.Short(), "transport", info.Transport, "outbound", s.outbound)
-	s.r.cfg.Hooks.SessionUp(info)
+	s.mu.Lock()
+	told := s.told
+	s.mu.Unlock()
+	if !told {
+		s.r.cfg.Hooks.SessionUp(info)
+	}
 	s.startWatch()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -193,11 +214,20 @@ func (s *session) run(ctx context.Context) {
 	close(s.gone)
 	// What was written, the bye at last, still arrives; the reader is let go.
 	_ = s.st.CloseWrite()
-	_ = s.st.SetReadDeadline(time.Now().Add(byeTimeout))
+	if reason == pb.Bye_REASON_MOVED {
+		s.drainDeadline()
+	} else {
+		_ = s.st.SetReadDeadline(time.Now().Add(byeTimeout))
+	}
 	wg.Wait()
-	s.st.Reset()
+	if reason == pb.Bye_REASON_MOVED {
+		_ = s.st.Close() // a reset would overtake what the other side still has to read
+	} else {
+		s.st.Reset()
+	}
 	s.noteHanded()
 	s.waitIncoming()
+	close(s.over)
 	if len(s.r.streams.all()) == 0 {
 		s.r.tails.clear()
 	}

@@ -290,11 +290,12 @@ func (t *streams) dialed(d *dial, err error) {
 const dialTimeout = 20 * time.Second
 
 // dial opens a stream and runs the session on it. It returns when the session ended.
-func (r *Replica) dial(ctx context.Context, d *dial) {
+func (r *Replica) dial(ctx context.Context, d *dial, wg *sync.WaitGroup) {
 	s, err := r.dialSession(ctx, d.device)
 	r.streams.dialed(d, err)
 	if s != nil {
 		defer r.streams.leave()
+		r.considerMove(ctx, s, wg) // a better connection may have come up during the hello
 		s.run(ctx)
 	}
 }

@@ -119,6 +119,14 @@ func vectorFrames(t testing.TB) (names []string, frames []*pb.Frame) {
 	add("ping", &pb.Frame{Of: &pb.Frame_Ping{Ping: &pb.Ping{Nonce: 1}}})
 	add("pong", &pb.Frame{Of: &pb.Frame_Pong{Pong: &pb.Pong{Nonce: 1, TimeMs: begin.UnixMilli()}}})
 	add("bye", &pb.Frame{Of: &pb.Frame_Bye{Bye: &pb.Bye{Reason: pb.Bye_REASON_CLOSING}}})
+	add("bye: moved", &pb.Frame{Of: &pb.Frame_Bye{Bye: &pb.Bye{Reason: pb.Bye_REASON_MOVED}}})
+	add("hello that moves the session", &pb.Frame{Of: &pb.Frame_Hello{Hello: &pb.Hello{
+		Versions: []uint32{1}, AccountRecord: a.record.Raw(), Certificate: a.cert.Raw(), TimeMs: begin.UnixMilli(), Agent: "hima", Moves: true,
+	}}})
+	add("mail offer: none is taken", &pb.Frame{Of: &pb.Frame_MailOffer{MailOffer: &pb.MailOffer{Seq: 1}}})
+	floor := vectorReceipt(conv, b, head)
+	floor.Items[0].First = 2
+	add("receipt with a floor", &pb.Frame{Of: &pb.Frame_Receipt{Receipt: &pb.ReceiptFrame{Receipt: signReceipt(t, b, floor)}}})
 	return names, frames
 }
 
@@ -195,6 +203,15 @@ func makeVectors(t testing.TB) frameVectors {
 	bad = proto.Clone(good).(*pb.Receipt)
 	bad.Items[0].Read = 3
 	v.receipt(t, "read what is not held", b, bad, false)
+	bad = proto.Clone(good).(*pb.Receipt)
+	bad.Items[0].First = 3
+	v.receipt(t, "all of it below the floor", b, bad, true)
+	bad = proto.Clone(good).(*pb.Receipt)
+	bad.Items[0].First = 4
+	v.receipt(t, "floor above what is held", b, bad, false)
+	bad = proto.Clone(good).(*pb.Receipt)
+	bad.Items[0].Feed, bad.Items[0].First = uint32(feed.Control), 2
+	v.receipt(t, "floor in a control feed", b, bad, false)
 	return v
 }
 
