@@ -196,10 +196,14 @@ func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, ho
 	if e.HasBody() {
 		return h.m.shown(e), false, nil
 	}
+	own := row.own(h.m.env.account)
+	if own && e.Number == feed.Control && e.Kind == feed.KindRequest && e.Conversation != h.m.env.self {
+		return true, false, nil // withdrawn
+	}
 	if feed.Known(e.Number, e.Kind) && (e.Number == feed.Control || e.Kind != feed.KindText) {
 		return false, false, nil
 	}
-	if row.own(h.m.env.account) {
+	if own {
 		return true, false, nil
 	}
 	recalled, err := tx.Has(recalledKey(e.ID))
