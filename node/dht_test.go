@@ -201,3 +201,47 @@ func TestDHTAlone(t *testing.T) {
 		}
 	})
 }
+
+// What an idle joined node costs in an hour, and how many connections it keeps.
+func TestIdleHour(t *testing.T) {
+	people := 12
+	if os.Getenv("HIMA_LONG") != "" {
+		people = 100
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 0)
+		w.DelayAll(50 * time.Millisecond)
+		boot := w.AddBootstrap(node.RelayLimits{})
+		table(t, w.Node(boot), node.DHTConfig{Server: true})
+		for i := range people {
+			j := w.AddRemote([]nodetest.NAT{nodetest.Cone, nodetest.Cone, nodetest.Symmetric}[i%3])
+			w.Join(j, boot)
+			table(t, w.Node(j), node.DHTConfig{Server: true, Bootstraps: func() []node.Bootstrap { return []node.Bootstrap{w.Bootstrap(boot)} }})
+			time.Sleep(time.Second)
+		}
+		time.Sleep(30 * time.Minute)
+		var before, worst, sum uint64
+		start := make([]uint64, w.Len())
+		for i := range start {
+			start[i] = w.Carried(i)
+		}
+		conns := 0
+		for range 60 {
+			time.Sleep(time.Minute)
+			for i := 1; i < w.Len(); i++ {
+				conns += len(w.Node(i).Peers())
+			}
+		}
+		for i := 1; i < w.Len(); i++ {
+			used := w.Carried(i) - start[i]
+			sum, worst = sum+used, max(worst, used)
+		}
+		before = sum / uint64(people)
+		t.Logf("%d people: an idle hour costs %.2f MB on average, %.2f MB at worst, with %.1f connections", people,
+			float64(before)/1e6, float64(worst)/1e6, float64(conns)/60/float64(people))
+		t.Logf("the bootstrap node: %.2f MB", float64(w.Carried(0)-start[0])/1e6)
+		if before > 2_000_000 {
+			t.Error("that is too much")
+		}
+	})
+}

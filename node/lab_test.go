@@ -23,6 +23,8 @@ const insideLab = "HIMA_TEST_LAB_NODE"
 type labOrder struct {
 	Index  int
 	Server bool
+	LAN    bool // with discovery
+	Table  bool // with a DHT
 	Boots  []node.Bootstrap
 }
 
@@ -53,7 +55,7 @@ func TestLabNode(t *testing.T) {
 	if err := json.Unmarshal([]byte(order), &o); err != nil {
 		t.Fatal(err)
 	}
-	c := node.Config{Key: nodetest.Key(o.Index), Port: 4001, Internet: !o.Server}
+	c := node.Config{Key: nodetest.Key(o.Index), Port: 4001, Internet: !o.Server, MDNS: o.LAN}
 	if o.Server {
 		c.Server = &node.ServerConfig{Relay: true}
 	}
@@ -61,9 +63,12 @@ func TestLabNode(t *testing.T) {
 	n := newNode(t, c)
 	n.SetBootstraps(o.Boots)
 	serveEcho(n)
+	if o.Table {
+		table(t, n, node.DHTConfig{Server: true, Bootstraps: func() []node.Bootstrap { return o.Boots }})
+	}
 	run(t, n)
 	out := json.NewEncoder(os.Stderr)
-	for !o.Server && !reserved(n) && time.Since(start) < 20*time.Second {
+	for len(o.Boots) > 0 && !o.Server && !reserved(n) && time.Since(start) < 20*time.Second {
 		time.Sleep(time.Millisecond) //nolint:forbidigo // real time, and what is measured
 	}
 	out.Encode(labReport{Addrs: n.Addrs(), Took: time.Since(start), Reach: n.Reachability(), Boots: n.Bootstraps()})
@@ -240,5 +245,51 @@ func tryLabPair(t *testing.T, x, y *labNode, kx, ky string) {
 		said.Took.Round(time.Millisecond), said.Transport, straight.Took.Round(time.Millisecond), straight.Transport)
 	if strings.Contains(straight.Transport, "relay") {
 		t.Error("relayed")
+	}
+}
+
+// wire reads what a host's interface carried, both directions.
+func (l *labNode) wire() (n int) {
+	l.t.Helper()
+	for _, dir := range []string{"rx", "tx"} {
+		out, err := exec.Command("ip", "netns", "exec", labPrefix+"-"+l.host, "cat", "/sys/class/net/eth0/statistics/"+dir+"_bytes").Output()
+		var v int
+		if _, e := fmt.Sscan(string(out), &v); err != nil || e != nil {
+			l.t.Fatalf("%s: %v, %v", l.host, err, e)
+		}
+		n += v
+	}
+	return n
+}
+
+// What nodes cost that do nothing: a connected pair on a LAN, and a joined node with a table and three others in it.
+func TestIdleTraffic(t *testing.T) {
+	if os.Getenv("HIMA_NETLAB") == "" || os.Getenv("HIMA_LONG") == "" {
+		t.Skip("takes ten minutes; needs root and network namespaces")
+	}
+	netlab(t, "up", "-n", "3", "-m", "2", "-p", "1", "-t", "cone,symmetric,cone")
+	t.Cleanup(func() { netlab(t, "down") })
+	one := startLabNode(t, "lan1", labOrder{Index: 1, LAN: true})
+	two := startLabNode(t, "lan2", labOrder{Index: 2, LAN: true})
+	if r := one.do("say", two, two.first.Addrs); r.Err != "" {
+		t.Fatal(r.Err)
+	}
+	boot := startLabNode(t, "pub", labOrder{Index: 10, Server: true, Table: true})
+	boots := []node.Bootstrap{{Device: boot.dev, Addrs: boot.first.Addrs}}
+	far := startLabNode(t, "nat1", labOrder{Index: 11, Table: true, Boots: boots})
+	startLabNode(t, "nat2", labOrder{Index: 12, Table: true, Boots: boots})
+	startLabNode(t, "nat3", labOrder{Index: 13, Table: true, Boots: boots})
+	<-time.After(90 * time.Second)
+	a, b := one.wire(), far.wire()
+	const span = 8 * time.Minute
+	<-time.After(span)
+	lan := float64(one.wire()-a) / span.Seconds()
+	joined := float64(far.wire()-b) / span.Seconds()
+	t.Logf("idle on a LAN: %.0f B/s; joined: %.0f B/s, %.1f MB in an hour", lan, joined, joined*3600/1e6)
+	if lan > 200 {
+		t.Errorf("an idle pair on a LAN carries %.0f B/s", lan)
+	}
+	if joined > 500 {
+		t.Errorf("an idle joined node carries %.0f B/s", joined)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +28,9 @@ func Key(i int) identity.DeviceKey {
 
 // DefaultDelay is how long a packet travels one way unless Delay says otherwise: a LAN with a busy access point.
 const DefaultDelay = 2 * time.Millisecond
+
+// udpHeader is what UDP and IPv4 add to a packet.
+const udpHeader = 28
 
 // port is where every simulated node listens; they differ in their IP addresses.
 const port = 8000
@@ -51,6 +55,8 @@ type member struct {
 	lan  *lan
 	kind kind
 	how  node.ServerConfig // of a bootstrap node
+	// carried counts the bytes of its packets, both directions.
+	carried uint64
 
 	limits node.Limits
 	// found is set while the node's discovery runs.
@@ -98,13 +104,23 @@ func (w *World) route(p *simnet.Packet) time.Duration {
 	from, ok := w.hosts[addrOf(p.From)]
 	to, there := w.pass(p)
 	s := w.links[pair(from, to)]
-	if !ok || !there || s.cut {
+	if ok {
+		w.nodes[from].carried += size(p)
+	}
+	if ok && there && !s.cut {
+		w.nodes[to].carried += size(p)
+	} else {
 		p.To = &net.UDPAddr{IP: net.IPv4(203, 0, 113, 1), Port: 9}
 	}
 	if s.delay > 0 {
 		return s.delay
 	}
 	return w.normal
+}
+
+// size is how long a packet is on the wire. The simulated network does not show what is in it.
+func size(p *simnet.Packet) uint64 {
+	return uint64(reflect.ValueOf(p).Elem().FieldByName("buf").Len()) + udpHeader
 }
 
 // Add makes and starts one more node on the LAN of all and returns its index.
@@ -206,6 +222,13 @@ func (w *World) Node(i int) *node.Node {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.nodes[i].node
+}
+
+// Carried is how many bytes the i-th node has sent and received so far, headers of UDP and IPv4 included.
+func (w *World) Carried(i int) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.nodes[i].carried
 }
 
 // Len is how many nodes there are.
