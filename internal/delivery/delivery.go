@@ -2,9 +2,11 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +34,8 @@ type row struct {
 	tries   int       // failures since it was last seen
 	next    time.Time // zero: as soon as there is room
 	seen    time.Time // zero: never since the start
+	located time.Time // when the network was last asked where it is
+	limited bool      // its connection goes through a relay that will cut it
 }
 
 // refreshPause is the shortest time between two looks at who is owed something: under load it changes all the time.
@@ -43,6 +47,10 @@ const recheck = time.Minute
 // politePause is how long the device with the higher ID leaves it to the other one to open a session on a connection
 // that just came up.
 const politePause = 400 * time.Millisecond
+
+// locatePause is how long after the network was asked where a device is, it is not asked again. The answer does not
+// change faster, and most failures are of devices that are away.
+const locatePause = 15 * time.Second
 
 // New checks the configuration. It starts nothing.
 func New(c Config) (*Delivery, error) {
@@ -112,16 +120,49 @@ func (d *Delivery) hear(e node.Event) {
 		if !d.cfg.Self.IsZero() && e.Device.Less(d.cfg.Self) {
 			pause = politePause
 		}
-		d.nudge(e.Device, pause)
-	case node.PeerDown:
-		d.nudge(e.Device, d.jitter(d.cfg.Limits.Latency/4))
-	case node.NetworkChanged:
 		d.mu.Lock()
-		for _, r := range d.table {
-			r.tries, r.next = 0, time.Time{}
+		if r := d.table[e.Device]; r != nil {
+			r.limited = e.Info.Limited
 		}
 		d.mu.Unlock()
+		d.nudge(e.Device, pause)
+	case node.PeerDown:
+		d.nudge(e.Device, d.afterLoss(e.Device))
+	case node.NetworkChanged:
+		d.begin()
+	case node.OnlineChanged:
+		if e.Online {
+			d.begin()
+		}
 	}
+}
+
+// begin tries everybody anew: what failed so far says nothing about the network of now.
+func (d *Delivery) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.table {
+		r.tries, r.next, r.located = 0, time.Time{}, time.Time{}
+	}
+}
+
+// afterLoss is the pause after a connection ended. A circuit through a limited relay is cut every few minutes while both
+// ends live: its devices go on at once, one before the other.
+func (d *Delivery) afterLoss(device identity.DeviceID) time.Duration {
+	d.mu.Lock()
+	r := d.table[device]
+	cut := r != nil && r.limited
+	if cut {
+		r.limited = false
+	}
+	d.mu.Unlock()
+	switch {
+	case !cut:
+		return d.jitter(d.cfg.Limits.Latency / 4)
+	case !d.cfg.Self.IsZero() && device.Less(d.cfg.Self):
+		return politePause
+	}
+	return 0
 }
 
 // Nudge tries a device at once that was seen, and begins its pauses anew. Devices that are neither owed anything nor
@@ -238,17 +279,13 @@ func (d *Delivery) start(ctx context.Context, wg *sync.WaitGroup, now time.Time)
 	return wait
 }
 
-// dial tries one device and plans the next try.
+// dial tries one device, a second time if the network knows where it is now, and plans the next try.
 func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
-	attempt := Attempt{Time: d.cfg.Now(), Road: RoadDirect}
-	if d.cfg.Addr != nil {
-		attempt.Addr = d.cfg.Addr(device)
-	}
-	dialCtx, cancel := context.WithTimeout(ctx, d.cfg.Limits.Timeout)
-	err := d.cfg.Sessions.Open(dialCtx, device)
-	cancel()
-	if err != nil {
-		attempt.Error = err.Error()
+	attempt, err := d.try(ctx, device)
+	attempts := []Attempt{attempt}
+	if err != nil && d.locate(ctx, device, err) {
+		attempt, err = d.try(ctx, device)
+		attempts = append(attempts, attempt)
 	}
 	now := d.cfg.Now()
 	d.mu.Lock()
@@ -272,10 +309,69 @@ func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
 	}
 	// An idle contact's failures are nobody's question.
 	if ctx.Err() == nil && (owed || err == nil) {
-		if err := d.note(device, attempt); err != nil {
-			d.log.Warn("noting an attempt", "error", err)
+		for _, attempt := range attempts {
+			if err := d.note(device, attempt); err != nil {
+				d.log.Warn("noting an attempt", "error", err)
+			}
 		}
 	}
+}
+
+// try makes one attempt.
+func (d *Delivery) try(ctx context.Context, device identity.DeviceID) (Attempt, error) {
+	attempt := Attempt{Time: d.cfg.Now()}
+	if d.cfg.Addr != nil {
+		attempt.Addr = d.cfg.Addr(device)
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Limits.Timeout)
+	defer cancel()
+	err := d.cfg.Sessions.Open(ctx, device)
+	if err != nil {
+		attempt.Error = err.Error()
+	} else if d.cfg.Addr != nil {
+		attempt.Addr = d.cfg.Addr(device) // of several it is this one that answered
+	}
+	attempt.Road = roadOf(attempt.Addr)
+	return attempt, err
+}
+
+// roadOf says what kind of road an address is.
+func roadOf(addr string) Road {
+	if strings.Contains(addr, "/p2p-circuit") {
+		return RoadRelay
+	}
+	return RoadDirect
+}
+
+// locate asks the network where a device is, if that can help after such an error, and says that something was learnt.
+func (d *Delivery) locate(ctx context.Context, device identity.DeviceID, failed error) bool {
+	if d.cfg.Locate == nil || ctx.Err() != nil || !lost(failed) {
+		return false
+	}
+	now := d.cfg.Now()
+	d.mu.Lock()
+	r := d.row(device)
+	asked := !r.located.IsZero() && now.Sub(r.located) < locatePause
+	if !asked {
+		r.located = now
+	}
+	d.mu.Unlock()
+	if asked {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Limits.Timeout)
+	defer cancel()
+	if err := d.cfg.Locate(ctx, device); err != nil {
+		d.log.Debug("asking where a device is", "device", device.Short(), "error", err)
+		return false
+	}
+	return true
+}
+
+// lost says whether an attempt failed because the device was not found where it was looked for.
+func lost(err error) bool {
+	return errors.Is(err, node.ErrNoAddress) || errors.Is(err, node.ErrUnreachable) || errors.Is(err, node.ErrWrongDevice) ||
+		errors.Is(err, context.DeadlineExceeded)
 }
 
 // pause is the rule of the table: the road's latency times 2^tries, jittered, capped. Called with mu held.

@@ -3,27 +3,55 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"hima/identity"
-	"hima/internal/feed"
-	"hima/internal/mailbox"
 	"hima/internal/replica"
-	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
 // Mail is the road by way of mailboxes: it posts what is owed to devices that cannot be reached, and collects what was
-// left for this one. Make it with NewMail, let Run work.
+// left for this one. Make it with NewMail, let Run work. mu guards everything below it; it is never held while the database,
+// a mailbox or a hook is waited for.
 type Mail struct {
-	cfg MailConfig
-	log *slog.Logger
+	cfg  MailConfig
+	log  *slog.Logger
+	self identity.DeviceID
+	wake chan struct{} // one slot
+
+	mu         sync.Mutex
+	boxes      map[identity.DeviceID]*box
+	prekeys    []rotating // newest last
+	ledger     ledger
+	posters    map[identity.DeviceID]*poster
+	posting    int                             // posts under way
+	offering   map[identity.DeviceID]time.Time // offers of which it is not known yet that they arrived
+	stale      map[identity.DeviceID]bool      // devices whose inboxes are gone
+	bad        map[identity.DeviceID]time.Time // mailboxes that lied, until when they are not used
+	judged     map[identity.DeviceID]string    // what mailboxes last did
+	requests   bool                            // strangers may leave first requests
+	dirty      bool                            // boxes, inboxes or keys changed
+	stalePosts bool                            // who is owed what is to be asked anew
+	sessions   map[identity.DeviceID]bool      // devices that asked for an offer, perhaps gone since
+	told       *DeviceInfo                     // what the device record was last asked to say
 }
 
 var (
 	_ replica.Side = (*Mail)(nil)
 	_ MailFeeds    = (*replica.Replica)(nil)
+)
+
+const (
+	// mailRefresh is the shortest time between two looks at who is owed something.
+	mailRefresh = 100 * time.Millisecond
+	// mailCheck is the longest time until what changes without a tick is looked at.
+	mailCheck = time.Minute
+	// tidyEvery is how often keys, notes and retired mailboxes are looked through.
+	tidyEvery = time.Hour
 )
 
 // NewMail checks the configuration and reads what is kept. It starts nothing.
@@ -32,66 +60,191 @@ func NewMail(c MailConfig) (*Mail, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	return &Mail{cfg: c, log: c.Logger}, nil
+	m := &Mail{
+		cfg: c, log: c.Logger, self: c.Key.ID(), wake: make(chan struct{}, 1),
+		boxes: map[identity.DeviceID]*box{}, ledger: ledger{}, posters: map[identity.DeviceID]*poster{},
+		offering: map[identity.DeviceID]time.Time{}, stale: map[identity.DeviceID]bool{}, bad: map[identity.DeviceID]time.Time{},
+		judged: map[identity.DeviceID]string{}, sessions: map[identity.DeviceID]bool{}, dirty: true, stalePosts: true,
+	}
+	err := c.DB.View(func(tx *storage.Tx) error {
+		for _, load := range []func(*storage.Tx) error{m.loadBoxes, m.loadPrekeys, m.loadLedger} {
+			if err := load(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading what is known of mail: %w", err)
+	}
+	return m, nil
 }
 
-// Run posts and collects until ctx ends.
-func (m *Mail) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Failed hears that a device could not be reached directly: it is posted to without waiting. Wire it to Config.OnFailed.
-func (m *Mail) Failed(device identity.DeviceID) {}
-
-// Offer implements replica.Side.
-func (m *Mail) Offer(p replica.Peer) (*pb.MailOffer, error) { return nil, nil }
-
-// Offered implements replica.Side.
-func (m *Mail) Offered(ctx context.Context, p replica.Peer, o *pb.MailOffer) error { return nil }
-
-// Custody says which mailboxes hold an entry for a device, and which did until their receipts ended.
-func (m *Mail) Custody(dev identity.DeviceID, id feed.FeedID, seq uint64) ([]Custody, error) {
-	return nil, nil
+func (m *Mail) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
 }
 
-// SetNetworkBoxes says which mailboxes the joined networks offer. Those of an earlier call that are not in it retire.
-func (m *Mail) SetNetworkBoxes(refs []identity.MailboxRef) error { return nil }
-
-// SetRequests says whether strangers may leave first requests.
-func (m *Mail) SetRequests(on bool) {}
-
-// Published tells that the own device record which names this prekey is on the network since then (R24).
-func (m *Mail) Published(prekey identity.Prekey, at time.Time) error { return nil }
-
-// Add begins to use a mailbox after asking it for its terms. grant is nil where it keeps mail for everybody.
-func (m *Mail) Add(ctx context.Context, ref identity.MailboxRef, grant []byte, source string) (BoxStatus, error) {
-	return BoxStatus{}, ErrNoBox
+func (m *Mail) fail(point string) error {
+	if m.cfg.Fail == nil {
+		return nil
+	}
+	return m.cfg.Fail(point)
 }
 
-// Remove retires a mailbox: it is not named any more, and still emptied until nothing can come in.
-func (m *Mail) Remove(ctx context.Context, dev identity.DeviceID) (BoxStatus, error) {
-	return BoxStatus{}, ErrNoBox
+func jitter(t time.Duration) time.Duration { return t - time.Duration(rand.Int64N(int64(t)/4+1)) }
+
+// Run posts and collects until ctx ends and everything that it began returned.
+func (m *Mail) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	owed, stop := m.cfg.Feeds.WatchOwed()
+	defer stop()
+	collectors := map[*box]bool{}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var refreshed, tidied time.Time
+	for {
+		now := m.cfg.Now()
+		if now.Sub(tidied) >= tidyEvery || now.Before(tidied) {
+			m.tidy(ctx)
+			tidied = now
+		}
+		m.reconcile(ctx, collectors, &wg)
+		wait := mailCheck
+		m.mu.Lock()
+		stale := m.stalePosts || now.Sub(refreshed) >= mailCheck
+		m.mu.Unlock()
+		if since := now.Sub(refreshed); stale && since >= 0 && since < mailRefresh {
+			wait = mailRefresh - since
+		} else if stale {
+			m.mu.Lock()
+			m.stalePosts = false
+			m.mu.Unlock()
+			m.check(ctx, "looking at what is owed", m.refresh(ctx))
+			refreshed = now
+		}
+		if next := m.step(ctx, &wg, now); !next.IsZero() {
+			wait = min(wait, max(next.Sub(m.cfg.Now()), time.Millisecond))
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-owed:
+			m.mu.Lock()
+			m.stalePosts = true
+			m.mu.Unlock()
+		case <-m.wake:
+		}
+	}
 }
 
-// Boxes lists the mailboxes in use.
-func (m *Mail) Boxes() []BoxStatus { return nil }
-
-// SetGrant offers to keep mail for an account, or changes how much; 0 takes the offer back.
-func (m *Mail) SetGrant(ctx context.Context, account identity.AccountID, quota uint64) (grant [16]byte, err error) {
-	return grant, nil
+func (m *Mail) check(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		m.log.Warn(what, "error", err)
+	}
 }
 
-// Grants lists for whom this node keeps mail.
-func (m *Mail) Grants() ([]GrantStatus, error) { return nil, nil }
-
-// GrantQuota is mailbox.ServerConfig.Grant.
-func (m *Mail) GrantQuota(tx *storage.Tx, grant []byte) (quota uint64, ok bool, err error) {
-	return 0, false, nil
+// step does what is due and says when something is next.
+func (m *Mail) step(ctx context.Context, wg *sync.WaitGroup, now time.Time) time.Time {
+	m.check(ctx, "noting offers that arrived", m.confirm(ctx))
+	m.mu.Lock()
+	over, next := m.ledger.over(now)
+	if len(m.offering) > 0 {
+		next = sooner(next, now.Add(confirmAfter/4))
+	}
+	m.mu.Unlock()
+	if len(over) > 0 {
+		m.check(ctx, "ending custody", m.endCustody(ctx, over))
+	}
+	return sooner(next, m.start(ctx, wg, now))
 }
 
-// PutSnapshot leaves the sealed snapshot of the self conversation at the account's mailboxes (R21).
-func (m *Mail) PutSnapshot(ctx context.Context, sealed []byte) error { return ErrNoSnapshot }
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
 
-// FetchSnapshot returns what the account's mailboxes hold as snapshots.
-func (m *Mail) FetchSnapshot(ctx context.Context) ([][]byte, error) { return nil, ErrNoSnapshot }
+// reconcile lets a collector run for every mailbox in use, and tells what the device record is to say.
+func (m *Mail) reconcile(ctx context.Context, collectors map[*box]bool, wg *sync.WaitGroup) {
+	m.mu.Lock()
+	if !m.dirty {
+		m.mu.Unlock()
+		return
+	}
+	m.dirty = false
+	requests := m.requests
+	var begin []*box
+	living := map[*box]bool{}
+	for _, b := range m.boxes {
+		living[b] = true
+		if !collectors[b] {
+			begin = append(begin, b)
+		}
+	}
+	m.mu.Unlock()
+	for _, b := range begin {
+		collectors[b] = true
+		wg.Go(func() {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go func() { // one that is not used any more ends
+				select {
+				case <-ctx.Done():
+				case <-b.gone:
+					cancel()
+				}
+			}()
+			m.runBox(ctx, b)
+		})
+	}
+	for b := range collectors {
+		if !living[b] {
+			delete(collectors, b)
+			close(b.gone)
+		}
+	}
+	if requests {
+		m.check(ctx, "making an inbox for requests", m.wantInboxes(ctx, identity.AccountID{}))
+	}
+	m.mu.Lock()
+	info := m.deviceInfo()
+	var heard []identity.DeviceID
+	if m.told != nil && !sameInfo(*m.told, info) {
+		heard = m.connectedLocked()
+	}
+	same := m.told != nil && sameInfo(*m.told, info) && m.told.Request == info.Request
+	m.told = &info
+	m.mu.Unlock()
+	if !same {
+		m.cfg.OnDevice(info)
+	}
+	for _, dev := range heard {
+		m.cfg.Feeds.PushOffer(dev)
+	}
+}
+
+// tidy rotates and erases keys and forgets what is over.
+func (m *Mail) tidy(ctx context.Context) {
+	fresh, err := m.rotate(ctx)
+	m.check(ctx, "rotating prekeys", err)
+	if fresh {
+		m.mu.Lock()
+		m.dirty = true
+		m.mu.Unlock()
+	}
+	m.check(ctx, "erasing prekeys", m.erasePrekeys(ctx))
+	m.check(ctx, "forgetting items", m.forgetTaken(ctx))
+	m.check(ctx, "retiring mailboxes", m.retire(ctx))
+}
 
 func (c MailConfig) withDefaults() MailConfig {
 	d := DefaultMailLimits()
@@ -106,7 +259,6 @@ func (c MailConfig) withDefaults() MailConfig {
 	setDefault(&l.OneTimeOf, d.OneTimeOf)
 	setDefault(&l.Slack, d.Slack)
 	setDefault(&l.Left, d.Left)
-	setDefault(&l.Devices, d.Devices)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -131,5 +283,3 @@ func (c MailConfig) check() error {
 	}
 	return nil
 }
-
-var _ = mailbox.Protocol

@@ -52,7 +52,8 @@ type MailClient interface {
 	CloseInbox(ctx context.Context, ref mailbox.Ref, secret identity.InboxSecret) error
 	Renew(ctx context.Context, ref mailbox.Ref, secrets []identity.InboxSecret) (missing []identity.InboxID, err error)
 	AddWatch(ctx context.Context, ref mailbox.Ref, secrets []identity.InboxSecret) (waiting, missing []identity.InboxID, err error)
-	Watch(ctx context.Context, ref mailbox.Ref, secrets []identity.InboxSecret, waiting func(identity.InboxID)) error
+	Watch(ctx context.Context, ref mailbox.Ref, secrets []identity.InboxSecret, tell func(waiting, missing []identity.InboxID)) error
+	Connected(dev identity.DeviceID) bool
 }
 
 // MailRecords is what Mail needs of package directory. Record, Devices and DeviceRecord are cheap.
@@ -137,7 +138,6 @@ type MailLimits struct {
 	OneTimeOf time.Duration // how old a one-time prekey may be that is used for sealing
 	Slack     time.Duration // beyond the longest expiry, before a replaced prekey is erased (R24)
 	Left      int           // items of a request inbox that did not open and are kept
-	Devices   int           // devices whose offers are kept
 }
 
 // DefaultMailLimits returns the limits of a normal node.
@@ -153,7 +153,6 @@ func DefaultMailLimits() MailLimits {
 		OneTimeOf: 30 * 24 * time.Hour,
 		Slack:     7 * 24 * time.Hour,
 		Left:      8,
-		Devices:   16384,
 	}
 }
 

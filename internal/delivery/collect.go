@@ -1,0 +1,547 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hima/identity"
+	"hima/internal/mailbox"
+	"hima/internal/replica"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+const (
+	// callTimeout is how long one call to a mailbox may take, its dial included.
+	callTimeout = 20 * time.Second
+	// renewEvery keeps inboxes from expiring while this node runs; a watch renews them too.
+	renewEvery = 24 * time.Hour
+	// opening is how many inboxes are opened at once.
+	opening = 8
+	// lostRetry is the longest pause while a mailbox was lost a moment ago: relays and routers come back within minutes.
+	lostRetry = 8 * time.Second
+	// lostFor is how long that is.
+	lostFor = 10 * time.Minute
+)
+
+// runBox looks after one mailbox until ctx ends: opens inboxes there, watches and empties them.
+func (m *Mail) runBox(ctx context.Context, b *box) {
+	tries := 0
+	for ctx.Err() == nil {
+		begun := m.cfg.Now()
+		err := m.attendBox(ctx, b)
+		if ctx.Err() != nil {
+			return
+		}
+		now := m.cfg.Now()
+		if now.Sub(begun) > time.Minute {
+			tries = 0
+		}
+		m.boxFailed(b, err, now)
+		pause := m.cfg.Limits.Retry << min(tries, 12)
+		limit := m.cfg.Limits.RetryCap
+		m.mu.Lock()
+		if now.Sub(b.failed) < lostFor {
+			limit = min(limit, lostRetry)
+		}
+		m.mu.Unlock()
+		tries++
+		t := time.NewTimer(jitter(min(pause, limit)))
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-b.nudge:
+		}
+		t.Stop()
+	}
+}
+
+// Nudge tries a mailbox at once that seems to be back, e.g. because its node connected.
+func (m *Mail) Nudge(dev identity.DeviceID) {
+	m.mu.Lock()
+	b := m.boxes[dev]
+	delete(m.bad, dev)
+	m.mu.Unlock()
+	if b != nil {
+		select {
+		case b.nudge <- struct{}{}:
+		default:
+		}
+	}
+	m.poke()
+}
+
+// boxFailed notes why a mailbox could not be attended to.
+func (m *Mail) boxFailed(b *box, err error, now time.Time) {
+	state := BoxUnreachable
+	switch {
+	case errors.Is(err, mailbox.ErrDenied):
+		state = BoxDenied
+	case errors.Is(err, mailbox.ErrNoRoom), errors.Is(err, mailbox.ErrFull):
+		state = BoxFull
+	}
+	m.mu.Lock()
+	tell := !b.lost
+	if b.state != state || b.failed.IsZero() {
+		b.failed = now
+	}
+	b.state, b.lost = state, true
+	if err != nil {
+		b.err = cut(err.Error())
+	}
+	m.mu.Unlock()
+	m.log.Debug("a mailbox is not to be had", "mailbox", b.ref.Device.Short(), "error", err)
+	if tell {
+		m.cfg.Hooks.MailboxEvent(b.ref.Device, "lost")
+	}
+}
+
+// boxWorks notes that a mailbox answered.
+func (m *Mail) boxWorks(b *box) {
+	m.mu.Lock()
+	back := b.lost
+	b.state, b.err, b.lost, b.failed = BoxOK, "", false, time.Time{}
+	m.mu.Unlock()
+	if back {
+		m.cfg.Hooks.MailboxEvent(b.ref.Device, "back")
+	}
+}
+
+// attendBox works with a mailbox as long as it answers; it always returns an error.
+func (m *Mail) attendBox(ctx context.Context, b *box) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := m.learnTerms(ctx, b); err != nil {
+		return err
+	}
+	if err := m.openInboxes(ctx, b); err != nil {
+		return err
+	}
+	m.boxWorks(b)
+	var watched sync.Map // inboxes on the stream
+	ended := make(chan error, 1)
+	looked := make(chan struct{})
+	var once sync.Once
+	secrets := m.openSecrets(b, &watched)
+	go func() {
+		ended <- m.cfg.Client.Watch(ctx, b.ref, secrets, func(waiting, missing []identity.InboxID) {
+			m.heard(b, waiting, missing)
+			once.Do(func() { close(looked) })
+		})
+	}()
+	defer func() { cancel(); <-ended; ended <- nil }()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
+	if len(secrets) == 0 {
+		once.Do(func() { close(looked) })
+	}
+	select {
+	case <-looked:
+	case err := <-ended:
+		ended <- err
+		return err
+	}
+	for {
+		if err := m.openInboxes(ctx, b); err != nil {
+			return err
+		}
+		if more := m.openSecrets(b, &watched); len(more) > 0 {
+			waiting, missing, err := m.cfg.Client.AddWatch(ctx, b.ref, more)
+			if err != nil {
+				return err
+			}
+			m.heard(b, waiting, missing)
+		}
+		if err := m.emptyAll(ctx, b); err != nil {
+			return err
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			return err
+		case <-b.bell:
+		case <-renew.C:
+			missing, err := m.cfg.Client.Renew(ctx, b.ref, m.openSecrets(b, nil))
+			if err != nil {
+				return err
+			}
+			m.heard(b, nil, missing)
+		}
+	}
+}
+
+func (m *Mail) learnTerms(ctx context.Context, b *box) error {
+	asking, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	terms, err := m.cfg.Client.Terms(asking, b.ref)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if !terms.Open && len(b.grant) == 0 {
+		m.mu.Unlock()
+		return mailbox.ErrDenied
+	}
+	changed := b.expiry != terms.Expiry || b.workBits != terms.WorkBits || b.requests != (terms.RequestItems > 0 && terms.RequestBytes > 0)
+	b.take(terms)
+	m.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	m.boxesChanged()
+	return m.saveBox(ctx, b)
+}
+
+// heard takes word of inboxes. It must not block.
+func (m *Mail) heard(b *box, waiting, missing []identity.InboxID) {
+	m.mu.Lock()
+	for _, id := range waiting {
+		if len(b.waiting) < len(b.inboxes)+8 { // only own ones are looked at
+			b.waiting[id] = true
+		}
+	}
+	for _, id := range missing {
+		for _, in := range b.inboxes {
+			if in.id == id {
+				in.open, in.after = false, 0 // its node lost its disk
+			}
+		}
+	}
+	m.mu.Unlock()
+	if len(waiting)+len(missing) > 0 {
+		b.ring()
+	}
+}
+
+// openSecrets lists the secrets of open inboxes; with watched, only those that are not in it yet, which it then is.
+func (m *Mail) openSecrets(b *box, watched *sync.Map) []identity.InboxSecret {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []identity.InboxSecret
+	for _, in := range b.inboxes {
+		if !in.open {
+			if watched != nil {
+				watched.Delete(in.id)
+			}
+			continue
+		}
+		if watched != nil {
+			if _, known := watched.LoadOrStore(in.id, true); known {
+				continue
+			}
+		}
+		out = append(out, in.secret)
+	}
+	return out
+}
+
+// openInboxes opens those that the mailbox does not have yet. Who waits to be told of them is told.
+func (m *Mail) openInboxes(ctx context.Context, b *box) error {
+	type want struct {
+		account identity.AccountID
+		in      *ownInbox
+	}
+	var closed []want
+	m.mu.Lock()
+	for account, in := range b.inboxes {
+		if !in.open && b.retired.IsZero() {
+			closed = append(closed, want{account, in})
+		}
+	}
+	grant := b.grant
+	m.mu.Unlock()
+	if len(closed) == 0 {
+		return nil
+	}
+	g, opened := errgroup.WithContext(ctx)
+	g.SetLimit(opening)
+	for _, w := range closed {
+		g.Go(func() error {
+			asking, cancel := context.WithTimeout(opened, callTimeout)
+			defer cancel()
+			kind := mailbox.Contact
+			if w.account.IsZero() {
+				kind = mailbox.Request
+			}
+			st, err := m.cfg.Client.OpenInbox(asking, b.ref, mailbox.InboxConfig{Secret: w.in.secret, Kind: kind, Grant: grant})
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			w.in.open, w.in.state, w.in.after = true, st, 0
+			m.mu.Unlock()
+			return nil
+		})
+	}
+	err := g.Wait()
+	m.boxesChanged()
+	for _, w := range closed {
+		for _, dev := range m.cfg.Records.Devices(w.account) {
+			m.cfg.Feeds.PushOffer(dev)
+		}
+	}
+	return err
+}
+
+// emptyAll fetches what waits, and notes when nothing is left.
+func (m *Mail) emptyAll(ctx context.Context, b *box) error {
+	m.mu.Lock()
+	var list []*ownInbox
+	for account, in := range b.inboxes {
+		if b.waiting[in.id] {
+			delete(b.waiting, in.id)
+			if account.IsZero() {
+				list = append(list, in) // last: those one knows come first
+			} else {
+				list = slices.Insert(list, 0, in)
+			}
+		}
+	}
+	clear(b.waiting)
+	strangers := b.inboxes[identity.AccountID{}]
+	m.mu.Unlock()
+	for i, in := range list {
+		if err := m.empty(ctx, b, in, in == strangers); err != nil {
+			m.mu.Lock()
+			for _, in := range list[i:] {
+				b.waiting[in.id] = true
+			}
+			m.mu.Unlock()
+			return err
+		}
+	}
+	m.mu.Lock()
+	now := m.cfg.Now()
+	save := now.Sub(b.emptied) > time.Hour // precise enough for when keys are erased
+	if len(b.waiting) == 0 && save {
+		b.emptied = now
+	}
+	m.mu.Unlock()
+	if !save {
+		return nil
+	}
+	return m.saveBox(ctx, b)
+}
+
+// empty fetches what lies in an inbox, takes it, and has it removed.
+func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) error {
+	for {
+		m.mu.Lock()
+		after := in.after
+		m.mu.Unlock()
+		items, more, err := m.cfg.Client.Fetch(ctx, b.ref, in.secret, after, 0)
+		if errors.Is(err, mailbox.ErrNoInbox) {
+			m.heard(b, nil, []identity.InboxID{in.id})
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var done [][32]byte
+		for _, it := range items {
+			hash := identity.ItemHash(it.Bytes)
+			ok, err := m.take(ctx, it, hash, strangers)
+			if err != nil {
+				return err
+			}
+			if ok {
+				done = append(done, hash)
+			} else {
+				done = append(done, m.leave(in, hash, strangers)...)
+			}
+			m.mu.Lock()
+			in.after = max(in.after, it.Cursor)
+			m.mu.Unlock()
+		}
+		if len(done) > 0 {
+			if err := m.fail("before-done"); err != nil {
+				return err
+			}
+			if err := m.cfg.Client.Done(ctx, b.ref, in.secret, done); err != nil && !errors.Is(err, mailbox.ErrNoInbox) {
+				return err
+			}
+		}
+		m.mu.Lock()
+		in.state.Items, in.state.Bytes = len(in.left), 0
+		m.mu.Unlock()
+		if !more {
+			return nil
+		}
+	}
+}
+
+// leave notes an item that did not open, or was not taken. It stays until it ends, for what does not open now may be said
+// again only then; but an inbox that is open to everybody must not fill up with such: there the oldest go.
+func (m *Mail) leave(in *ownInbox, hash [32]byte, strangers bool) (drop [][32]byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(in.left, hash) {
+		in.left = append(in.left, hash)
+	}
+	if n := len(in.left) - m.cfg.Limits.Left; strangers && n > 0 {
+		drop = slices.Clone(in.left[:n])
+		in.left = in.left[n:]
+	}
+	return drop
+}
+
+func takenKey(hash [32]byte) []byte { return keyOf(keyTaken, hash[:16]) }
+
+// take takes one item; true: it can be removed where it lies. An error is one of the own database: the same item may be
+// taken later.
+func (m *Mail) take(ctx context.Context, it mailbox.Item, hash [32]byte, strangers bool) (done bool, err error) {
+	known := false
+	err = m.cfg.DB.View(func(tx *storage.Tx) (err error) {
+		known, err = tx.Has(takenKey(hash))
+		return err
+	})
+	if known || err != nil {
+		return known, err
+	}
+	plain, used, err := m.open(it.Bytes)
+	if err != nil {
+		if errors.Is(err, identity.ErrNotSealedForKey) || errors.Is(err, identity.ErrMalformed) {
+			m.log.Debug("leaving an item that does not open", "error", err)
+			return false, nil
+		}
+		return false, err
+	}
+	mail, err := identity.ParseMail(plain, m.self)
+	if err == nil && used != nil && used.device != mail.Certificate.Device {
+		err = errors.New("a one-time prekey of another device")
+	}
+	if err != nil {
+		m.log.Debug("dropping an item that says nothing", "error", err)
+		return true, m.finish(ctx, it, hash, used)
+	}
+	return m.importMail(ctx, it, hash, strangers, mail, used)
+}
+
+// open opens an item with the one-time prekey that it names, or with one of the rotating ones.
+func (m *Mail) open(item []byte) (plain []byte, used *oneTime, err error) {
+	hint, err := identity.MailHint(item)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = m.cfg.DB.View(func(tx *storage.Tx) error {
+		o, ok, err := loadOneTime(tx, hint)
+		if ok {
+			used = &o
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if used != nil {
+		plain, err = identity.OpenMail(item, m.self, used.secret)
+		return plain, used, err
+	}
+	m.mu.Lock()
+	keys := slices.Clone(m.prekeys)
+	m.mu.Unlock()
+	err = identity.ErrNotSealedForKey
+	for _, k := range slices.Backward(keys) {
+		if plain, err = identity.OpenMail(item, m.self, k.secret); err == nil || !errors.Is(err, identity.ErrNotSealedForKey) {
+			return plain, nil, err
+		}
+	}
+	return nil, nil, err
+}
+
+// importMail stores what a mail says. The one-time prekey that opened it is erased in the same transaction (R24).
+func (m *Mail) importMail(ctx context.Context, it mailbox.Item, hash [32]byte, strangers bool, mail identity.Mail, used *oneTime) (bool, error) {
+	from := replica.Peer{Account: mail.Certificate.Account, Device: mail.Certificate.Device}
+	known := m.takesMailOf(from.Account)
+	got, err := m.cfg.Feeds.Import(ctx, replica.Mailed{
+		Peer: from, Record: mail.AccountRecord, Runs: mail.Runs, Receipts: mail.Receipts, Token: mail.Token, Work: mail.Work,
+	}, func(tx *storage.Tx) error {
+		if strangers && used == nil && !known {
+			return nil // it may have to be judged again; nothing is stored twice
+		}
+		if known && mail.Offer != nil {
+			if err := m.takeOffer(tx, from, *mail.Offer, false); err != nil {
+				return err
+			}
+		}
+		return m.mark(tx, it, hash, used)
+	})
+	switch {
+	case errors.Is(err, replica.ErrNotAdmitted), errors.Is(err, replica.ErrProtocol):
+		m.log.Debug("dropping a mail", "device", from.Device.Short(), "error", err)
+		return true, m.finish(ctx, it, hash, used)
+	case errors.Is(err, replica.ErrDiverged):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	if got.Refused == pb.Code_CODE_FULL && strangers && !known {
+		return false, nil
+	}
+	if mail.Offer != nil && !known && got.Refused == 0 { // whose first entry was taken may be answered there
+		err := m.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return m.takeOffer(tx, from, *mail.Offer, false) })
+		if err != nil {
+			return false, fmt.Errorf("keeping an offer: %w", err)
+		}
+	}
+	m.poke()
+	if used != nil {
+		m.cfg.Feeds.PushOffer(from.Device)
+	}
+	return true, nil
+}
+
+// mark notes that an item was taken, so that its like from another mailbox is known, and erases the key that opened it.
+func (m *Mail) mark(tx *storage.Tx, it mailbox.Item, hash [32]byte, used *oneTime) error {
+	until := it.Until
+	if longest := m.cfg.Now().Add(maxTaken); until.IsZero() || until.After(longest) {
+		until = longest
+	}
+	if err := tx.Set(takenKey(hash), millis(until.Add(m.cfg.Limits.Slack))); err != nil {
+		return err
+	}
+	if used == nil {
+		return nil
+	}
+	return m.spend(tx, *used)
+}
+
+// maxTaken bounds how long an item is remembered, whatever its mailbox says.
+const maxTaken = 90 * 24 * time.Hour
+
+// finish marks an item of which nothing is stored.
+func (m *Mail) finish(ctx context.Context, it mailbox.Item, hash [32]byte, used *oneTime) error {
+	return m.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return m.mark(tx, it, hash, used) })
+}
+
+// forgetTaken removes notes of items whose like cannot come any more.
+func (m *Mail) forgetTaken(ctx context.Context) error {
+	now := m.cfg.Now()
+	var old [][]byte
+	err := m.cfg.DB.View(func(tx *storage.Tx) error {
+		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyTaken)}, func(k, v []byte) (bool, error) {
+			c := cutter{b: v}
+			if until := c.time(); c.bad || until.Before(now) {
+				old = append(old, k)
+			}
+			return len(old) < 1024, nil
+		})
+	})
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	return m.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
+		for _, k := range old {
+			if err := tx.Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
