@@ -25,6 +25,7 @@ type fakeSessions struct {
 	tries     map[identity.DeviceID][]time.Time
 	order     []identity.DeviceID
 	slow      time.Duration // of each attempt
+	err       error         // of an attempt that fails; nil: any
 	busy, max int
 }
 
@@ -51,6 +52,9 @@ func (f *fakeSessions) Open(ctx context.Context, dev identity.DeviceID) error {
 	defer f.mu.Unlock()
 	f.busy--
 	if !f.up[dev] {
+		if f.err != nil {
+			return f.err
+		}
 		return errors.New("nobody there")
 	}
 	f.connected[dev] = true

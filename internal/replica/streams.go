@@ -229,6 +229,14 @@ func (t *streams) wake(id feed.FeedID, last uint64) {
 // Connected says whether there is a session with a device.
 func (r *Replica) Connected(device identity.DeviceID) bool { return r.streams.get(device) != nil }
 
+// Session describes the live session with a device, if there is one.
+func (r *Replica) Session(device identity.DeviceID) (SessionInfo, bool) {
+	if s := r.streams.get(device); s != nil {
+		return s.describe(), true
+	}
+	return SessionInfo{}, false
+}
+
 // Sessions describes the live sessions, oldest first.
 func (r *Replica) Sessions() []SessionInfo {
 	var out []SessionInfo
