@@ -251,6 +251,7 @@ func (d *Directory) greet(ctx context.Context, j *joined, dev identity.DeviceID)
 	if have == nil {
 		return republish
 	}
+	start := d.now()
 	c, err := d.asks.card(ctx, dev, have.Addrs)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -263,6 +264,9 @@ func (d *Directory) greet(ctx context.Context, j *joined, dev identity.DeviceID)
 		return republish
 	}
 	now := d.now()
+	j.mu.Lock()
+	j.skew[dev] = c.Time.Sub(start.Add(now.Sub(start) / 2)) // half the trip was there, half back
+	j.mu.Unlock()
 	serves := slices.Clone(c.Serves)
 	// What the user gave stays in front: the node may not know how it is reached.
 	addrs := merge(have.Addrs, c.Addrs)

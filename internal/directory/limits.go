@@ -126,8 +126,6 @@ const (
 	maxAskers     = 8192
 	// sisterTimeout bounds asking other registers before a claim is stamped.
 	sisterTimeout = 2 * time.Second
-	// cardAge is how long a signed card is handed out.
-	cardAge = time.Minute
 
 	// claimBits is the work over a name claim: a third of a second on one core, once in the life of a name.
 	claimBits = 20

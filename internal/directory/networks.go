@@ -35,6 +35,8 @@ type BootstrapState struct {
 	Serves []string
 	// Asked is when it last told; zero: never.
 	Asked time.Time
+	// Skew is how far its clock was ahead of ours when it was last asked since the start; zero: not asked.
+	Skew time.Duration
 }
 
 // NetworkState is a network that was joined.
@@ -151,6 +153,7 @@ type joined struct {
 	online    bool                            // as was told
 	items     map[string]itemState            // what was published, see publishLoop
 	greet     map[identity.DeviceID]time.Time // when bootstrap nodes are asked what they serve
+	skew      map[identity.DeviceID]time.Duration
 
 	wake, attend chan struct{} // something may be due for publishLoop, attendLoop; 1 deep
 }
@@ -158,7 +161,7 @@ type joined struct {
 func newJoined(s savedNetwork) *joined {
 	return &joined{
 		id: identity.NewNetworkID(s.Name, s.Founder), name: s.Name, saved: s,
-		items: map[string]itemState{}, greet: map[identity.DeviceID]time.Time{},
+		items: map[string]itemState{}, greet: map[identity.DeviceID]time.Time{}, skew: map[identity.DeviceID]time.Duration{},
 		wake: make(chan struct{}, 1), attend: make(chan struct{}, 1),
 	}
 }
@@ -447,6 +450,9 @@ func (d *Directory) networkState(j *joined) NetworkState {
 		if i := slices.IndexFunc(live, func(l node.BootstrapState) bool { return l.Device == b.Device }); i >= 0 {
 			out.BootstrapState = live[i]
 		}
+		j.mu.Lock()
+		out.Skew = j.skew[b.Device]
+		j.mu.Unlock()
 		st.Online = st.Online || out.Connected
 		st.Bootstraps = append(st.Bootstraps, out)
 	}

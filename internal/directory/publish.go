@@ -19,6 +19,9 @@ type item struct {
 	raw []byte
 	// meet is given what the network holds instead, when that is another record which is valid.
 	meet func(ctx context.Context, raw []byte)
+	// look first whether the network holds another, before that is overwritten: a device that was restored learns there
+	// which devices it had (R21).
+	look bool
 	name bool
 }
 
@@ -38,25 +41,25 @@ func (d *Directory) ownItems(j *joined) []item {
 	now := d.now()
 	var items []item
 	if r, ok := d.Record(d.self); ok && !r.Expired(now) {
-		items = append(items, item{identity.AccountRecordKey(d.self), r.Raw(), func(ctx context.Context, raw []byte) {
+		items = append(items, item{key: identity.AccountRecordKey(d.self), raw: r.Raw(), look: true, meet: func(ctx context.Context, raw []byte) {
 			if _, err := d.Admit(ctx, raw); err != nil {
 				d.log.Debug("taking the own account record from a network", "error", err)
 			}
-		}, false})
+		}})
 	}
 	if r := d.own.record(); !r.IsZero() && !r.Expired(now) {
-		items = append(items, item{identity.DeviceRecordKey(r.Device), r.Raw(), func(_ context.Context, raw []byte) {
+		items = append(items, item{key: identity.DeviceRecordKey(r.Device), raw: r.Raw(), meet: func(_ context.Context, raw []byte) {
 			if r, err := identity.ParseDeviceRecord(raw); err == nil {
 				d.own.met(r)
 			}
-		}, false})
+		}})
 	}
 	if r, ok := d.names.record(j.id); ok {
-		items = append(items, item{identity.NameKey(j.id, r.Claim.Name), r.Raw(), func(ctx context.Context, raw []byte) {
+		items = append(items, item{key: identity.NameKey(j.id, r.Claim.Name), raw: r.Raw(), name: true, meet: func(ctx context.Context, raw []byte) {
 			if r, err := identity.ParseNameRecord(raw); err == nil {
 				d.rival(ctx, j, r)
 			}
-		}, true})
+		}})
 	}
 	return items
 }
@@ -152,6 +155,11 @@ func (j *joined) setItem(key string, st itemState) {
 func (d *Directory) publish(ctx context.Context, table dht, it item) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
+	if it.look {
+		if raw, err := table.Get(ctx, it.key); err == nil && !bytes.Equal(raw, it.raw) {
+			it.meet(ctx, raw)
+		}
+	}
 	err := table.Put(ctx, it.key, it.raw)
 	if errors.Is(err, node.ErrOldRecord) {
 		if raw, e := table.Get(ctx, it.key); e == nil && !bytes.Equal(raw, it.raw) {

@@ -61,14 +61,12 @@ type Register struct {
 
 	writing sync.Mutex // one stamp after the other: first come, first served
 
-	mu       sync.Mutex
-	opens    time.Time // from when on it stamps
-	names    int
-	stats    RegisterStats
-	limits   map[identity.DeviceID]*rate.Limiter // at most maxAskers
-	all      *rate.Limiter
-	card     identity.NetworkCard
-	cardMade time.Time
+	mu     sync.Mutex
+	opens  time.Time // from when on it stamps
+	names  int
+	stats  RegisterStats
+	limits map[identity.DeviceID]*rate.Limiter // at most maxAskers
+	all    *rate.Limiter
 }
 
 // RegisterStats are counts since the start, and the state of the register.
@@ -249,29 +247,24 @@ func (r *Register) serveCard(s *node.Stream) {
 	}
 }
 
-// signedCard makes a card, or gives the one of a moment ago.
+// signedCard makes a card. It is signed anew for everybody who asks: its time is also how they see that their clock is wrong.
 func (r *Register) signedCard() (*pb.Signed, error) {
-	link, now := r.cfg.Link(), r.now()
+	link := r.cfg.Link()
 	var addrs []string
 	for _, b := range link.Bootstraps {
 		if b.Device == r.cfg.Key.ID() {
 			addrs = b.Addrs
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stats.Cards++
-	if r.card.IsZero() || now.Sub(r.cardMade) >= cardAge || !slices.Equal(addrs, r.card.Addrs) {
-		c, err := identity.NewNetworkCard(r.cfg.Key, identity.NetworkCard{
-			Name: link.Name, Founder: link.Founder, Serves: r.cfg.Serves, Time: now, Agent: r.cfg.Agent, Addrs: addrs,
-		})
-		if err != nil {
-			return &pb.Signed{}, err
-		}
-		r.card, r.cardMade = c, now
-	}
+	r.note(func(s *RegisterStats) { s.Cards++ })
 	m := &pb.Signed{}
-	return m, proto.Unmarshal(r.card.Raw(), m)
+	c, err := identity.NewNetworkCard(r.cfg.Key, identity.NetworkCard{
+		Name: link.Name, Founder: link.Founder, Serves: r.cfg.Serves, Time: r.now(), Agent: r.cfg.Agent, Addrs: addrs,
+	})
+	if err != nil {
+		return m, err
+	}
+	return m, proto.Unmarshal(c.Raw(), m)
 }
 
 func (r *Register) serveName(s *node.Stream) {
