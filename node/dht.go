@@ -42,6 +42,8 @@ var (
 )
 
 const (
+	// kadSuffix ends the protocol of every DHT.
+	kadSuffix = "/kad/1.0.0"
 	// dhtClosest is how many nodes keep each record: kad-dht's bucket size.
 	dhtClosest = 20
 	// dhtDial bounds dialling a node during a look-up: a dead one must not hold up the others.
@@ -122,7 +124,7 @@ func (n *Node) NewDHT(c DHTConfig) (*DHT, error) {
 	}
 	hash := sha256.Sum256([]byte(c.Prefix))
 	keys := "n/k/" + hex.EncodeToString(hash[:8])
-	d := &DHT{n: n, cfg: c, proto: protocol.ID(c.Prefix) + "/kad/1.0.0", judge: record.NamespacedValidator{}, good: []byte(keys + "/good"), closed: make(chan struct{})}
+	d := &DHT{n: n, cfg: c, proto: protocol.ID(c.Prefix) + kadSuffix, judge: record.NamespacedValidator{}, good: []byte(keys + "/good"), closed: make(chan struct{})}
 	for ns, v := range c.Validators {
 		d.judge[ns] = v
 	}
@@ -208,20 +210,20 @@ func (d *DHT) Run(ctx context.Context) error {
 	defer refresh.Stop()
 	remember := time.NewTicker(dhtRemember)
 	defer remember.Stop()
+	sweep := time.NewTicker(dhtLineIdle / 2)
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-remember.C:
 			d.remember()
+		case <-sweep.C:
+			d.sender.dropIdle(dhtLineIdle)
 		case <-refresh.C:
 			refresh.Reset(d.refreshIn())
-			if d.Peers() == 0 {
-				continue
-			}
-			select {
-			case <-d.kad.RefreshRoutingTable():
-			case <-ctx.Done():
+			if d.Peers() > 0 {
+				d.lookAround(ctx)
 			}
 		}
 	}
@@ -246,6 +248,8 @@ func (d *DHT) awaitPeers(ctx context.Context) {
 }
 
 // lookAround looks for this node's own ID: whom it meets on the way fills the table, and so others come to know it.
+// kad-dht would do so for every bucket, which in a network of twelve costs ten times as much and finds nobody else; the
+// far buckets are filled by everyday look-ups.
 func (d *DHT) lookAround(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(dhtContext(ctx), time.Minute)
 	defer cancel()

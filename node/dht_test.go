@@ -204,7 +204,7 @@ func TestDHTAlone(t *testing.T) {
 
 // What an idle joined node costs in an hour, and how many connections it keeps.
 func TestIdleHour(t *testing.T) {
-	people := 12
+	people := 5
 	if os.Getenv("HIMA_LONG") != "" {
 		people = 100
 	}

@@ -23,6 +23,8 @@ const (
 	dhtAnswer = 6 * time.Second
 	// maxDHTMessage bounds an answer: a record and twenty nodes with eight addresses each.
 	maxDHTMessage = 64 << 10
+	// dhtLineIdle is how long a stream to a node stands idle. kad-dht's answering end waits a minute.
+	dhtLineIdle = 40 * time.Second
 )
 
 var errDHTMessage = errors.New("message of a DHT node is too long")
@@ -42,6 +44,7 @@ type dhtLine struct {
 	turn chan struct{} // one slot
 	s    network.Stream
 	r    *bufio.Reader
+	last time.Time // when it was used
 }
 
 // witness is what the context of a look-up carries to see the answers.
@@ -103,6 +106,24 @@ func (d *dhtSender) OnDisconnect(_ context.Context, p peer.ID) {
 	}()
 }
 
+// dropIdle ends streams that nobody used for a while, before the other ends do and so that their connections count as
+// idle.
+func (d *dhtSender) dropIdle(after time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for p, l := range d.lines {
+		select {
+		case l.turn <- struct{}{}:
+			if time.Since(l.last) >= after {
+				l.drop()
+				delete(d.lines, p)
+			}
+			<-l.turn
+		default: // in use
+		}
+	}
+}
+
 // close ends every stream.
 func (d *dhtSender) close() {
 	d.mu.Lock()
@@ -138,7 +159,10 @@ func (d *dhtSender) exchange(ctx context.Context, p peer.ID, m *pb.Message, wait
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-l.turn }()
+	defer func() {
+		l.last = time.Now()
+		<-l.turn
+	}()
 	for {
 		old := l.s != nil
 		answer, err := d.ask(ctx, p, l, m, wait)

@@ -177,6 +177,7 @@ func (n *Node) runInternet(ctx context.Context, g *errgroup.Group) error {
 			g.Go(func() error { n.runProbes(ctx, nat); return nil })
 		}
 		g.Go(func() error { return n.runPunch(ctx) })
+		g.Go(func() error { n.sweepIdle(ctx); return nil })
 	}
 	g.Go(func() error { n.keep(ctx); return nil })
 	return nil

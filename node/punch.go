@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -26,8 +28,8 @@ const (
 	punchTimeout = 1300 * time.Millisecond
 	// directTimeout bounds dialling a relayed peer's own addresses.
 	directTimeout = 2 * time.Second
-	// punchGrace is how long libp2p's own attempt, which begins with the relayed connection, has before ours.
-	punchGrace = 500 * time.Millisecond
+	// dearFor is how long a peer counts as dear after the last stream of a hima protocol began.
+	dearFor = 10 * time.Minute
 	// punchFast tells an attempt that could not begin (the peer was not ready) from one that failed.
 	punchFast = time.Second
 	// relayIdle is how long a relayed connection without streams may stand beside a direct one.
@@ -50,13 +52,15 @@ func punchLate() []time.Duration {
 //
 // libp2p's hole punching acts once, when a relayed connection comes in, and only if it knew a public address by then: a
 // connection made in a node's first moments would stay relayed for ever. So its service is started here, as soon as
-// somebody has told us our address, and asked again for whoever is still relayed.
+// somebody has told us our address, and asked again for whoever is still relayed. And it acts for everybody, also for a
+// node that only asked a question of the DHT, where it costs more than it gains. So only who is dear gets addresses.
 type puncher struct {
 	wake chan struct{} // one slot: a relayed connection, or a new address
 
 	mu    sync.Mutex
 	svc   *holepunch.Service // nil until there is a public address
 	tries map[identity.DeviceID]*try
+	dear  map[identity.DeviceID]time.Time // who we talk with, since when
 }
 
 // try is what was attempted for one relayed peer.
@@ -69,7 +73,60 @@ type try struct {
 func (p *puncher) init() {
 	p.wake = make(chan struct{}, 1)
 	p.tries = map[identity.DeviceID]*try{}
+	p.dear = map[identity.DeviceID]time.Time{}
 }
+
+// talks is told that a stream of a hima protocol begins.
+func (p *puncher) talks(dev identity.DeviceID) {
+	now := time.Now()
+	p.mu.Lock()
+	news := now.Sub(p.dear[dev]) > dearFor
+	p.dear[dev] = now
+	if news && len(p.dear) > maxBook {
+		for other, at := range p.dear {
+			if now.Sub(at) > dearFor {
+				delete(p.dear, other)
+			}
+		}
+	}
+	p.mu.Unlock()
+	if news {
+		poke(p.wake)
+	}
+}
+
+// isDear reports whether a direct connection is worth the effort.
+func (n *Node) isDear(dev identity.DeviceID) bool {
+	n.punch.mu.Lock()
+	at, ok := n.punch.dear[dev]
+	n.punch.mu.Unlock()
+	if ok && time.Since(at) <= dearFor || n.host.ConnManager().IsProtected(dev.PeerID(), "hima") {
+		return true
+	}
+	// A session may have begun long ago.
+	for _, c := range n.conns(dev) {
+		for _, s := range c.GetStreams() {
+			if p := string(s.Protocol()); strings.HasPrefix(p, "/hima/") && !strings.HasSuffix(p, kadSuffix) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// dearOnly tells libp2p's service our addresses for those only with whom we talk; without any it gives up at once.
+type dearOnly struct{ n *Node }
+
+// FilterLocal is asked before our addresses are told.
+func (d dearOnly) FilterLocal(p peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
+	if dev, err := identity.DeviceIDFromPeer(p); err == nil && d.n.isDear(dev) {
+		return addrs
+	}
+	return nil
+}
+
+// FilterRemote is asked before the other end's addresses are dialled.
+func (d dearOnly) FilterRemote(_ peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr { return addrs }
 
 // again forgets what failed: the network changed.
 func (p *puncher) again() {
@@ -128,7 +185,8 @@ func (n *Node) startPunch() error {
 	if n.punch.svc != nil || len(n.publicUDP()) == 0 {
 		return nil
 	}
-	svc, err := holepunch.NewService(n.host, n.reach.ids, n.publicUDP, holepunch.DirectDialTimeout(punchTimeout))
+	svc, err := holepunch.NewService(n.host, n.reach.ids, n.publicUDP, holepunch.DirectDialTimeout(punchTimeout),
+		holepunch.WithAddrFilter(dearOnly{n}))
 	if err != nil {
 		return fmt.Errorf("starting hole punching: %w", err)
 	}
@@ -193,7 +251,7 @@ func (n *Node) duePunches() (due []identity.DeviceID, wait time.Duration) {
 	for dev := range relayed {
 		t := p.tries[dev]
 		if t == nil {
-			t = &try{next: now.Add(punchGrace)}
+			t = &try{}
 			p.tries[dev] = t
 		}
 		if t.busy {
@@ -215,16 +273,17 @@ func (n *Node) duePunches() (due []identity.DeviceID, wait time.Duration) {
 	return due, max(wait, 10*time.Millisecond)
 }
 
-// relayedPeers are those without a direct connection. Relayed connections that stand idle beside a direct one are
+// relayedPeers are the dear ones without a direct connection. Relayed connections that stand idle beside a direct one are
 // closed, and idle says that some are not old enough yet.
 func (n *Node) relayedPeers() (relayed map[identity.DeviceID]bool, idle bool) {
 	relayed = map[identity.DeviceID]bool{}
 	var spare []network.Conn
+	var far []identity.DeviceID
 	n.peers.mu.Lock()
 	for dev, p := range n.peers.peers {
 		live := p.live()
 		if c := best(live); c != nil && !connInfo(c).Direct {
-			relayed[dev] = true
+			far = append(far, dev)
 			continue
 		}
 		for _, c := range live {
@@ -234,6 +293,11 @@ func (n *Node) relayedPeers() (relayed map[identity.DeviceID]bool, idle bool) {
 		}
 	}
 	n.peers.mu.Unlock()
+	for _, dev := range far {
+		if n.isDear(dev) {
+			relayed[dev] = true
+		}
+	}
 	for _, c := range spare {
 		if time.Since(c.Stat().Opened) > relayIdle && len(c.GetStreams()) == 0 {
 			c.Close()
@@ -247,6 +311,7 @@ func (n *Node) relayedPeers() (relayed map[identity.DeviceID]bool, idle bool) {
 // straighten tries once to get a direct connection to a relayed peer.
 func (n *Node) straighten(ctx context.Context, dev identity.DeviceID) {
 	start := time.Now()
+	n.awaitWord(ctx, dev)
 	err := n.dialDirect(ctx, dev)
 	if err != nil {
 		err = n.punchHole(dev)
@@ -272,6 +337,15 @@ func (n *Node) straighten(ctx context.Context, dev identity.DeviceID) {
 	}
 	t.next = time.Now().Add(late[min(t.late, len(late)-1)])
 	t.late++
+}
+
+// awaitWord waits until a peer has told its addresses: to one that has a public address no hole need be punched.
+func (n *Node) awaitWord(ctx context.Context, dev identity.DeviceID) {
+	ctx, cancel := context.WithTimeout(ctx, directTimeout)
+	defer cancel()
+	for _, c := range n.conns(dev) {
+		n.identified(ctx, c)
+	}
 }
 
 var (

@@ -241,10 +241,12 @@ func TestRelayedTooEarly(t *testing.T) {
 		boot := w.AddBootstrap(node.RelayLimits{})
 		ia, ib := w.AddRemote(nodetest.Cone), w.AddRemote(nodetest.Cone)
 		a, b := w.Node(ia), w.Node(ib)
+		serveEcho(b)
 		w.Join(ib, boot)
 		within(t, time.Second, "a slot", func() bool { return reserved(b) })
 		// a knows no bootstrap node: its first connection is the one through the relay.
-		if err := a.Connect(t.Context(), b.ID(), b.Addrs()); err != nil {
+		a.Remember(b.ID(), b.Addrs())
+		if _, err := echo(t.Context(), a, b); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)

@@ -82,6 +82,7 @@ func (n *Node) Open(ctx context.Context, dev identity.DeviceID, proto string) (*
 		return nil, ErrSelf
 	}
 	ctx = network.WithAllowLimitedConn(ctx, "hima")
+	n.punch.talks(dev)
 	var err error
 	for range 2 {
 		if n.closed() {
@@ -171,6 +172,7 @@ func (n *Node) Handle(proto string, h func(*Stream)) {
 			return
 		}
 		defer gate.leave(dev)
+		n.punch.talks(dev)
 		st := &Stream{s: s, remote: dev}
 		st.quiet.Store(true)
 		_ = s.SetReadDeadline(time.Now().Add(firstByteTimeout))

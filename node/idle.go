@@ -1,0 +1,76 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"hima/identity"
+)
+
+const (
+	// idleSweep is how often connections are looked through.
+	idleSweep = 30 * time.Second
+	// idleAfter is how long a connection without a stream is kept: a look-up comes seldom alone.
+	idleAfter = 2 * time.Minute
+	// idleKept is how many are kept longer. Each costs 30 bytes a second in signs of life; a DHT's table needs none.
+	idleKept = 4
+)
+
+// sweepIdle closes connections that nobody uses until ctx ends. libp2p's connection manager acts on numbers alone, and far
+// above those of a person who has some friends online.
+func (n *Node) sweepIdle(ctx context.Context) {
+	busy := map[network.Conn]time.Time{} // when each was last seen with a stream
+	t := time.NewTicker(idleSweep)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, c := range n.idle(busy, time.Now()) {
+			c.Close()
+		}
+	}
+}
+
+// idle lists what to close, and keeps busy.
+func (n *Node) idle(busy map[network.Conn]time.Time, now time.Time) []network.Conn {
+	var idle []network.Conn
+	seen := map[network.Conn]bool{}
+	for _, c := range n.host.Network().Conns() {
+		seen[c] = true
+		if _, ok := busy[c]; !ok || len(c.GetStreams()) > 0 || n.wanted(c) {
+			busy[c] = now
+		}
+		if now.Sub(busy[c]) >= idleAfter {
+			idle = append(idle, c)
+		}
+	}
+	for c := range busy {
+		if !seen[c] {
+			delete(busy, c)
+		}
+	}
+	slices.SortFunc(idle, func(a, b network.Conn) int { return busy[b].Compare(busy[a]) })
+	return idle[min(len(idle), idleKept):]
+}
+
+// wanted: the connection is kept for its own sake. Whoever is on our LAN stays connected: it costs nobody's money, and the
+// LAN would be searched for who is missing.
+func (n *Node) wanted(c network.Conn) bool {
+	p := c.RemotePeer()
+	dev, err := identity.DeviceIDFromPeer(p)
+	return err == nil && (n.keeper.named(dev) || n.host.ConnManager().IsProtected(p, "hima") || n.lan.knows(dev))
+}
+
+// knows reports whether a device announced itself on the LAN lately.
+func (l *lanState) knows(dev identity.DeviceID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, ok := l.seen[dev]
+	return ok && time.Since(at) < announcedFor
+}
