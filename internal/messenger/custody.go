@@ -90,7 +90,7 @@ func (m *Messenger) holderName(tx *storage.Tx, device identity.DeviceID) (name s
 	}
 	for _, l := range m.env.networks.Links() {
 		if slices.Contains(l.Keys(), device) {
-			return l.Name, nil
+			return networkName(l.Name), nil
 		}
 	}
 	return "", nil

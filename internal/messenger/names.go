@@ -36,8 +36,26 @@ func (m *Messenger) onNetworks(ctx context.Context, name string) (NameSearch, er
 			found.Unreachable = append(found.Unreachable, l.Name)
 		}
 	}
+	for i := range found.Unreachable {
+		found.Unreachable[i] = networkName(found.Unreachable[i])
+	}
+	for i := range found.People {
+		found.People[i].NetworkName = networkName(found.People[i].NetworkName)
+	}
 	found.People = slices.DeleteFunc(found.People, func(p FoundName) bool { return p.Name != name || p.Account.IsZero() })
 	return found, nil
+}
+
+// networkName neutralises what a network is called: its link comes from others.
+func networkName(s string) string { return text.OneLine(s, maxField) }
+
+// nameStates is how the own username stands on the networks.
+func (m *Messenger) nameStates() []NameState {
+	list := m.env.networks.NameStates()
+	for i := range list {
+		list[i].NetworkName = networkName(list[i].NetworkName)
+	}
+	return list
 }
 
 // bearers picks whom the networks mean by a name: of each network the one with the stamp, or everybody who claims it
@@ -141,7 +159,7 @@ func (m *Messenger) claim(ctx context.Context, name string) (undo func(), err er
 	}
 	bounded, cancel := context.WithTimeout(ctx, namesTimeout)
 	defer cancel()
-	wanted := slices.DeleteFunc(m.env.networks.NameStates(), func(s NameState) bool {
+	wanted := slices.DeleteFunc(m.nameStates(), func(s NameState) bool {
 		return s.Name == name && s.State != NameLost && s.State != NameNone
 	})
 	for _, s := range wanted {
@@ -174,7 +192,9 @@ func nameRefused(err error) error {
 	if !ok {
 		return err
 	}
-	refusal := refuse(ErrExists, taken.Error(), "choose another username; nothing was changed")
+	shown := *taken
+	shown.NetworkName = networkName(shown.NetworkName)
+	refusal := refuse(ErrExists, shown.Error(), "choose another username; nothing was changed")
 	refusal.Candidates = []Candidate{{Account: taken.Holder, Username: taken.Name, Source: SourceNetwork}}
 	return refusal
 }
@@ -182,21 +202,21 @@ func nameRefused(err error) error {
 // NameChanged stores that the own username on a network changed its state.
 func (m *Messenger) NameChanged(ctx context.Context, s NameState) error {
 	rec := plain(EventName, s.Holder, feed.ConversationID{}, s.State)
-	rec.network, rec.name = text.OneLine(s.NetworkName, maxField), s.Name
+	rec.network, rec.name = networkName(s.NetworkName), s.Name
 	return m.env.update(ctx, func(tx *storage.Tx) error { return m.events.add(tx, rec) })
 }
 
 // NetworkChanged stores what became of a network: joined, left, online or offline.
 func (m *Messenger) NetworkChanged(ctx context.Context, network, detail string) error {
 	rec := plain(EventNetwork, identity.AccountID{}, feed.ConversationID{}, detail)
-	rec.network = text.OneLine(network, maxField)
+	rec.network = networkName(network)
 	m.wake() // the snapshot names the networks
 	return m.env.update(ctx, func(tx *storage.Tx) error { return m.events.add(tx, rec) })
 }
 
 // join joins the networks that an invite link names, so that a newcomer who has nothing else can find the inviter. A
 // network that was joined already is left as it is: who wrote the link must not add keys that stamp names there.
-func (m *Messenger) join(ctx context.Context, in identity.Invite, joined func(identity.NetworkLink)) {
+func (m *Messenger) join(ctx context.Context, in identity.Invite, joined func(string)) {
 	for _, l := range m.unjoined(in) {
 		added, err := m.env.networks.Join(ctx, l)
 		switch {
@@ -204,7 +224,7 @@ func (m *Messenger) join(ctx context.Context, in identity.Invite, joined func(id
 			// Addresses and the LAN may still do.
 			m.env.log.Warn("joining the network of an invite link", "network", l.Name, "error", err)
 		case added && joined != nil:
-			joined(l)
+			joined(networkName(l.Name))
 		}
 	}
 }

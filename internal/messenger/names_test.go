@@ -280,7 +280,7 @@ func TestANewcomerWithOnlyALink(t *testing.T) {
 	require.Equal(t, []string{"home", "other"}, f.Networks)
 	require.Empty(t, b.networks.joined, "a look changes nothing")
 	var joined []string
-	note := func(l identity.NetworkLink) { joined = append(joined, l.Name) }
+	note := func(network string) { joined = append(joined, network) }
 	_, _, err = b.m.AddContact(ctx, AddContact{Who: inv.Link, Joined: note})
 	require.NoError(t, err)
 	require.Equal(t, []string{"home", "other"}, joined)
@@ -320,4 +320,46 @@ func TestALinkMustNotMeddleWithJoinedNetworks(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, b.networks.joined, 2)
 	require.Equal(t, n.link, b.networks.joined[0].link)
+}
+
+// What a network is called comes with a link from others, and must not reach a terminal as it is.
+func TestNetworkNamesAreNeutralised(t *testing.T) {
+	ctx := context.Background()
+	a, b := newPerson(t, "alice"), newPerson(t, "bob")
+	n := newNetwork("ho\x1b[31mme\n")
+	a.networks.world[n.link.ID()] = n
+	n.stamp("bob", b.account)
+	link := identity.Invite{Account: b.account, Networks: []identity.NetworkLink{n.link}}.String()
+	var seen []string
+	f, err := a.m.Find(ctx, link)
+	require.NoError(t, err)
+	seen = append(seen, f.Networks...)
+	_, _, err = a.m.AddContact(ctx, AddContact{Who: link, Joined: func(s string) { seen = append(seen, s) }})
+	require.NoError(t, err)
+	f, err = a.m.Find(ctx, "bob")
+	require.NoError(t, err)
+	seen = append(seen, f.Network)
+	name := "bob"
+	_, err = a.m.SetProfile(ctx, ProfileChange{Username: &name})
+	require.ErrorIs(t, err, ErrExists)
+	seen = append(seen, err.Error())
+	p, err := a.m.Profile(ctx)
+	require.NoError(t, err)
+	seen = append(seen, p.Names[0].NetworkName)
+	held, err := a.m.MailboxName(n.link.Founder)
+	require.NoError(t, err)
+	seen = append(seen, held)
+	require.NoError(t, a.m.NetworkChanged(ctx, n.link.Name, "online"))
+	list := a.events(0)
+	seen = append(seen, list[len(list)-1].Network)
+	n.down = true
+	_, err = a.m.Find(ctx, "nobody")
+	require.ErrorIs(t, err, ErrUnavailable)
+	seen = append(seen, err.Error())
+	require.Len(t, seen, 8)
+	for _, s := range seen {
+		require.NotContains(t, s, "\x1b")
+		require.NotContains(t, s, "\n")
+		require.Contains(t, s, "ho")
+	}
 }

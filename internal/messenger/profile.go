@@ -18,7 +18,7 @@ func (m *Messenger) Profile(ctx context.Context) (Profile, error) {
 	return Profile{
 		Account: m.env.account, Device: m.env.device, Username: m.settings.username(),
 		Nickname: m.settings.now(profileNickname), ContactField: m.settings.now(profileField),
-		Bio: m.settings.now(profileBio), Names: m.env.networks.NameStates(),
+		Bio: m.settings.now(profileBio), Names: m.nameStates(),
 	}, nil
 }
 

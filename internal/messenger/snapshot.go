@@ -191,19 +191,35 @@ func (m *Messenger) keepSnapshot(ctx context.Context) error {
 	return m.env.update(ctx, func(tx *storage.Tx) error { return tx.Set([]byte(keySnapshot), sum[:]) })
 }
 
-// ImportSnapshot takes a snapshot in on a restored device; empty says that there is none. Whatever this device was told
-// since by its owner, or by other own devices, stands: only what nobody decided here is taken.
-func (m *Messenger) ImportSnapshot(ctx context.Context, plain []byte) (Imported, error) {
+// ImportSnapshot takes the newest of the snapshots in that the mailboxes hold, on a restored device; none says that there
+// is none. Whatever this device was told since by its owner, or by other own devices, stands: only what nobody decided
+// here is taken, which is why the newest must come first.
+func (m *Messenger) ImportSnapshot(ctx context.Context, candidates ...[]byte) (Imported, error) {
 	row := m.restored.now()
-	if len(plain) == 0 {
+	if len(candidates) == 0 {
 		row.imported = row.since != 0
 		return Imported{}, m.env.update(ctx, func(tx *storage.Tx) error { return m.restored.put(tx, row) })
 	}
-	s, err := m.checkSnapshot(plain, row)
-	if err != nil {
-		return Imported{}, err
+	var s *pb.Snapshot
+	var failed error
+	for _, plain := range candidates {
+		c, err := m.checkSnapshot(plain, row)
+		switch {
+		case err != nil:
+			failed = err
+		case s == nil || c.GetTimeMs() > s.GetTimeMs():
+			s = c
+		}
 	}
+	if s == nil {
+		return Imported{}, failed
+	}
+	return m.takeSnapshot(ctx, s, row)
+}
+
+func (m *Messenger) takeSnapshot(ctx context.Context, s *pb.Snapshot, row restoredRow) (Imported, error) {
 	out := Imported{Cut: s.GetCut()}
+	var err error
 	for _, link := range s.GetNetworks() {
 		if l, err := identity.ParseNetworkLink(link); err == nil && len(m.unjoined(identity.Invite{Networks: []identity.NetworkLink{l}})) > 0 {
 			if added, err := m.env.networks.Join(ctx, l); err != nil {

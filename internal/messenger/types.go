@@ -166,8 +166,8 @@ type AddContact struct {
 	Message string // text of the request, or the first one-way message
 	Remark  string
 	Expect  identity.AccountID // what the user confirmed; zero: not asked
-	// Joined hears of the networks that an invite link names and that were joined for it; nil: nobody does.
-	Joined func(identity.NetworkLink)
+	// Joined hears the names of the networks that an invite link brought and that were joined for it; nil: nobody does.
+	Joined func(network string)
 }
 
 // Contact is an account as this one knows it.

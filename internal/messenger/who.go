@@ -318,7 +318,7 @@ func (m *Messenger) Find(ctx context.Context, name string) (Found, error) {
 		f.Others = append(f.Others, Candidate{Account: o.account, Username: o.username, Source: o.source})
 	}
 	for _, l := range m.unjoined(t.invite) {
-		f.Networks = append(f.Networks, l.Name)
+		f.Networks = append(f.Networks, networkName(l.Name))
 	}
 	return f, m.env.db.View(func(tx *storage.Tx) error {
 		row, ok, err := m.contacts.get(tx, t.account)

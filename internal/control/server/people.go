@@ -78,7 +78,7 @@ func (h *handlers) AddContact(ctx context.Context, in *pb.AddContactRequest) (*p
 	out := &pb.AddContactResponse{}
 	add := messenger.AddContact{
 		Who: in.GetWho(), OneWay: in.GetOneWay(), Message: in.GetMessage(), Remark: in.GetRemark(),
-		Joined: func(l identity.NetworkLink) { out.Joined = append(out.Joined, l.Name) },
+		Joined: func(network string) { out.Joined = append(out.Joined, network) },
 	}
 	if s := in.GetExpectAccount(); s != "" {
 		if add.Expect, err = identity.ParseAccountID(s); err != nil {
