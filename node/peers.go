@@ -33,6 +33,8 @@ type PeerInfo struct {
 	Device    identity.DeviceID
 	Addr      string
 	Transport string
+	Direct    bool // not through a relay
+	Limited   bool // through a relay that limits time and bytes
 	Since     time.Time
 	RTT       time.Duration // 0: not measured yet
 }
@@ -186,7 +188,10 @@ func (n *Node) Peers() []PeerInfo {
 	var out []PeerInfo
 	for dev, p := range n.peers.peers {
 		if len(p.conns) > 0 {
-			out = append(out, PeerInfo{Device: dev, Addr: p.info.Addr, Transport: p.info.Transport, Since: p.since, RTT: p.rtt})
+			out = append(out, PeerInfo{
+				Device: dev, Addr: p.info.Addr, Transport: p.info.Transport, Direct: p.info.Direct, Limited: p.info.Limited,
+				Since: p.since, RTT: p.rtt,
+			})
 		}
 	}
 	slices.SortFunc(out, func(a, b PeerInfo) int {

@@ -221,6 +221,11 @@ func TestLimitedRelay(t *testing.T) {
 		if err != nil || !info.Limited || info.Direct {
 			t.Fatalf("%+v, %v", info, err)
 		}
+		for _, p := range a.Peers() {
+			if far := p.Device == b.ID(); p.Limited != far || p.Direct == far {
+				t.Errorf("peer %+v", p)
+			}
+		}
 		for range 60 { // an hour
 			time.Sleep(time.Minute)
 			start := time.Now()
