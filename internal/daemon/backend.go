@@ -71,6 +71,7 @@ func (u *unlocked) fillStatus(ctx context.Context, s *pb.StatusResponse) error {
 	s.Addresses = u.node.Addrs()
 	s.PendingMessages, s.Unread, s.Requests = int32(counts.Pending), int32(counts.Unread), int32(counts.Requests)
 	s.LastEvent, s.WaitingDevices = counts.LastEvent, int32(len(owed))
+	s.Networks = u.networks()
 	s.DatabaseBytes = folderSize(filepath.Join(u.dir, databaseFolder))
 	skewed := false
 	for _, i := range u.replica.Sessions() {
@@ -113,19 +114,59 @@ func (p *profile) Register(ctx context.Context, in *pb.RegisterRequest) (*pb.Reg
 	if err != nil {
 		return nil, err
 	}
+	var door entrance
+	if in.GetNetwork() != "" {
+		// A name that somebody else has is refused before anything is made.
+		if door, err = p.approach(ctx, in.GetNetwork(), name, v.Account, in.GetPhrase() != ""); err != nil {
+			return nil, err
+		}
+	}
 	if err := writeVault(p.dir, v, password, p.config.WorkFactor); err != nil {
 		return nil, errors.Join(err, p.undoRegister())
 	}
-	if err := p.unlock(ctx, v, password, true); err != nil {
+	if err := p.unlockAfter(ctx, v, password, true, door.record); err != nil {
 		return nil, errors.Join(err, p.undoRegister())
 	}
 	p.setState(false, password != "")
-	out, err := p.describe(ctx, in)
+	out, err := p.welcome(ctx, in, door)
 	if err != nil {
 		return nil, err
 	}
 	out.Phrase = phrase
 	return out, rememberProfile(p.config.Home, p.config.Profile)
+}
+
+// welcome does with a new profile what was asked for besides: restore, join, describe.
+func (p *profile) welcome(ctx context.Context, in *pb.RegisterRequest, door entrance) (*pb.RegisterResponse, error) {
+	p.mu.Lock()
+	u := p.current
+	p.mu.Unlock()
+	if u == nil {
+		return nil, &control.Error{Code: control.Unavailable, Message: "the node is stopping", Hint: "the profile is there; log in when it runs again"}
+	}
+	if in.GetPhrase() != "" {
+		if err := u.messenger.Restored(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var network *pb.Network
+	pending := false
+	if in.GetNetwork() != "" {
+		s, late, err := u.enter(ctx, door, u.vault.Username)
+		if err != nil {
+			return nil, err
+		}
+		network, pending = u.network(s), late
+	}
+	out, err := p.describe(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	out.Network = network
+	if pending {
+		out.Warnings = append(out.Warnings, "name_pending")
+	}
+	return out, nil
 }
 
 func (p *profile) newVault(name, phrase string) (identity.Vault, string, error) {

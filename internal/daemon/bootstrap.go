@@ -128,7 +128,7 @@ func (b *bootstrap) open(ctx context.Context) error {
 // listen makes the node, on the port of the first start.
 func (b *bootstrap) listen() error {
 	c := b.config
-	port, first, err := bootstrapPort(c.Dir)
+	port, first, err := bootstrapPort(c.Dir, len(c.Listen) == 0)
 	if err != nil {
 		return err
 	}
@@ -148,9 +148,9 @@ func (b *bootstrap) listen() error {
 	return err
 }
 
-// bootstrapPort returns the port of an earlier start, or chooses one. Unlike a profile's it is never changed afterwards:
-// links that people hold name it.
-func bootstrapPort(dir string) (port int, first bool, err error) {
+// bootstrapPort returns the port of an earlier start, or chooses one, the known one if that is free. Unlike a profile's it
+// is never changed afterwards: links that people hold name it.
+func bootstrapPort(dir string, known bool) (port int, first bool, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, portFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -163,7 +163,7 @@ func bootstrapPort(dir string) (port int, first bool, err error) {
 		}
 		return port, false, nil
 	}
-	if portFree(defaultBootstrapPort) {
+	if known && portFree(defaultBootstrapPort) {
 		return defaultBootstrapPort, true, nil
 	}
 	port, err = freePort()

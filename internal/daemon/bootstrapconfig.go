@@ -125,6 +125,10 @@ func (c BootstrapConfig) check() (BootstrapConfig, error) {
 		}
 	}
 	c.Serve = serve
+	c.Announce = slices.Clone(c.Announce)
+	for i, a := range c.Announce { // the device is named beside its addresses, not in them
+		c.Announce[i], _, _ = strings.Cut(a, "/p2p/")
+	}
 	if len(c.Network) > identity.MaxNetworkName && !isNetworkLink(c.Network) {
 		return c, fmt.Errorf("the name of a network has at most %d bytes: %w", identity.MaxNetworkName, ErrBadConfig)
 	}

@@ -18,6 +18,7 @@ import (
 	"hima/internal/control"
 	"hima/internal/control/server"
 	"hima/internal/directory"
+	"hima/internal/mailbox"
 	"hima/internal/replica"
 )
 
@@ -263,7 +264,11 @@ func coded(err error) error {
 }
 
 // Protocols lists the network protocols this version speaks.
-func Protocols() []string { return []string{replica.Protocol, directory.LanProtocol} }
+func Protocols() []string {
+	return []string{
+		replica.Protocol, directory.LanProtocol, mailbox.Protocol, directory.NetworkProtocol, directory.NamesProtocol,
+	}
+}
 
 // prepareFolder makes the folder of a profile, or checks that it is there.
 func prepareFolder(dir string, create bool) error {

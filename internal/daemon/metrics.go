@@ -15,6 +15,7 @@ import (
 	"hima/internal/control"
 	"hima/internal/directory"
 	"hima/internal/mailbox"
+	"hima/node"
 	"hima/storage"
 )
 
@@ -28,14 +29,14 @@ type gauge struct {
 
 // reading is one look at all parts, so that the figures of one scrape fit each other.
 type reading struct {
-	conns, peers           int
-	reservations, circuits int
-	records, tablePeers    int
-	register               directory.RegisterStats
-	mailbox                mailbox.ServerStats
-	database, free         uint64
-	memory                 uint64
-	uptime                 time.Duration
+	relay               node.ServerStats
+	peers               int
+	records, tablePeers int
+	register            directory.RegisterStats
+	mailbox             mailbox.ServerStats
+	database, free      uint64
+	memory              uint64
+	uptime              time.Duration
 }
 
 // gauges lists every metric there is. The dashboard in docs/grafana names them, and a test compares the two.
@@ -47,10 +48,12 @@ func gauges() []gauge {
 		return 0
 	}
 	return []gauge{
-		{"hima_connections", "Connections with other nodes.", false, func(s *reading) float64 { return float64(s.conns) }},
+		{"hima_connections", "Connections with other nodes.", false, func(s *reading) float64 { return float64(s.relay.Conns) }},
 		{"hima_peers", "Nodes that are connected.", false, func(s *reading) float64 { return float64(s.peers) }},
-		{"hima_relay_reservations", "Nodes that are reached through this one.", false, func(s *reading) float64 { return float64(s.reservations) }},
-		{"hima_relay_circuits", "Circuits that lead through this node.", false, func(s *reading) float64 { return float64(s.circuits) }},
+		{"hima_relay_reservations", "Nodes that are reached through this one.", false, func(s *reading) float64 { return float64(s.relay.Reservations) }},
+		{"hima_relay_circuits", "Circuits that lead through this node.", false, func(s *reading) float64 { return float64(s.relay.Circuits) }},
+		{"hima_relay_bytes_total", "Bytes carried for others since the start.", true, func(s *reading) float64 { return float64(s.relay.RelayedBytes) }},
+		{"hima_relay_refused_total", "Reservations and circuits refused since the start.", true, func(s *reading) float64 { return float64(s.relay.Refused) }},
 		{"hima_dht_records", "Records kept for the network.", false, func(s *reading) float64 { return float64(s.records) }},
 		{"hima_dht_peers", "Nodes in the routing table.", false, func(s *reading) float64 { return float64(s.tablePeers) }},
 		{"hima_mailbox_inboxes", "Inboxes kept.", false, func(s *reading) float64 { return float64(s.mailbox.Inboxes) }},
@@ -138,7 +141,7 @@ func (b *bootstrap) listenMetrics(ctx context.Context) error {
 	if b.metrics, err = lc.Listen(ctx, "tcp", b.config.Metrics); err != nil {
 		return &control.Error{
 			Code: control.Conflict, Cause: err, Message: "the address for metrics cannot be listened at: " + err.Error(),
-			Hint: "give --metrics a free address, as 127.0.0.1:9101",
+			Hint: "give --metrics a free address, as 127.0.0.1:9464",
 		}
 	}
 	return nil
@@ -208,9 +211,8 @@ func (b *bootstrap) ready() error {
 
 // fillNode looks at the network.
 func (s *reading) fillNode(b *bootstrap) {
-	peers := b.node.Peers()
-	s.peers, s.conns = len(peers), len(peers)
+	s.relay, s.peers = b.node.ServerStats(), len(b.node.Peers())
 	if b.dht != nil {
-		s.tablePeers = b.dht.Peers()
+		s.tablePeers, s.records = b.dht.Peers(), b.dht.Records()
 	}
 }

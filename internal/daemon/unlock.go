@@ -20,6 +20,7 @@ import (
 	"hima/internal/delivery"
 	"hima/internal/directory"
 	"hima/internal/feed"
+	"hima/internal/mailbox"
 	"hima/internal/messenger"
 	"hima/internal/replica"
 	"hima/node"
@@ -28,10 +29,6 @@ import (
 
 // divergedFile says that the device key of this profile must be replaced before anything is written (R3).
 const divergedFile = "diverged"
-
-// renewBefore is how long before its end the own account record is made anew, so that contacts who are seldom seen
-// still hold a valid one.
-const renewBefore = 180 * 24 * time.Hour
 
 // errDiverged ends run when a peer showed more of this device's own feed than it holds.
 var errDiverged = errors.New("own feed diverged")
@@ -51,14 +48,47 @@ type unlocked struct {
 	messenger *messenger.Messenger
 	replica   *replica.Replica
 	delivery  *delivery.Delivery
+	client    *mailbox.Client
+	mail      *delivery.Mail
+	server    *mailbox.Server // keeps mail of contacts
+
+	vault   identity.Vault
+	now     func() time.Time
+	opened  time.Time
+	side    sideOf
+	missed  missed
+	notes   notes
+	changed chan struct{}              // one slot: attend looks again
+	tasks   chan func(context.Context) // what runs beside, bounded by maxTasks
+
+	// Owned by attend.
+	boxes      []identity.MailboxRef // as last told to the mail
+	published  identity.Prekey       // of which it was told that the world knows it
+	claimed    map[identity.NetworkID]time.Time
+	noSnapshot time.Time // since when mailboxes say that there is none
+
+	lost lostNames
 
 	divergedOnce sync.Once
 	diverged     chan struct{} // closed when a peer proved that the own feed is longer elsewhere
 }
 
+func newUnlocked(p *profile, v identity.Vault, db *storage.DB) *unlocked {
+	return &unlocked{
+		dir: p.dir, log: p.log, db: db, vault: v, now: p.now, opened: p.now(), diverged: make(chan struct{}),
+		notes: notes{wake: make(chan struct{}, 1)}, changed: make(chan struct{}, 1), tasks: make(chan func(context.Context), maxTasks),
+		claimed: map[identity.NetworkID]time.Time{},
+	}
+}
+
 // unlock opens the profile with an open vault and hands it to the loop. The caller holds p.opening. fresh says that the
 // vault was made just now, so that there is no feed yet that could be continued by mistake.
 func (p *profile) unlock(ctx context.Context, v identity.Vault, password identity.Password, fresh bool) error {
+	return p.unlockAfter(ctx, v, password, fresh, nil)
+}
+
+// unlockAfter is unlock for a profile whose account has a record of before, which a network knew.
+func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password identity.Password, fresh bool, before []byte) error {
 	p.mu.Lock()
 	stopping := p.stopping
 	p.mu.Unlock()
@@ -84,8 +114,9 @@ func (p *profile) unlock(ctx context.Context, v identity.Vault, password identit
 			return errors.Join(err, db.Close())
 		}
 	}
-	u := &unlocked{dir: p.dir, log: p.log, restored: restored, db: db, diverged: make(chan struct{})}
-	if err := u.open(ctx, p, v); err != nil {
+	u := newUnlocked(p, v, db)
+	u.restored = restored
+	if err := u.open(ctx, p, before); err != nil {
 		return errors.Join(err, u.close())
 	}
 	p.mu.Lock()
@@ -178,11 +209,12 @@ func changeToken(ctx context.Context, dir string, db *storage.DB) error {
 	return writeMarker(dir, next)
 }
 
-// open makes the parts from the bottom up and wires them.
-func (u *unlocked) open(ctx context.Context, p *profile, v identity.Vault) error {
+// open makes the parts from the bottom up and wires them. before is a record of the account that is to be continued, or nil.
+func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	if err := changeToken(ctx, p.dir, u.db); err != nil {
 		return err
 	}
+	v := u.vault
 	var err error
 	if u.node, err = openNode(p, v.DeviceKey); err != nil {
 		return err
@@ -195,35 +227,54 @@ func (u *unlocked) open(ctx context.Context, p *profile, v identity.Vault) error
 		return err
 	}
 	u.directory, err = directory.New(directory.Config{
-		DB: u.db, Node: u.node, Certificate: v.Certificate, Profile: u.messenger.LanProfile,
-		Keep: u.messenger.Keeps, Agent: agent(), Logger: p.log, Now: p.now,
+		DB: u.db, Node: u.node, Certificate: v.Certificate, Profile: u.messenger.LanProfile, Keep: u.messenger.Keeps,
+		Key: v.DeviceKey, AccountKey: u.accountKey, OnName: u.onName, OnNetwork: u.onNetwork, OnOwnRecord: u.onOwnRecord,
+		Agent: agent(), Logger: p.log, Now: p.now,
 	})
 	if err != nil {
 		return err
 	}
-	if err := u.publishSelf(ctx, v, p.now()); err != nil {
+	if len(before) > 0 {
+		if _, err := u.directory.Admit(ctx, before); err != nil {
+			return err
+		}
+	}
+	if err := u.publishSelf(ctx, p.now()); err != nil {
 		return err
 	}
+	if err := u.openRoads(p); err != nil {
+		return err
+	}
+	u.messenger.Bind(messenger.Parts{
+		Feeds: u.replica, Roads: u.delivery, People: people{u}, Networks: onNetworks{u}, Mail: mailing{u},
+		PolicyChanged: u.touch, GrantsChanged: u.touch,
+	})
+	if u.restored {
+		return u.messenger.Warn(ctx, "restored_copy")
+	}
+	return nil
+}
+
+// openRoads makes what brings entries: sessions, mail, and the table that says which and when.
+func (u *unlocked) openRoads(p *profile) error {
+	v := u.vault
+	var err error
 	u.replica, err = replica.New(replica.Config{
 		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate,
-		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger,
+		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger, Side: &u.side,
 		Logger: p.log, Now: p.now, Agent: agent(),
 	})
 	if err != nil {
 		return err
 	}
-	u.delivery, err = delivery.New(delivery.Config{
-		DB: u.db, Self: v.DeviceKey.ID(), Sessions: u.replica, Events: u.node.Subscribe, Contacts: u.contactDevices, Addr: u.firstAddr,
-		Logger: p.log, Now: p.now,
-	})
-	if err != nil {
+	if err := u.openMail(p, v); err != nil {
 		return err
 	}
-	u.messenger.Bind(messenger.Parts{Feeds: u.replica, Roads: u.delivery, People: people{u}})
-	if u.restored {
-		return u.messenger.Warn(ctx, "restored_copy")
-	}
-	return nil
+	u.delivery, err = delivery.New(delivery.Config{
+		DB: u.db, Sessions: u.replica, Self: v.DeviceKey.ID(), Events: u.node.Subscribe, Contacts: u.contactDevices,
+		OnFailed: u.mail.Failed, Locate: u.directory.Locate, Addr: u.firstAddr, Logger: p.log, Now: p.now,
+	})
+	return err
 }
 
 func agent() string { return "hima/" + control.Release }
@@ -238,7 +289,7 @@ func openNode(p *profile, key identity.DeviceKey) (*node.Node, error) {
 		}
 	}
 	n, err := node.New(node.Config{
-		Key: key, Listen: fixedPort(s.Listen, port), Announce: s.Announce, Port: port, MDNS: s.multicast(),
+		Key: key, Listen: fixedPort(s.Listen, port), Announce: s.Announce, Port: port, MDNS: s.multicast(), Internet: true,
 		Version: control.Release, Logger: p.log,
 	})
 	if errors.Is(err, node.ErrPortInUse) {
@@ -264,35 +315,6 @@ func fixedPort(listen []string, port int) []string {
 	return out
 }
 
-// publishSelf makes the account record that lists this device, if the newest one does not or ends soon.
-func (u *unlocked) publishSelf(ctx context.Context, v identity.Vault, now time.Time) error {
-	record, known := u.directory.Record(v.Account)
-	if known && record.Lists(v.DeviceKey.ID()) && record.Expires.Sub(now) > renewBefore {
-		return nil
-	}
-	key, ok := v.AccountKey()
-	if !ok {
-		return nil // a linked device: its record comes from the first one (R17)
-	}
-	devices := slices.Clone(record.Devices)
-	if !slices.ContainsFunc(devices, func(c identity.Certificate) bool { return c.Device == v.DeviceKey.ID() }) {
-		devices = append(devices, v.Certificate)
-	}
-	// A full list gives up the oldest key that this profile itself no longer has.
-	for i := 0; len(devices) > identity.MaxDevices && i < len(v.Former); i++ {
-		devices = slices.DeleteFunc(devices, func(c identity.Certificate) bool { return c.Device == v.Former[i] })
-	}
-	// The directory remembers more revoked devices than a record may name; whoever saw the older ones remembers them too.
-	revoked := record.Revoked[max(0, len(record.Revoked)-identity.MaxRevoked):]
-	next, err := identity.NewAccountRecord(key, identity.RecordConfig{
-		LastSeq: record.Seq, Now: now, Devices: devices, Revoked: revoked,
-	})
-	if err != nil {
-		return err
-	}
-	return u.directory.SetOwn(ctx, next)
-}
-
 // onDiverged is called by the messenger on a session's goroutine.
 func (u *unlocked) onDiverged(id feed.FeedID) {
 	u.divergedOnce.Do(func() {
@@ -309,7 +331,8 @@ func (u *unlocked) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, part := range map[string]func(context.Context) error{
 		"database": u.db.RunMaintenance, "network": u.node.Run, "directory": u.directory.Run, "sync": u.replica.Run,
-		"messenger": u.messenger.Run, "delivery": u.delivery.Run,
+		"messenger": u.messenger.Run, "delivery": u.delivery.Run, "mail": u.mail.Run, "mailbox": u.server.Run,
+		"mailboxes in use": u.attend, "events of networks": u.runNotes, "tasks": u.runAllTasks,
 	} {
 		g.Go(func() error {
 			if err := part(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -333,8 +356,11 @@ func (u *unlocked) run(ctx context.Context) error {
 // the node ran is told from the folder as it was left.
 func (u *unlocked) close() error {
 	var err error
+	if u.client != nil {
+		err = u.client.Close()
+	}
 	if u.node != nil {
-		err = u.node.Close()
+		err = errors.Join(err, u.node.Close())
 	}
 	if u.delivery != nil { // everything was opened
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -353,7 +379,11 @@ func (u *unlocked) contactDevices() []identity.DeviceID {
 	return out
 }
 
+// firstAddr is where a device is connected, or would be dialled.
 func (u *unlocked) firstAddr(d identity.DeviceID) string {
+	if s, ok := u.replica.Session(d); ok {
+		return s.Addr
+	}
 	if known := u.node.Known(d); len(known) > 0 {
 		return known[0]
 	}

@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"hima/internal/control"
+	"hima/internal/control/pb"
+)
+
+func TestTwoRegisterOnANetwork(t *testing.T) {
+	s := newStation(t).start()
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	r, err := alice.registerOn(s.info.Link)
+	require.NoError(t, err)
+	require.Equal(t, "confirmed", r.GetNetwork().GetUsername().GetState())
+	require.NotContains(t, r.GetWarnings(), "name_pending")
+	_, err = bob.registerOn(s.address()) // the bare address of the node says as much as its link
+	require.NoError(t, err)
+	bob.eventuallyName("confirmed")
+	require.Equal(t, alice.network().GetId(), bob.network().GetId())
+
+	// They know each other's names and nothing else.
+	var found *pb.SearchResponse
+	require.Eventually(t, func() bool {
+		found, err = alice.Search(t.Context(), &pb.SearchRequest{Name: "bob"})
+		return err == nil && len(found.GetResults()) == 1 && found.GetResults()[0].GetConfirmed()
+	}, patience, 50*time.Millisecond)
+	require.Equal(t, DefaultNetwork, found.GetResults()[0].GetNetwork())
+	_, err = alice.AddContact(t.Context(), &pb.AddContactRequest{Who: "bob", Message: "it is alice"})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		r, err := bob.ListRequests(t.Context(), &pb.ListRequestsRequest{})
+		return err == nil && len(r.GetRequests()) == 1
+	}, patience, 20*time.Millisecond, "the request did not arrive")
+	_, err = bob.ActOnContact(t.Context(), &pb.ActOnContactRequest{Who: "alice", Act: pb.ActOnContactRequest_ACT_ACCEPT})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return alice.relation("bob") == "contact" }, patience, 20*time.Millisecond)
+	alice.send("bob", "hello")
+	bob.eventuallyTexts("alice", "hello")
+
+	// Networks are kept, and left only when somebody says so.
+	alice.halt()
+	alice.start()
+	require.Equal(t, s.info.NetworkID, alice.network().GetId())
+	alice.eventuallyName("confirmed")
+	require.Len(t, alice.status().GetNetworks(), 1)
+	_, err = alice.LeaveNetwork(t.Context(), &pb.LeaveNetworkRequest{Network: "nothing"})
+	refused(t, err, control.NotFound)
+	_, err = alice.LeaveNetwork(t.Context(), &pb.LeaveNetworkRequest{Network: s.info.NetworkID[:8]})
+	require.NoError(t, err)
+	require.Empty(t, alice.status().GetNetworks())
+}
+
+func TestTakenNameIsRefusedBeforeAnythingIsMade(t *testing.T) {
+	s := newStation(t).start()
+	first, second := newPerson(t, "alice"), newPerson(t, "alice")
+	r, err := first.registerOn(s.info.Link)
+	require.NoError(t, err)
+	_, err = second.registerOn(s.info.Link)
+	refused(t, err, control.Exists)
+	var refusal *control.Error
+	require.ErrorAs(t, err, &refusal)
+	require.Len(t, refusal.Candidates, 1)
+	require.Equal(t, r.GetProfile().GetAccount(), refusal.Candidates[0].Account)
+	require.Equal(t, "empty", second.status().GetState())
+	second.halt()
+	left, err := os.ReadDir(filepath.Join(second.home, profilesFolder))
+	require.NoError(t, err)
+	require.Empty(t, left, "nothing was made")
+
+	// Whoever has the phrase is the same account, and gets the name.
+	restored := newPerson(t, "alice")
+	restored.start()
+	_, err = restored.Register(t.Context(), &pb.RegisterRequest{Username: "alice", NoPassword: true, Network: s.info.Link, Phrase: r.GetPhrase()})
+	require.NoError(t, err)
+	restored.eventuallyName("confirmed")
+}
+
+func TestPendingNameIsCompleted(t *testing.T) {
+	s := newStation(t).start()
+	link := s.info.Link
+	s.halt()
+	alice := newPerson(t, "alice")
+	r, err := alice.registerOn(link)
+	require.NoError(t, err, "with the network away the registration is kept")
+	require.Contains(t, r.GetWarnings(), "name_pending")
+	require.Equal(t, "pending", r.GetNetwork().GetUsername().GetState())
+	require.False(t, alice.network().GetOnline())
+	well := alice.doctor()
+	require.Equal(t, "pending", well["name"].GetDetail())
+	s.start()
+	alice.eventuallyName("confirmed")
+	require.True(t, alice.network().GetOnline())
+}
+
+func TestJoinRefusals(t *testing.T) {
+	alice := newPerson(t, "alice")
+	alice.register()
+	for link, code := range map[string]control.Code{
+		"":                     control.Invalid,
+		"hima-net:nonsense":    control.Invalid,
+		"/ip4/127.0.0.1/tcp/1": control.Invalid,
+		"/ip4/127.0.0.1/tcp/1/p2p/" + alice.status().GetDevice(): control.Unavailable,
+	} {
+		_, err := alice.JoinNetwork(t.Context(), &pb.JoinNetworkRequest{Link: link})
+		require.True(t, errors.Is(err, code), "%q: %v", link, err)
+	}
+	_, err := alice.RemoveMailbox(t.Context(), &pb.RemoveMailboxRequest{Mailbox: "nobody"})
+	refused(t, err, control.NotFound)
+	_, err = alice.AddMailbox(t.Context(), &pb.AddMailboxRequest{Who: "nobody"})
+	refused(t, err, control.NotFound)
+}
+
+// doctor returns the last check of each kind.
+func (p *person) doctor() map[string]*pb.Check {
+	p.t.Helper()
+	r, err := p.Doctor(p.t.Context(), &pb.DoctorRequest{})
+	require.NoError(p.t, err)
+	out := map[string]*pb.Check{}
+	well := true
+	for _, c := range r.GetChecks() {
+		out[c.GetId()] = c
+		well = well && c.GetState() != "problem"
+	}
+	require.Equal(p.t, well, r.GetWell())
+	return out
+}
+
+func TestDoctor(t *testing.T) {
+	alice := newPerson(t, "alice")
+	alice.register()
+	c := alice.doctor()
+	for id, detail := range map[string]string{
+		"reachability": "no_network", "relay": "no_network", "dht": "no_network", "record": "no_network", "mailbox": "none",
+		"multicast": "off", "disk": "room", "memory": "fits", "clock": "nobody",
+	} {
+		require.Equal(t, detail, c[id].GetDetail(), id)
+	}
+	require.Equal(t, "off", c["mailbox"].GetState())
+
+	s := newStation(t).start()
+	_, err := alice.JoinNetwork(t.Context(), &pb.JoinNetworkRequest{Link: s.info.Link})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		c = alice.doctor()
+		return c["dht"].GetDetail() == "peers" && c["name"].GetDetail() == "confirmed" && c["record"].GetDetail() == "published" &&
+			c["mailbox"].GetDetail() == "ready" && c["relay"].GetState() == "ok" && c["clock"].GetDetail() == "fits"
+	}, patience, 100*time.Millisecond)
+	require.Equal(t, DefaultNetwork, c["dht"].GetValues()["network"])
+}
+
+// TestJoiningWhereTheNameIsTaken: the network is joined all the same, and the user sees that the name is another's there.
+func TestJoiningWhereTheNameIsTaken(t *testing.T) {
+	s := newStation(t).start()
+	first, second := newPerson(t, "alice"), newPerson(t, "alice")
+	r, err := first.registerOn(s.info.Link)
+	require.NoError(t, err)
+	second.register()
+	j, err := second.JoinNetwork(t.Context(), &pb.JoinNetworkRequest{Link: s.info.Link})
+	require.NoError(t, err)
+	require.True(t, j.GetAdded())
+	require.Equal(t, "lost", j.GetNetwork().GetUsername().GetState())
+	require.Equal(t, r.GetProfile().GetAccount(), j.GetNetwork().GetUsername().GetHolder())
+	require.Equal(t, "lost", second.doctor()["name"].GetDetail())
+	second.halt()
+	second.start()
+	second.eventuallyName("lost")
+
+	taken, free := "alice", "alice2"
+	_, err = second.SetProfile(t.Context(), &pb.SetProfileRequest{Username: &taken})
+	refused(t, err, control.Exists)
+	_, err = second.SetProfile(t.Context(), &pb.SetProfileRequest{Username: &free})
+	require.NoError(t, err)
+	second.eventuallyName("confirmed")
+	require.Equal(t, free, second.network().GetUsername().GetUsername())
+}
