@@ -280,6 +280,10 @@ func (m *Mail) openInboxes(ctx context.Context, b *box) error {
 		})
 	}
 	err := g.Wait()
+	m.mu.Lock()
+	close(m.news)
+	m.news = make(chan struct{})
+	m.mu.Unlock()
 	m.boxesChanged()
 	for _, w := range closed {
 		for _, dev := range m.cfg.Records.Devices(w.account) {
@@ -481,6 +485,7 @@ func (m *Mail) importMail(ctx context.Context, it mailbox.Item, hash [32]byte, s
 	case err != nil:
 		return false, err
 	}
+	m.log.Debug("took an item", "device", from.Device.Short(), "entries", got.Entries, "receipts", len(mail.Receipts), "refused", got.Refused)
 	if got.Refused == pb.Code_CODE_FULL && strangers && !known {
 		return false, nil
 	}

@@ -36,6 +36,7 @@ type row struct {
 	seen    time.Time // zero: never since the start
 	located time.Time // when the network was last asked where it is
 	limited bool      // its connection goes through a relay that will cut it
+	lost    time.Time // when its last connection ended; zero: it has one, or never had
 }
 
 // refreshPause is the shortest time between two looks at who is owed something: under load it changes all the time.
@@ -51,6 +52,15 @@ const politePause = 400 * time.Millisecond
 // locatePause is how long after the network was asked where a device is, it is not asked again. The answer does not
 // change faster, and most failures are of devices that are away.
 const locatePause = 15 * time.Second
+
+// cutPause is politePause where a connection has to be made first, through a relay.
+const cutPause = 1500 * time.Millisecond
+
+// A session ends a moment after its last connection. For as long as mourning it is looked at every lookPause.
+const (
+	mourning  = 2 * time.Second
+	lookPause = 20 * time.Millisecond
+)
 
 // New checks the configuration. It starts nothing.
 func New(c Config) (*Delivery, error) {
@@ -122,7 +132,7 @@ func (d *Delivery) hear(e node.Event) {
 		}
 		d.mu.Lock()
 		if r := d.table[e.Device]; r != nil {
-			r.limited = e.Info.Limited
+			r.limited, r.lost = e.Info.Limited, time.Time{}
 		}
 		d.mu.Unlock()
 		d.nudge(e.Device, pause)
@@ -152,15 +162,15 @@ func (d *Delivery) afterLoss(device identity.DeviceID) time.Duration {
 	d.mu.Lock()
 	r := d.table[device]
 	cut := r != nil && r.limited
-	if cut {
-		r.limited = false
+	if r != nil {
+		r.limited, r.lost = false, d.cfg.Now()
 	}
 	d.mu.Unlock()
 	switch {
 	case !cut:
 		return d.jitter(d.cfg.Limits.Latency / 4)
 	case !d.cfg.Self.IsZero() && device.Less(d.cfg.Self):
-		return politePause
+		return cutPause
 	}
 	return 0
 }
@@ -249,7 +259,10 @@ func (d *Delivery) start(ctx context.Context, wg *sync.WaitGroup, now time.Time)
 		if r.dialing {
 			continue
 		}
-		if d.cfg.Sessions.Connected(device) {
+		if connected := d.cfg.Sessions.Connected(device); connected && !r.lost.IsZero() && now.Sub(r.lost) < mourning {
+			wait = lookPause
+			continue
+		} else if connected {
 			r.tries, r.seen = 0, now
 			r.next = now.Add(d.cfg.Limits.NearCap) // for when the session ends without any event
 		}

@@ -37,6 +37,7 @@ type Mail struct {
 	dirty      bool                            // boxes, inboxes or keys changed
 	stalePosts bool                            // who is owed what is to be asked anew
 	sessions   map[identity.DeviceID]bool      // devices that asked for an offer, perhaps gone since
+	news       chan struct{}                   // closed and made anew when inboxes were opened
 	told       *DeviceInfo                     // what the device record was last asked to say
 }
 
@@ -51,7 +52,7 @@ const (
 	// mailCheck is the longest time until what changes without a tick is looked at.
 	mailCheck = time.Minute
 	// tidyEvery is how often keys, notes and retired mailboxes are looked through.
-	tidyEvery = time.Hour
+	tidyEvery = 20 * time.Minute
 )
 
 // NewMail checks the configuration and reads what is kept. It starts nothing.
@@ -64,7 +65,7 @@ func NewMail(c MailConfig) (*Mail, error) {
 		cfg: c, log: c.Logger, self: c.Key.ID(), wake: make(chan struct{}, 1),
 		boxes: map[identity.DeviceID]*box{}, ledger: ledger{}, posters: map[identity.DeviceID]*poster{},
 		offering: map[identity.DeviceID]time.Time{}, stale: map[identity.DeviceID]bool{}, bad: map[identity.DeviceID]time.Time{},
-		judged: map[identity.DeviceID]string{}, sessions: map[identity.DeviceID]bool{}, dirty: true, stalePosts: true,
+		judged: map[identity.DeviceID]string{}, sessions: map[identity.DeviceID]bool{}, news: make(chan struct{}), dirty: true, stalePosts: true,
 	}
 	err := c.DB.View(func(tx *storage.Tx) error {
 		for _, load := range []func(*storage.Tx) error{m.loadBoxes, m.loadPrekeys, m.loadLedger} {

@@ -415,7 +415,9 @@ func (r *resident) Readers(_ *storage.Tx, conv feed.ConversationID) ([]identity.
 	return r.members[conv], nil
 }
 
-func (r *resident) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) { return []byte("token"), nil }
+func (r *resident) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) {
+	return []byte("token"), nil
+}
 
 func (r *resident) Read(*storage.Tx, feed.FeedID) (uint64, error) { return 0, nil }
 

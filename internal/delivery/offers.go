@@ -158,6 +158,9 @@ func (m *Mail) mailedOffer(ctx context.Context, p replica.Peer, always bool) (*i
 	if err := m.wantInboxes(ctx, p.Account); err != nil {
 		return nil, err
 	}
+	if always {
+		m.awaitInbox(ctx, p.Account)
+	}
 	o, digest, ok := m.ownOffer(p.Account)
 	if !ok || len(o.Inboxes) == 0 {
 		return nil, nil
@@ -182,6 +185,35 @@ func (m *Mail) mailedOffer(ctx context.Context, p replica.Peer, always bool) (*i
 		return nil, err
 	}
 	return &o, nil
+}
+
+// inboxPatience is how long a first mail waits for the inbox to which the answer is to go.
+const inboxPatience = 3 * time.Second
+
+// awaitInbox waits a moment until an account has an open inbox at some mailbox: a first request that says where its answer
+// goes is worth it.
+func (m *Mail) awaitInbox(ctx context.Context, account identity.AccountID) {
+	t := time.NewTimer(inboxPatience)
+	defer t.Stop()
+	for {
+		m.mu.Lock()
+		news, boxes, open := m.news, m.named(), false
+		for _, b := range boxes {
+			in := b.inboxes[account]
+			open = open || in != nil && in.open
+		}
+		m.mu.Unlock()
+		if open || len(boxes) == 0 {
+			return
+		}
+		select {
+		case <-news:
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // confirm notes which offers arrived: those after which the session went on for a while.

@@ -231,7 +231,7 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, wg *sync.WaitGroup) 
 			m.noteFailed(ctx, peer.Device, "", err)
 			return err
 		}
-		if len(ex.Runs) == 0 && r.work > 0 {
+		if len(ex.Runs) == 0 && r.work > 0 && !m.takesMailOf(peer.Account) {
 			return nil // a receipt alone is not worth a stranger's place
 		}
 		item, err := m.seal(ctx, ex, r)
@@ -444,6 +444,7 @@ func (m *Mail) leaveIn(ctx context.Context, ex replica.Export, in identity.MailI
 	if err := m.keep(ctx, ex, in.Mailbox.Device, until); err != nil {
 		return err
 	}
+	m.log.Debug("left an item", "device", ex.Peer.Device.Short(), "runs", len(ex.Runs), "receipts", len(ex.Receipts))
 	return noteAttempt(m.cfg.DB, ex.Peer.Device, Attempt{Time: m.cfg.Now(), Road: RoadMailbox, Addr: in.Mailbox.Device.Short()})
 }
 
