@@ -230,9 +230,11 @@ func (a *person) carryRun(ctx context.Context, t testing.TB, b *person, id feed.
 	}))
 	require.NoError(t, a.db.Update(ctx, func(tx *storage.Tx) error {
 		entries = nil
+		size := 0
 		if err := a.feeds.Entries(tx, id, prev.Seq+1, 0, func(e feed.Entry) (bool, error) {
 			entries = append(entries, e)
-			return len(entries) < feed.MaxRunEntries, nil
+			size += e.WireSize()
+			return len(entries) < feed.MaxRunEntries && size < feed.MaxRunBytes, nil
 		}); err != nil || len(entries) == 0 {
 			return err
 		}
