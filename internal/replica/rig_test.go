@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,21 +42,34 @@ type rig struct {
 // newRig makes n devices; none of them runs. Call it inside a bubble.
 func newRig(t *testing.T, n int) *rig {
 	t.Helper()
-	r := &rig{t: t, world: nodetest.New(t, n), records: map[identity.AccountID]identity.AccountRecord{}}
+	var nodes []int
 	for i := range n {
+		nodes = append(nodes, i)
+	}
+	r := newRigOn(t, nodetest.New(t, n), nodes...)
+	for i := range r.devices {
+		for j := range r.devices {
+			if i != j {
+				r.world.Node(i).Remember(nodetest.Key(j).ID(), r.world.Addrs(j))
+			}
+		}
+	}
+	return r
+}
+
+// newRigOn makes devices of some nodes of a world.
+func newRigOn(t *testing.T, w *nodetest.World, nodes ...int) *rig {
+	t.Helper()
+	r := &rig{t: t, world: w, records: map[identity.AccountID]identity.AccountRecord{}}
+	for _, i := range nodes {
 		d := &device{rig: r, index: i, key: nodetest.Key(i), dir: filepath.Join(t.TempDir(), "db")}
 		d.person = identity.AccountKeyFromSeed(sha256.Sum256(fmt.Appendf(nil, "account %d", i)))
 		d.cert = identity.NewCertificate(d.person, d.key.ID(), time.Now())
 		d.certify(d.cert)
 		r.devices = append(r.devices, d)
 	}
-	r.conv = feed.DirectConversation(r.devices[0].person.ID(), r.devices[n-1].person.ID())
-	for i, d := range r.devices {
-		for j := range r.devices {
-			if i != j {
-				r.world.Node(i).Remember(nodetest.Key(j).ID(), r.world.Addrs(j))
-			}
-		}
+	r.conv = feed.DirectConversation(r.devices[0].person.ID(), r.devices[len(nodes)-1].person.ID())
+	for _, d := range r.devices {
 		t.Cleanup(d.stop)
 	}
 	return r
@@ -110,7 +124,7 @@ func (d *device) start() {
 	require.NoError(t, err)
 	rep, err := replica.New(replica.Config{
 		DB: db, Node: d.rig.world.Node(d.index), Account: d.person.ID(), Key: d.key, Certificate: d.cert,
-		Records: d.rig, Members: d, Gate: d, Hooks: d, Fail: d.fail,
+		Records: d.rig, Members: d, Gate: d, Hooks: d, Fail: d.fail, Logger: testLog(),
 		Now: func() time.Time {
 			if d.now != nil {
 				return d.now()
@@ -132,6 +146,14 @@ func (d *device) start() {
 		<-done
 		_ = db.Close() // a crashed one says so
 	}
+}
+
+// testLog is silent unless somebody wants to see.
+func testLog() *slog.Logger {
+	if os.Getenv("HIMA_TEST_LOG") == "" {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // stop ends the replica, if it runs, and closes the disk.

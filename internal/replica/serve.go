@@ -112,7 +112,7 @@ func (w *writer) serve(c *convSync) error {
 
 // pick returns the feed of a conversation to serve next, nil if there is none or no room. Called with mu held.
 func (s *session) pick(c *convSync) *outFeed {
-	if c.phase != phaseOpen || s.inFlight >= s.r.cfg.Limits.Window {
+	if c.phase != phaseOpen || s.inFlight >= s.window {
 		return nil
 	}
 	var best *outFeed

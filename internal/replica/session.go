@@ -33,6 +33,9 @@ const (
 	// strangerFrames is how many frames a second a stranger may send with whom no conversation is open: hello, a knock,
 	// pings. Each costs us little, but together they would be a core.
 	strangerFrames = 20
+	// limitedWindow is the window through a relay that cuts a circuit after some bytes, 128 KiB by default: whatever is
+	// under way then is lost, and counts.
+	limitedWindow = 16 << 10
 	// writeTimeout ends the session with a device that does not read.
 	writeTimeout = 30 * time.Second
 )
@@ -50,6 +53,7 @@ type session struct {
 	stranger bool                   // shared nothing when the session began
 	outbound bool
 	rank     int           // of its connection
+	window   int           // bytes of runs that may be under way
 	moving   atomic.Bool   // this side is moving it
 	moved    bool          // the other side moves the session of the pair here
 	early    *pb.Frame     // read before the session began
@@ -159,11 +163,15 @@ func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Read
 		over:      make(chan struct{}),
 		left:      make(chan struct{}),
 		rank:      rankOf(info),
+		window:    r.cfg.Limits.Window,
 		convs:     map[feed.ConversationID]*convSync{},
 		gotAcks:   map[feed.FeedID]uint64{},
 		handed:    map[feed.ConversationID]handed{},
 		refusedAt: map[feed.FeedID]uint64{},
 		info:      SessionInfo{Addr: info.Addr, Transport: info.Transport, Outbound: outbound, Since: r.cfg.Now()},
+	}
+	if info.Limited {
+		s.window = min(s.window, limitedWindow)
 	}
 	s.lastIn.Store(time.Now().UnixNano())
 	return s
