@@ -19,10 +19,10 @@ func (db *DB) Cache(f func(*Tx) error) error {
 	var next *pending
 	err := db.View(func(view *Tx) error {
 		next = &pending{}
-		for _, p := range view.below {
-			next.merge(p)
+		if cached := db.cached.Load(); cached != nil {
+			next.merge(cached)
 		}
-		tx := &Tx{snapshot: view.snapshot, own: next, overlay: db.overlays.Add(1)}
+		tx := &Tx{snapshot: view.snapshot, own: next, below: view.below, overlay: db.overlays.Add(1)}
 		return run(f, tx)
 	})
 	if err != nil {

@@ -158,8 +158,8 @@ func (db *DB) commitGroup() {
 	if refused == nil && db.diskFull() {
 		refused = ErrDiskFull
 	}
-	snapshot := db.badger.NewTransaction(false)
-	defer snapshot.Discard()
+	snapshot, below := &snapshot{db: db.badger}, db.published()
+	defer snapshot.discard()
 	for len(items) < maxGroupFuncs && group.bytes < maxGroupBytes && len(group.writes) < maxGroupKeys {
 		it := db.pop()
 		if it == nil {
@@ -170,7 +170,7 @@ func (db *DB) commitGroup() {
 			it.err = refused
 			continue
 		}
-		it.tx = &Tx{snapshot: snapshot, own: group, recent: &db.recent, overlay: db.overlays.Add(1)}
+		it.tx = &Tx{snapshot: snapshot, own: group, below: below, recent: &db.recent, overlay: db.overlays.Add(1)}
 		it.err = run(it.f, it.tx)
 		switch {
 		case it.err != nil:
@@ -227,14 +227,14 @@ func (db *DB) finish(it *item, commitErr error) {
 	it.done(it.err)
 }
 
-// commit writes a group as one Badger transaction and syncs it. When that fails nobody knows what the disk holds, so
+// commit makes a group durable. When that fails nobody knows what the disk holds, so
 // nothing more is written until the database is opened anew.
 func (db *DB) commit(group *pending) error {
 	if len(group.writes) == 0 {
 		return nil
 	}
 	begun := time.Now()
-	err := db.commitBadger(group)
+	err := db.write(group)
 	if err != nil {
 		err = errors.Join(ErrFailed, err)
 		db.log.Error("committing", "error", err)
@@ -247,10 +247,35 @@ func (db *DB) commit(group *pending) error {
 	return nil
 }
 
-func (db *DB) commitBadger(group *pending) error {
+// write puts a group into the journal if it is small, and else into Badger, on top of what the journal holds.
+func (db *DB) write(group *pending) error {
+	small := db.journal.takes(group)
+	if !small || !db.journal.fits(group) {
+		if err := db.flush(); err != nil {
+			return err
+		}
+	}
 	if err := db.fail("before-commit"); err != nil {
 		return err
 	}
+	if small {
+		if err := db.journal.append(group); err != nil {
+			return err
+		}
+	} else if err := db.commitBadger(group); err != nil {
+		return err
+	}
+	if err := db.fail("after-commit"); err != nil {
+		return err
+	}
+	if small {
+		db.publish(db.published().with(group))
+	}
+	return nil
+}
+
+// commitBadger writes as one transaction of Badger, and syncs it.
+func (db *DB) commitBadger(group *pending) error {
 	txn := db.badger.NewTransaction(true)
 	defer txn.Discard()
 	for key, w := range group.writes {
@@ -270,7 +295,7 @@ func (db *DB) commitBadger(group *pending) error {
 	if db.unsynced.Load() {
 		return errors.New("committing: the value log was not synced")
 	}
-	return db.fail("after-commit")
+	return nil
 }
 
 func (db *DB) fail(point string) error {

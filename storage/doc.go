@@ -6,8 +6,9 @@
 // next durable write, or a few seconds later by itself.
 //
 // One committer runs waiting functions one after another, each on its own overlay, and commits many overlays as one Badger
-// transaction with one sync. An error, a panic or too many writes discard that overlay alone. What a function reads
-// includes its own writes and those of all overlays before it. Callbacks run after the sync, in the order of submission.
+// transaction with one sync, or as one record of a journal if they are small. An error, a panic or too many writes discard
+// that overlay alone. What a function reads includes its own writes and those of all overlays before it. Callbacks run
+// after the sync, in the order of submission.
 //
 // The package knows bytes only; each domain package owns a key prefix and its own encoding. It is the only one that
 // imports Badger.

@@ -25,6 +25,15 @@ func lockFolder(path string) (release func() error, err error) {
 	return f.Close, nil
 }
 
+// syncFolder makes the names in a folder durable.
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("syncing the folder: %w", err)
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // freeSpace returns how many bytes this user may still write where dir lies.
 func freeSpace(dir string) (uint64, error) {
 	var s syscall.Statfs_t

@@ -21,7 +21,7 @@ func TestOverlaysAgainstModel(t *testing.T) {
 		require.NoError(t, err)
 		defer func() { require.NoError(t, db.Close()) }()
 		model := map[string]string{schemaKey: "\x01"}
-		for range rapid.IntRange(1, 4).Draw(t, "groups") {
+		for range rapid.IntRange(1, 6).Draw(t, "groups") {
 			release := blockCommitter(db)
 			defer release() // Draw leaves by panic when rapid shrinks
 			var wg sync.WaitGroup
@@ -55,6 +55,14 @@ func TestOverlaysAgainstModel(t *testing.T) {
 			}
 			release()
 			wg.Wait()
+			db.mu.Lock()
+			for db.running {
+				db.idle.Wait()
+			}
+			if rapid.Bool().Draw(t, "full") {
+				db.journal.keys = journalKeys // the next group empties the journal
+			}
+			db.mu.Unlock()
 		}
 		all := step{op: "scan"}
 		_ = db.View(func(tx *Tx) error {

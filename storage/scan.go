@@ -69,7 +69,7 @@ func (tx *Tx) newScanner(o ScanOptions) *scanner {
 	if !o.Reverse {
 		bo.Prefix = o.Prefix
 	}
-	s.stored = tx.snapshot.NewIterator(bo)
+	s.stored = tx.snapshot.get().NewIterator(bo)
 	s.seekStored()
 	return s
 }

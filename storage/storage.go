@@ -19,8 +19,7 @@ import (
 const (
 	memTableSize = 8 << 20
 	valueLogSize = 16 << 20
-	// valueThreshold is from where on a value goes to the value log and is not copied from table to table any more. It is
-	// above what a message written by itself comes to, for a commit that puts something there waits for two files.
+	// valueThreshold is from where on a value goes to the value log and is not copied from table to table any more.
 	valueThreshold = 5 << 10
 	blockCacheSize = 4 << 20
 	// Without an index cache Badger panics at the first flush of an encrypted database.
@@ -59,7 +58,7 @@ type Config struct {
 	Logger     *slog.Logger             // nil: nothing is logged
 	Migrations []Migration              // ascending versions
 	MinFree    uint64                   // bytes of disk below which writes are refused; 0: 96 MiB
-	Fail       func(point string) error // tests: called at "before-commit" and "after-commit"; an error acts like a crash there
+	Fail       func(point string) error // tests: called at "before-" and "after-" "commit" and "flush"; an error acts like a crash there
 }
 
 func (c Config) check() error {
@@ -98,9 +97,11 @@ type DB struct {
 
 	overlays atomic.Uint64
 	unsynced atomic.Bool // Badger could not sync and only logged it
+	layers   atomic.Pointer[layers]
 
 	// The committer's own; handed from one committer to the next under mu.
 	carry     *carried
+	journal   journal
 	recent    recent
 	spaceAt   time.Time
 	spaceFull bool
@@ -129,10 +130,26 @@ func Open(config Config) (*DB, error) {
 	if err := db.open(); err != nil {
 		return nil, errors.Join(err, db.release())
 	}
-	if err := db.migrate(); err != nil {
+	if err := db.prepare(); err != nil {
+		// What the journal holds stays there: nothing is changed in a database that was not opened.
+		db.mu.Lock()
+		db.failed = errors.Join(ErrFailed, err)
+		db.mu.Unlock()
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// prepare takes up the journal and brings the schema up to date.
+func (db *DB) prepare() error {
+	known, err := db.openJournal()
+	if err == nil {
+		err = db.migrate()
+	}
+	if err == nil && !known {
+		err = db.claimJournal()
+	}
+	return err
 }
 
 // claim makes the folder and takes the lock on it, before Badger touches anything.
@@ -219,6 +236,12 @@ func (db *DB) Close() error {
 			db.log.Warn("writing the cache", "error", err)
 		}
 	}
+	// Whoever opens the folder next finds all of it in Badger, also an older version.
+	if db.broken() == nil && !db.diskFull() {
+		if err := db.flush(); err != nil {
+			db.log.Warn("emptying the journal", "error", err)
+		}
+	}
 	db.mu.Lock()
 	db.closed = true
 	db.mu.Unlock()
@@ -226,7 +249,7 @@ func (db *DB) Close() error {
 	if cerr := db.badger.Close(); cerr != nil {
 		err = fmt.Errorf("closing the database: %w", cerr)
 	}
-	return errors.Join(err, db.release())
+	return errors.Join(err, db.journal.close(), db.release())
 }
 
 // View runs f on a snapshot. Nested calls are allowed.
@@ -246,13 +269,8 @@ func (db *DB) View(f func(*Tx) error) error {
 		}
 		db.mu.Unlock()
 	}()
-	// The cache first: what is moved from it to Badger between the two steps is then seen twice and not never.
-	cached := db.cached.Load()
-	tx := &Tx{snapshot: db.badger.NewTransaction(false)}
-	if cached != nil {
-		tx.below = []*pending{cached}
-	}
-	defer tx.snapshot.Discard()
+	tx := db.reader()
+	defer tx.snapshot.discard()
 	return f(tx)
 }
 

@@ -14,7 +14,7 @@ const maxKey = 1 << 10
 // Tx is one function's view of the database: what is committed, what overlays before it in the same group wrote, and
 // what it wrote itself. It must not be used after the function returned, nor by two goroutines at once.
 type Tx struct {
-	snapshot *badger.Txn
+	snapshot *snapshot
 	own      *pending   // takes this overlay's writes and holds those before it; nil in View
 	below    []*pending // older writes, newest first
 	recent   *recent    // what Badger is known to say; nil in View
@@ -33,7 +33,7 @@ func (tx *Tx) Get(key []byte) ([]byte, error) {
 		}
 		return bytes.Clone(w.value), nil
 	}
-	item, err := tx.snapshot.Get(key)
+	item, err := tx.snapshot.get().Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		tx.note(key, write{deleted: true})
 		return nil, ErrNotFound
@@ -62,7 +62,7 @@ func (tx *Tx) Has(key []byte) (bool, error) {
 	if w, ok := tx.look(key); ok {
 		return !w.deleted, nil
 	}
-	_, err := tx.snapshot.Get(key)
+	_, err := tx.snapshot.get().Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		tx.note(key, write{deleted: true})
 		return false, nil

@@ -30,7 +30,7 @@ func writeUnsynced(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	small := db.Update(context.Background(), func(tx *Tx) error { return tx.Set([]byte("k"), make([]byte, 2*valueThreshold)) })
+	small := db.Update(context.Background(), func(tx *Tx) error { return tx.Set([]byte("k"), make([]byte, 2*journalGroup)) })
 	later := db.Update(context.Background(), func(tx *Tx) error { return tx.Set([]byte("k"), nil) })
 	if !errors.Is(small, ErrFailed) || !errors.Is(later, ErrFailed) {
 		fmt.Println("written:", small, later)

@@ -1,0 +1,220 @@
+package storage
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+const (
+	journalName = "journal"
+	// journalSize is the length of the file, which never changes, so that a sync has nothing to write but data.
+	journalSize = 256 << 10
+	// journalGroup is how large a group may be that goes there. Larger ones would fill it too fast to be worth it.
+	journalGroup = 16 << 10
+	// journalKeys bounds what is looked through beside Badger, and what one of its transactions takes over.
+	journalKeys = 4096
+	// journalKey holds the number of the epoch whose records are not in Badger yet.
+	journalKey = "s/journal"
+	// recordHead is the length of a record, in front of it.
+	recordHead = 4
+)
+
+// journal makes small groups durable by one write and one sync of one file, which takes about half as long as a
+// transaction of Badger. What is in it lies in layers in memory as well, where everybody reads it, and moves to Badger when
+// the file is full: then the next epoch begins, and with it the file anew.
+type journal struct {
+	file  *os.File // nil in memory
+	key   []byte   // of the database
+	epoch uint64
+	aead  cipher.AEAD // of the epoch
+	count uint32      // records of the epoch
+	at    int64       // where the next one goes
+	keys  int         // that they hold, at most
+}
+
+// open reads what a process that did not close left behind. An epoch that Badger knows of must have its file.
+func (j *journal) open(dir string, key []byte, epoch uint64, known bool) (*pending, error) {
+	j.key = key
+	if err := j.begin(epoch); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, journalName)
+	flags := os.O_RDWR
+	if !known {
+		flags |= os.O_CREATE
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening the journal: %w: %w", ErrDamaged, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the journal: %w", err)
+	}
+	left, err := j.load(file)
+	if err == nil {
+		// What is read may be in the memory of the system only. From here on it counts as written.
+		if err = file.Sync(); err == nil {
+			err = syncFolder(dir)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the journal: %w", err), file.Close())
+	}
+	j.file = file
+	return left, nil
+}
+
+// load reads the records of the epoch up to the first that is not whole, and brings the file to its length.
+func (j *journal) load(file *os.File) (*pending, error) {
+	raw, err := io.ReadAll(io.LimitReader(file, journalSize))
+	if err != nil {
+		return nil, err
+	}
+	if short := journalSize - len(raw); short > 0 {
+		if _, err := file.WriteAt(make([]byte, short), int64(len(raw))); err != nil {
+			return nil, err
+		}
+	}
+	left := &pending{}
+	for {
+		rest := raw[j.at:]
+		if len(rest) < recordHead {
+			return left, nil
+		}
+		size := int64(binary.BigEndian.Uint32(rest))
+		if size > int64(len(rest)-recordHead) {
+			return left, nil
+		}
+		plain, err := j.aead.Open(nil, nil, rest[recordHead:recordHead+size], j.place())
+		if err != nil {
+			return left, nil // it was being written when the process ended: nobody was told of it
+		}
+		n := 0
+		for len(plain) > 0 {
+			var key string
+			var w write
+			if key, w, plain, err = parseWrite(plain); err != nil {
+				return nil, err
+			}
+			left.set(key, w)
+			n++
+		}
+		left.keep()
+		j.wrote(recordHead+size, n)
+	}
+}
+
+// begin starts an epoch. Each has its own key, so that what is left of the one before does not read as a record.
+func (j *journal) begin(epoch uint64) error {
+	j.epoch, j.count, j.at, j.keys = epoch, 0, 0, 0
+	if j.key == nil {
+		return nil // in memory
+	}
+	key, err := hkdf.Key(sha256.New, j.key, nil, fmt.Sprintf("hima storage journal %d", epoch), 32)
+	if err != nil {
+		return fmt.Errorf("deriving the journal's key: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	if err == nil {
+		j.aead, err = cipher.NewGCMWithRandomNonce(block)
+	}
+	if err != nil {
+		return fmt.Errorf("deriving the journal's key: %w", err)
+	}
+	return nil
+}
+
+// place is what a record is bound to.
+func (j *journal) place() []byte { return binary.BigEndian.AppendUint32(nil, j.count) }
+
+func (j *journal) wrote(bytes int64, keys int) {
+	j.at += bytes
+	j.keys += keys
+	j.count++
+}
+
+// takes says whether a group is small enough, and fits says whether there is room for it now.
+func (j *journal) takes(group *pending) bool {
+	return group.bytes <= journalGroup && len(group.writes) <= journalKeys
+}
+
+func (j *journal) fits(group *pending) bool {
+	// What pending counts per write is more than what a record has beside key and value.
+	return j.at+recordHead+int64(group.bytes)+64 <= journalSize && j.keys+len(group.writes) <= journalKeys
+}
+
+// append makes a group durable.
+func (j *journal) append(group *pending) error {
+	plain := make([]byte, 0, group.bytes)
+	for key, w := range group.writes {
+		plain = appendWrite(plain, key, w)
+	}
+	if j.file == nil {
+		j.wrote(int64(len(plain)), len(group.writes))
+		return nil
+	}
+	record := make([]byte, recordHead, recordHead+len(plain)+j.aead.Overhead())
+	record = j.aead.Seal(record, nil, plain, j.place())
+	binary.BigEndian.PutUint32(record, uint32(len(record)-recordHead))
+	if _, err := j.file.WriteAt(record, j.at); err != nil {
+		return fmt.Errorf("writing the journal: %w", err)
+	}
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("syncing the journal: %w", err)
+	}
+	j.wrote(int64(len(record)), len(group.writes))
+	return nil
+}
+
+func (j *journal) close() error {
+	if j.file == nil {
+		return nil
+	}
+	return j.file.Close()
+}
+
+// A write in a record: whether it deletes, the length of the key, the key, and if it does not delete, the same of the value.
+
+func appendWrite(b []byte, key string, w write) []byte {
+	b = append(b, 0)
+	if w.deleted {
+		b[len(b)-1] = 1
+	}
+	b = append(binary.AppendUvarint(b, uint64(len(key))), key...)
+	if w.deleted {
+		return b
+	}
+	return append(binary.AppendUvarint(b, uint64(len(w.value))), w.value...)
+}
+
+func parseWrite(b []byte) (key string, w write, rest []byte, err error) {
+	w.deleted = b[0] == 1
+	raw, rest, ok := cutCounted(b[1:])
+	if ok && !w.deleted {
+		w.value, rest, ok = cutCounted(rest)
+		w.value = append(make([]byte, 0, len(w.value)), w.value...)
+	}
+	if !ok || len(raw) == 0 {
+		return "", write{}, nil, fmt.Errorf("a record of the journal: %w", ErrDamaged)
+	}
+	return string(raw), w, rest, nil
+}
+
+// cutCounted takes what follows its length off b.
+func cutCounted(b []byte) (head, rest []byte, ok bool) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 || n > uint64(len(b)-w) {
+		return nil, nil, false
+	}
+	return bytes.Clone(b[w : w+int(n)]), b[w+int(n):], true
+}

@@ -1,0 +1,241 @@
+package storage
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// crashed writes small groups and returns the folder as a process leaves it that does not close.
+func crashed(t *testing.T, groups int) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	crash := false
+	db, err := Open(Config{Dir: dir, Key: testKey(), Fail: func(p string) error {
+		if crash && p == "before-commit" {
+			return errors.New("crash")
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	for i := range groups {
+		set(t, db, fmt.Sprint("k", i), fmt.Sprint(i))
+		set(t, db, "hot", fmt.Sprint(i))
+	}
+	crash = true
+	require.Error(t, db.Update(t.Context(), func(tx *Tx) error { return tx.Set([]byte("never"), nil) }))
+	require.NoError(t, db.Close())
+	return dir
+}
+
+func TestJournalIsTakenUp(t *testing.T) {
+	dir := crashed(t, 5)
+	for range 2 { // the second time from Badger
+		db := openAt(t, Config{Dir: dir})
+		for i := range 5 {
+			require.Equal(t, fmt.Sprint(i), get(t, db, fmt.Sprint("k", i)))
+		}
+		require.Equal(t, "4", get(t, db, "hot"))
+		require.Equal(t, "-", get(t, db, "never"))
+		require.NoError(t, db.Close())
+		require.Empty(t, db.published())
+	}
+}
+
+// TestTornJournal: whatever is left of a record that was being written, all before it is there.
+func TestTornJournal(t *testing.T) {
+	dir := crashed(t, 3)
+	path := filepath.Join(dir, journalName)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Len(t, whole, journalSize)
+	var ends []int // of records
+	for at := 0; ; {
+		size := int(binary.BigEndian.Uint32(whole[at:]))
+		if size == 0 {
+			break
+		}
+		at += recordHead + size
+		ends = append(ends, at)
+	}
+	last, before := ends[len(ends)-1], ends[len(ends)-2]
+	damage := map[string]func(raw []byte) []byte{
+		"cut off":          func(raw []byte) []byte { return raw[:last-1] },
+		"only its length":  func(raw []byte) []byte { clear(raw[before+recordHead:]); return raw },
+		"only the end":     func(raw []byte) []byte { clear(raw[before : before+recordHead]); return raw },
+		"one bit":          func(raw []byte) []byte { raw[before+20] ^= 1; return raw },
+		"a length too far": func(raw []byte) []byte { raw[before] = 0xff; return raw },
+		"one before again": func(raw []byte) []byte { copy(raw[before:], raw[:ends[0]]); return raw },
+	}
+	for name, f := range damage {
+		t.Run(name, func(t *testing.T) {
+			copied := t.TempDir()
+			require.NoError(t, os.CopyFS(copied, os.DirFS(dir)))
+			raw := append([]byte(nil), whole...)
+			require.NoError(t, os.WriteFile(filepath.Join(copied, journalName), f(raw), 0o600))
+			db := openAt(t, Config{Dir: copied})
+			require.Equal(t, "1", get(t, db, "hot"))
+			require.Equal(t, "2", get(t, db, "k2"))
+			set(t, db, "hot", "again") // where the torn one was
+			db.failed = errors.New("crash")
+			require.NoError(t, db.Close())
+			db = openAt(t, Config{Dir: copied})
+			require.Equal(t, "again", get(t, db, "hot"))
+			require.Equal(t, "2", get(t, db, "k2"))
+		})
+	}
+}
+
+func TestJournalThatIsMissing(t *testing.T) {
+	dir := crashed(t, 1)
+	require.NoError(t, os.Remove(filepath.Join(dir, journalName)))
+	_, err := Open(Config{Dir: dir, Key: testKey()})
+	require.ErrorIs(t, err, ErrDamaged)
+}
+
+// TestJournalOfANewerVersion: a database that is refused is not changed, nor is what its journal holds.
+func TestJournalOfANewerVersion(t *testing.T) {
+	dir := crashed(t, 1)
+	db, err := Open(Config{Dir: dir, Key: testKey()})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return setVersion(tx, 7) }))
+	db.failed = errors.New("crash")
+	require.NoError(t, db.Close())
+	before, err := os.ReadFile(filepath.Join(dir, journalName))
+	require.NoError(t, err)
+	for range 2 {
+		_, err = Open(Config{Dir: dir, Key: testKey()})
+		require.ErrorIs(t, err, ErrNewer)
+	}
+	after, err := os.ReadFile(filepath.Join(dir, journalName))
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
+
+// TestCrashWhileTheJournalIsEmptied: on both sides of the transaction that takes it over nothing is lost.
+func TestCrashWhileTheJournalIsEmptied(t *testing.T) {
+	for _, point := range []string{"before-flush", "after-flush"} {
+		t.Run(point, func(t *testing.T) {
+			dir, crash := t.TempDir(), errors.New("crash")
+			on := false
+			db := openAt(t, Config{Dir: dir, Fail: func(p string) error {
+				if on && p == point {
+					return crash
+				}
+				return nil
+			}})
+			set(t, db, "k", "1")
+			set(t, db, "l", "1")
+			set(t, db, "k", "2")
+			on = true
+			large := func(tx *Tx) error { return tx.Set([]byte("l"), make([]byte, journalGroup)) }
+			require.ErrorIs(t, db.Update(t.Context(), large), crash)
+			require.Equal(t, "2", get(t, db, "k"))
+			require.NoError(t, db.Close())
+			db = openAt(t, Config{Dir: dir})
+			require.Equal(t, "2", get(t, db, "k"))
+			require.Equal(t, "1", get(t, db, "l"))
+			require.NoError(t, db.Update(t.Context(), large))
+			require.Len(t, get(t, db, "l"), journalGroup)
+		})
+	}
+}
+
+// TestJournalThatCannotBeWritten: nothing is said to be written any more, and what was acknowledged is there.
+func TestJournalThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	db, err := Open(Config{Dir: dir, Key: testKey()})
+	require.NoError(t, err)
+	set(t, db, "k", "1")
+	require.NoError(t, db.journal.file.Close())
+	hook := false
+	err = db.Update(t.Context(), func(tx *Tx) error {
+		tx.OnCommit(func() { hook = true })
+		return tx.Set([]byte("k"), []byte("2"))
+	})
+	require.ErrorIs(t, err, ErrFailed)
+	require.False(t, hook)
+	require.Equal(t, "1", get(t, db, "k"))
+	require.ErrorIs(t, db.Update(t.Context(), func(*Tx) error { return nil }), ErrFailed)
+	require.Error(t, db.Close())
+	require.Equal(t, "1", get(t, openAt(t, Config{Dir: dir}), "k"))
+}
+
+// TestReadersSeeOneState: small groups go to the journal and large ones to Badger, and whatever moves while somebody
+// reads, what was written together is seen together.
+func TestReadersSeeOneState(t *testing.T) {
+	db := openAt(t, Config{})
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for !stop.Load() {
+				err := db.View(func(tx *Tx) error {
+					var seen []string
+					err := tx.Scan(ScanOptions{Prefix: []byte("pair/")}, func(_, v []byte) (bool, error) {
+						seen = append(seen, string(v))
+						return true, nil
+					})
+					if one, _ := tx.Get([]byte("pair/0")); len(seen) == 2 && (seen[0] != seen[1] || seen[0] != string(one)) {
+						return fmt.Errorf("saw %s, %s and %s at once", seen[0], seen[1], one)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	large := make([]byte, journalGroup)
+	for i := range 600 {
+		require.NoError(t, db.Update(context.Background(), func(tx *Tx) error {
+			if i%3 == 0 {
+				if err := tx.Set([]byte("large"), large); err != nil {
+					return err
+				}
+			}
+			return errors.Join(tx.Set([]byte("pair/0"), fmt.Append(nil, i)), tx.Set([]byte("pair/1"), fmt.Append(nil, i)))
+		}))
+	}
+	stop.Store(true)
+	wg.Wait()
+}
+
+// TestLayersStayFew: however many groups are in the journal, a reader has few places to look at, and the file is emptied
+// when it is full.
+func TestLayersStayFew(t *testing.T) {
+	db := openAt(t, Config{Dir: t.TempDir()})
+	epochs := map[uint64]bool{}
+	for i := range 400 {
+		set(t, db, fmt.Sprint("k", i), string(make([]byte, 1000)))
+		require.LessOrEqual(t, len(db.published()), 14)
+		epochs[db.journal.epoch] = true
+	}
+	require.Len(t, epochs, 2)
+	for i := range 400 {
+		require.Len(t, get(t, db, fmt.Sprint("k", i)), 1000)
+	}
+}
+
+// TestOldLayersAreNotLaidOnNewSnapshots: the moment that TestReadersSeeOneState hits too rarely.
+func TestOldLayersAreNotLaidOnNewSnapshots(t *testing.T) {
+	db := openAt(t, Config{})
+	set(t, db, "k", "small")
+	before := db.layers.Load()
+	s, ok := db.snapshotUnder(before)
+	require.True(t, ok)
+	s.discard()
+	set(t, db, "k", string(make([]byte, journalGroup))) // to Badger, past what before says of it
+	_, ok = db.snapshotUnder(before)
+	require.False(t, ok)
+}

@@ -1,0 +1,162 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// layers are the groups that are in the journal and not in Badger yet, newest first. A published one never changes, so
+// that reading needs no lock. Neighbours of about one size are joined, so there are few of them and each write is copied a
+// few times at most.
+type layers []*pending
+
+// with returns the layers with a group on top.
+func (l layers) with(group *pending) layers {
+	group.freeze()
+	next := append(layers{group}, l...)
+	for len(next) > 1 && 2*len(next[0].writes) >= len(next[1].writes) {
+		joined := &pending{}
+		joined.merge(next[1])
+		joined.merge(next[0])
+		joined.freeze()
+		next[1] = joined
+		next = next[1:]
+	}
+	return next
+}
+
+// flat returns one set of writes that says what the layers say.
+func (l layers) flat() *pending {
+	all := &pending{}
+	for i := len(l) - 1; i >= 0; i-- {
+		all.merge(l[i])
+	}
+	return all
+}
+
+func (db *DB) published() layers {
+	if l := db.layers.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+func (db *DB) publish(l layers) { db.layers.Store(&l) }
+
+// snapshot is a reading transaction of Badger that begins when it is first asked for: it wakes two of Badger's
+// goroutines, and most small groups find what they read elsewhere.
+type snapshot struct {
+	db  *badger.DB
+	txn *badger.Txn
+}
+
+func (s *snapshot) get() *badger.Txn {
+	if s.txn == nil {
+		s.txn = s.db.NewTransaction(false)
+	}
+	return s.txn
+}
+
+func (s *snapshot) discard() {
+	if s.txn != nil {
+		s.txn.Discard()
+	}
+}
+
+// reader returns a view of what is on disk now. The three places that it looks at do not change together: what moves from
+// the cache to the layers, and from there to Badger, is looked for where it came from first, and so seen twice and
+// not never. But old layers must not lie on top of what was written to Badger after they had moved there, so if they
+// changed while the snapshot was taken, it is taken again.
+func (db *DB) reader() *Tx {
+	for {
+		cached, before := db.cached.Load(), db.layers.Load()
+		s, ok := db.snapshotUnder(before)
+		if !ok {
+			continue
+		}
+		tx := &Tx{snapshot: s}
+		if cached != nil {
+			tx.below = append(tx.below, cached)
+		}
+		if before != nil {
+			tx.below = append(tx.below, *before...)
+		}
+		return tx
+	}
+}
+
+// snapshotUnder takes a snapshot of Badger that fits under layers; ok is false if they were replaced meanwhile.
+func (db *DB) snapshotUnder(l *layers) (s *snapshot, ok bool) {
+	s = &snapshot{db: db.badger}
+	s.get()
+	if db.layers.Load() != l {
+		s.discard()
+		return nil, false
+	}
+	return s, true
+}
+
+// openJournal takes up what a process that did not close left in the journal, and says whether Badger knows of one.
+func (db *DB) openJournal() (known bool, err error) {
+	if db.config.Dir == "" {
+		return true, nil
+	}
+	var epoch uint64
+	err = db.View(func(tx *Tx) error {
+		raw, err := tx.Get([]byte(journalKey))
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return nil
+		case err == nil && len(raw) != 8:
+			return fmt.Errorf("epoch of the journal: %w", ErrDamaged)
+		case err == nil:
+			epoch, known = binary.BigEndian.Uint64(raw), true
+		}
+		return err
+	})
+	if err != nil {
+		return known, err
+	}
+	left, err := db.journal.open(db.config.Dir, db.config.Key, epoch, known)
+	if err != nil {
+		return known, err
+	}
+	if len(left.writes) > 0 {
+		db.log.Info("taking up the journal", "writes", len(left.writes))
+		db.publish(layers(nil).with(left))
+	}
+	return known, nil
+}
+
+// claimJournal makes Badger know that there is a journal, after which the file must not be missing.
+func (db *DB) claimJournal() error {
+	claim := &pending{}
+	claim.set(journalKey, write{value: binary.BigEndian.AppendUint64(nil, db.journal.epoch)})
+	return db.commitBadger(claim)
+}
+
+// flush moves what is in the journal to Badger. Until it is published, everything reads the same in both places.
+func (db *DB) flush() error {
+	all := db.published().flat()
+	if len(all.writes) == 0 {
+		return nil
+	}
+	if err := db.fail("before-flush"); err != nil {
+		return err
+	}
+	next := db.journal.epoch + 1
+	if db.journal.file != nil {
+		all.set(journalKey, write{value: binary.BigEndian.AppendUint64(nil, next)})
+	}
+	if err := db.commitBadger(all); err != nil {
+		return err
+	}
+	if err := db.fail("after-flush"); err != nil {
+		return err
+	}
+	db.publish(nil)
+	return db.journal.begin(next)
+}
