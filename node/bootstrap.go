@@ -272,7 +272,7 @@ var errNoInterface = errors.New("no network interface is up")
 
 // reachBootstrap returns a direct connection.
 func (n *Node) reachBootstrap(ctx context.Context, dev identity.DeviceID, b *boot) (network.Conn, error) {
-	if c := directConn(n.conns(dev)); c != nil {
+	if c := n.directConn(dev); c != nil {
 		return c, nil
 	}
 	if len(n.ifaces()) == 0 {
@@ -295,10 +295,10 @@ func (n *Node) reachBootstrap(ctx context.Context, dev identity.DeviceID, b *boo
 	return c, nil
 }
 
-// directConn chooses the best connection that leads through no relay.
-func directConn(conns []network.Conn) network.Conn {
-	if c := best(conns); c != nil && connInfo(c).Direct {
-		return c
+// directConn is the best connection of a device that leads through no relay, nil if there is none.
+func (n *Node) directConn(dev identity.DeviceID) network.Conn {
+	if l := best(n.links(dev)); l.conn != nil && l.info.Direct {
+		return l.conn
 	}
 	return nil
 }
@@ -332,7 +332,7 @@ func (n *Node) tend(ctx context.Context, dev identity.DeviceID, b *boot, conn ne
 		}
 		t.Stop()
 		if conn.IsClosed() {
-			if conn = directConn(n.conns(dev)); conn == nil {
+			if conn = n.directConn(dev); conn == nil {
 				return errConnLost
 			}
 			line.hangUp()

@@ -46,17 +46,24 @@ type peerTable struct {
 }
 
 type peerState struct {
-	conns   []network.Conn // oldest first
-	info    ConnInfo       // of the best
+	conns   []link   // oldest first
+	info    ConnInfo // of the best
 	since   time.Time
 	rtt     time.Duration
 	waiting []chan struct{} // closed when the device dialled us, see dial
 }
 
-// live are the connections that are not closed: libp2p tells of a closed one some time after it is.
-func (p *peerState) live() []network.Conn {
-	return slices.DeleteFunc(slices.Clone(p.conns), network.Conn.IsClosed)
+// link is a connection with its description, which is costly to make again and again: the addresses of a relayed one are
+// put together from text.
+type link struct {
+	conn network.Conn
+	info ConnInfo
 }
+
+func (l link) closed() bool { return l.conn.IsClosed() }
+
+// live are the connections that are not closed: libp2p tells of a closed one some time after it is.
+func (p *peerState) live() []link { return slices.DeleteFunc(slices.Clone(p.conns), link.closed) }
 
 func (t *peerTable) init() { t.peers = map[identity.DeviceID]*peerState{} }
 
@@ -93,7 +100,7 @@ func (n *Node) connected(c network.Conn) {
 	if first {
 		p.since = time.Now()
 	}
-	p.conns = append(p.conns, c)
+	p.conns = append(p.conns, link{c, connInfo(c)})
 	// An own dial ends by itself; cancelling it now, as a waiter does, could close the connection it just made.
 	if c.Stat().Direction == network.DirInbound {
 		for _, w := range p.waiting {
@@ -101,7 +108,7 @@ func (n *Node) connected(c network.Conn) {
 		}
 		p.waiting = nil
 	}
-	if info := connInfo(best(p.conns)); first || info != p.info {
+	if info := best(p.conns).info; first || info != p.info {
 		p.info = info
 		// Published under the lock, so that ups and downs of a device cannot overtake each other.
 		n.hub.publish(PeerUp{dev, info})
@@ -122,7 +129,7 @@ func (n *Node) disconnected(c network.Conn) {
 	if p == nil {
 		return
 	}
-	i := slices.Index(p.conns, c)
+	i := slices.IndexFunc(p.conns, func(l link) bool { return l.conn == c })
 	if i < 0 {
 		return
 	}
@@ -137,7 +144,7 @@ func (n *Node) disconnected(c network.Conn) {
 		n.hub.publish(PeerDown{dev})
 		return
 	}
-	if info := connInfo(best(p.conns)); info != p.info {
+	if info := best(p.conns).info; info != p.info {
 		p.info = info
 		n.hub.publish(PeerUp{dev, info})
 	}
@@ -145,23 +152,22 @@ func (n *Node) disconnected(c network.Conn) {
 
 // best chooses the connection for new streams: direct before relayed, TCP before QUIC (bulk data is three times as
 // fast there), then the oldest, which is the choice that does not change when another of the same kind appears.
-func best(conns []network.Conn) network.Conn {
-	if len(conns) == 0 {
-		return nil
+func best(links []link) link {
+	if len(links) == 0 {
+		return link{}
 	}
-	rank := func(c network.Conn) int {
-		i := connInfo(c)
+	rank := func(l link) int {
 		switch {
-		case i.Limited:
+		case l.info.Limited:
 			return 4
-		case !i.Direct:
+		case !l.info.Direct:
 			return 3
-		case i.Transport == "tcp":
+		case l.info.Transport == "tcp":
 			return 1
 		}
 		return 2
 	}
-	return slices.MinFunc(conns, func(a, b network.Conn) int { return cmp.Compare(rank(a), rank(b)) })
+	return slices.MinFunc(links, func(a, b link) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
 func connInfo(c network.Conn) ConnInfo {
@@ -322,7 +328,14 @@ func (n *Node) Protect(dev identity.DeviceID, on bool) {
 	}
 }
 
-func (n *Node) conns(dev identity.DeviceID) []network.Conn {
+func (n *Node) conns(dev identity.DeviceID) (out []network.Conn) {
+	for _, l := range n.links(dev) {
+		out = append(out, l.conn)
+	}
+	return out
+}
+
+func (n *Node) links(dev identity.DeviceID) []link {
 	n.peers.mu.Lock()
 	defer n.peers.mu.Unlock()
 	if p := n.peers.peers[dev]; p != nil {

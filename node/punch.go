@@ -282,13 +282,13 @@ func (n *Node) relayedPeers() (relayed map[identity.DeviceID]bool, idle bool) {
 	n.peers.mu.Lock()
 	for dev, p := range n.peers.peers {
 		live := p.live()
-		if c := best(live); c != nil && !connInfo(c).Direct {
+		if l := best(live); l.conn != nil && !l.info.Direct {
 			far = append(far, dev)
 			continue
 		}
-		for _, c := range live {
-			if isRelay(c.RemoteMultiaddr()) {
-				spare = append(spare, c)
+		for _, l := range live {
+			if !l.info.Direct {
+				spare = append(spare, l.conn)
 			}
 		}
 	}
@@ -385,9 +385,7 @@ func (n *Node) nearOrPublic(a ma.Multiaddr) bool {
 
 // punchHole asks libp2p's service for another attempt. The end that was called begins it, as its protocol wants.
 func (n *Node) punchHole(dev identity.DeviceID) error {
-	called := slices.ContainsFunc(n.conns(dev), func(c network.Conn) bool {
-		return isRelay(c.RemoteMultiaddr()) && c.Stat().Direction == network.DirInbound
-	})
+	called := slices.ContainsFunc(n.links(dev), func(l link) bool { return !l.info.Direct && !l.info.Outbound })
 	if !called {
 		return errNoHole
 	}

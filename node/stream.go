@@ -88,12 +88,12 @@ func (n *Node) Open(ctx context.Context, dev identity.DeviceID, proto string) (*
 		if n.closed() {
 			return nil, ErrClosed
 		}
-		c := best(n.conns(dev))
+		c := best(n.links(dev)).conn
 		if c == nil {
 			if err = n.dial(ctx, dev); err != nil {
 				return nil, err
 			}
-			if c = best(n.conns(dev)); c == nil {
+			if c = best(n.links(dev)).conn; c == nil {
 				err = ErrUnreachable // closed again already
 				continue
 			}
