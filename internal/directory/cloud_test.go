@@ -256,7 +256,7 @@ func (c *clock) add(d time.Duration) {
 }
 
 // town is a network with bootstrap nodes and people, in memory and by its own clock. Bootstrap i has the device key of
-// bootKey(i). People do what is due when time passes, see pass; those of live run by the real or virtual clock instead.
+// bootKey(i). People do what is due when time passes, see pass; those of run by the real or virtual clock instead.
 type town struct {
 	t     *testing.T
 	clock *clock // nil: the real or virtual one
@@ -362,14 +362,6 @@ func (w *town) run(p *person) {
 		w.cloud.mu.Unlock()
 	})
 	w.t.Cleanup(p.stop)
-}
-
-// live makes a person who has joined the town and runs.
-func (w *town) live(n int, contacts ...int) *person {
-	w.t.Helper()
-	p := w.join(w.dir(n, memDB(w.t), contacts...))
-	w.run(p)
-	return p
 }
 
 // come makes a person who has joined the town and does what is due when time passes.

@@ -445,8 +445,13 @@ func TestJudgeClaim(t *testing.T) {
 		{code: pb.NameAnswer_CODE_STAMPED, stamp: stamp(9, c)},
 		{code: pb.NameAnswer_CODE_TAKEN, stamp: stamp(9, other)},
 		{code: pb.NameAnswer_CODE_STAMPED, stamp: stamp(0, elsewhere)},
-		{code: pb.NameAnswer_CODE_BUSY}, {code: pb.NameAnswer_CODE_BAD}, {code: pb.NameAnswer_CODE_WORK}, {code: 99}, {},
-		{code: pb.NameAnswer_CODE_FULL}, {code: pb.NameAnswer_CODE_REBUILDING},
+		{code: pb.NameAnswer_CODE_BUSY},
+		{code: pb.NameAnswer_CODE_BAD},
+		{code: pb.NameAnswer_CODE_WORK},
+		{code: 99},
+		{},
+		{code: pb.NameAnswer_CODE_FULL},
+		{code: pb.NameAnswer_CODE_REBUILDING},
 	} {
 		s, err := judgeClaim(a, c, keys)
 		require.Error(t, err, fmt.Sprint(i))
