@@ -330,7 +330,7 @@ func (x *exporter) receipts(tx *storage.Tx, convs []feed.ConversationID) error {
 		if err != nil {
 			return err
 		}
-		if len(x.out.Receipts) > 0 && x.size+len(raw)+exportOverhead > x.o.MaxBytes/4 {
+		if n := len(x.out.Receipts); n == identity.MaxMailReceipts || n > 0 && x.size+len(raw)+exportOverhead > x.o.MaxBytes/4 {
 			x.out.More = true
 			return nil
 		}
