@@ -245,3 +245,57 @@ func TestIdleHour(t *testing.T) {
 		}
 	})
 }
+
+// Over limited relays a DHT only asks: nobody could ask it. With an unlimited one beside it serves again.
+func TestDHTOverLimitedRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 0)
+		stingy := w.AddBootstrap(node.RelayLimits{Duration: 2 * time.Minute, Data: 128 << 10})
+		open := w.AddBootstrap(node.RelayLimits{})
+		server, _ := table(t, w.Node(stingy), node.DHTConfig{Server: true})
+		ia, ib := w.AddRemote(nodetest.Symmetric), w.AddRemote(nodetest.Symmetric)
+		w.Join(ia, stingy)
+		w.Join(ib, stingy)
+		within(t, time.Second, "slots", func() bool { return reserved(w.Node(ia)) && reserved(w.Node(ib)) })
+		a, _ := table(t, w.Node(ia), node.DHTConfig{Server: true})
+		b, _ := table(t, w.Node(ib), node.DHTConfig{Server: true})
+		time.Sleep(time.Minute)
+		if n := server.Peers(); n != 0 {
+			t.Errorf("%d nodes that cannot be asked stand in the server's table", n)
+		}
+		if err := a.Put(t.Context(), "/test/a", rec(1, "one")); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := b.Get(t.Context(), "/test/a"); err != nil || !bytes.Equal(v, rec(1, "one")) {
+			t.Errorf("got %q, %v", v, err)
+		}
+		w.Join(ia, stingy, open)
+		time.Sleep(time.Minute)
+		if n := server.Peers(); n != 1 {
+			t.Errorf("%d nodes in the server's table", n)
+		}
+	})
+}
+
+// A node keeps a bounded number of records, those that are nearest to it.
+func TestDHTIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 2)
+		w.Connect(0, 1)
+		a, _ := table(t, w.Node(0), node.DHTConfig{Server: true, Records: 8})
+		b, _ := table(t, w.Node(1), node.DHTConfig{Server: true})
+		time.Sleep(time.Minute)
+		for i := range 50 {
+			if err := b.Put(t.Context(), fmt.Sprintf("/test/%d", i), rec(1, "one")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n, m := a.Records(), b.Records(); n != 8 || m != 50 {
+			t.Errorf("%d and %d records are kept", n, m)
+		}
+		answers, err := b.Ask(t.Context(), "/test/1")
+		if err != nil || len(answers) != 1 || answers[0].From != w.Node(0).ID() {
+			t.Errorf("answers %v, %v", answers, err)
+		}
+	})
+}
