@@ -73,14 +73,19 @@ func (a *app) contactAddCommand() *cobra.Command {
 
 // addContact looks outward, shows whom it found, and adds exactly that account.
 func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
+	switch link := strings.ToLower(strings.TrimSpace(who)); {
+	case strings.HasPrefix(link, networkScheme):
+		return usage("usage.network_link").withHint("hint.network_link")
+	case strings.HasPrefix(link, inviteScheme):
+		if err := a.newcomer(ctx); err != nil {
+			return err
+		}
+	}
 	node, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	if strings.HasPrefix(strings.ToLower(strings.TrimSpace(who)), networkScheme) {
-		return usage("usage.network_link").withHint("hint.network_link")
-	}
 	resp, err := node.Find(ctx, &pb.FindRequest{Who: who})
 	if err != nil {
 		return a.explainFind(ctx, node, who, err)
@@ -118,8 +123,11 @@ func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
 	return nil
 }
 
-// networkScheme begins the link of a network, which is easily taken for an invite link.
-const networkScheme = "hima-net:"
+// What links begin with. That of a network is easily taken for an invite link.
+const (
+	inviteScheme  = "hima:"
+	networkScheme = "hima-net:"
+)
 
 // confirmFound shows whom a look-up found and asks whether it is the one. A script is not asked, but where the network
 // gave more than one answer it has to say --yes: names are a convenience, the ID decides.

@@ -29,8 +29,12 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	well := "doctor.well"
 	for _, c := range resp.GetChecks() {
 		v := checkOf(c)
+		if v.State == checkWarning {
+			well = "doctor.works"
+		}
 		if a.flags.json {
 			if err := a.emit(v); err != nil {
 				return err
@@ -45,7 +49,7 @@ func (a *app) doctor(ctx context.Context) error {
 	if !resp.GetWell() {
 		return &silent{exitFailed}
 	}
-	a.done("doctor.well")
+	a.done(well)
 	return nil
 }
 

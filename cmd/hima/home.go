@@ -49,6 +49,35 @@ func (a *app) firstStart(ctx context.Context) error {
 	return a.overview(ctx, p, v.Warnings)
 }
 
+// newcomer registers somebody who begins with an invite link, before anybody is registered here: on a terminal with the
+// questions of a first start, elsewhere silently, as register --auto does.
+func (a *app) newcomer(ctx context.Context) error {
+	home, err := nodeHome(a.flags.home)
+	if err != nil {
+		return err
+	}
+	if all, err := nodeProfiles(home); err != nil || len(all) > 0 {
+		return err
+	}
+	r := registration{username: a.flags.profile, network: a.env("HIMA_NETWORK")}
+	if a.inTerminal {
+		t := a.openTerminal()
+		defer t.Close()
+		_, _ = t.out.Write([]byte(a.t("home.first_start") + "\n\n"))
+		if err := a.askRegistration(ctx, t, &r, false); err != nil {
+			return err
+		}
+	} else {
+		a.fillIn(&r)
+	}
+	v, err := a.registerNow(ctx, r)
+	if err != nil {
+		return err
+	}
+	a.flags.profile = v.Username
+	return a.showRegistration(v, r)
+}
+
 // welcomeBack starts the node, asks for the password if it is locked, and shows what is new.
 func (a *app) welcomeBack(ctx context.Context, p place) error {
 	profiles, err := nodeProfiles(p.home)

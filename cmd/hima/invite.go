@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,11 +49,12 @@ func (a *app) invite(ctx context.Context, showQR bool) error {
 		return a.emit(v)
 	}
 	if showQR {
-		picture, err := a.qr(v.Link)
-		if err != nil {
-			return err
+		// Capitals are one code of a denser kind, and a link may be written in either.
+		if picture, err := a.qr(strings.ToUpper(v.Link)); err != nil {
+			a.warn(a.describe(err).Message) // the link itself can still be sent
+		} else {
+			a.printf("%s\n", picture)
 		}
-		a.printf("%s\n", picture)
 	}
 	a.printf("%s\n", v.Link)
 	if a.outTerminal {

@@ -51,6 +51,8 @@ func TestScripts(t *testing.T) {
 			"people":  scriptPeople,
 			"friends": scriptFriends,
 			"save":    scriptSave,
+			"meet":    scriptBootstrap,
+			"halt":    scriptHalt,
 		},
 	})
 }
@@ -63,6 +65,7 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("LANG", "en_US.UTF-8")
 	env.Setenv("TZ", "UTC")
+	env.Values[meetingPoints{}] = map[string]*exec.Cmd{}
 	env.Defer(func() { stopAll(env.WorkDir) })
 	return nil
 }
@@ -178,6 +181,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`hima1[0-9a-z]{20,}`), "ACCOUNT"},
 	{regexp.MustCompile(`12D3Koo[0-9A-Za-z]{20,}`), "DEVICE"},
 	{regexp.MustCompile(`hima:[0-9A-Za-z/._-]{30,}`), "LINK"},
+	{regexp.MustCompile(`hima-net:[a-z2-7]{30,}`), "NETLINK"},
+	{regexp.MustCompile(`\b[a-z2-7]{52}\b`), "NETWORK"},
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "ID"},
 	{regexp.MustCompile(`\b[0-9a-f]{32}\b`), "TOKEN"},
 }
