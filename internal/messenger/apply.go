@@ -85,6 +85,10 @@ func (m *Messenger) applyFeed(tx *storage.Tx, entries []feed.Entry, from replica
 			conv.unread++
 		}
 	}
+	if own && from.Account != m.env.account && len(fresh) > 0 && fresh[0].Seq <= row.delivered+1 {
+		// Whoever brings what an old own device wrote to them holds it (R21).
+		row.deliver(fresh[0].Seq, fresh[len(fresh)-1].Seq)
+	}
 	if err := m.feeds.put(tx, row); err != nil {
 		return err
 	}

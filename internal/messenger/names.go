@@ -85,6 +85,9 @@ func addFound(found []target, people []FoundName) []target {
 		if t.username == "" || t.source == SourceNearby {
 			t.username = p.Name
 		}
+		if t.source == SourceNearby && p.Confirmed {
+			t.source = SourceNetwork // a name on the LAN is nobody's proof, a stamp is
+		}
 		// A stamp says more than a claim, also when another network was asked first.
 		if t.network == "" || p.Confirmed && !t.confirmed {
 			t.network, t.confirmed, t.since = p.NetworkName, p.Confirmed, p.Since

@@ -195,7 +195,7 @@ func TestSearchMergesAllPlaces(t *testing.T) {
 	require.Equal(t, []SearchResult{
 		{Account: b.account, Source: SourceContact, Relation: RelationAsked},
 		{Account: stranger.account, Username: "sam", Nickname: "Sam", Source: SourceNearby, Network: "home", Since: testStart, Relation: RelationNone},
-		{Account: c.account, Username: "sam", Source: SourceNearby, Network: "home", Confirmed: true, Since: testStart, Relation: RelationNone},
+		{Account: c.account, Username: "sam", Source: SourceNetwork, Network: "home", Confirmed: true, Since: testStart, Relation: RelationNone},
 	}, got.Results)
 	got, err = a.m.Search(ctx, "alice")
 	require.NoError(t, err)

@@ -55,6 +55,7 @@ func TestRestoredDeviceOverReplicas(t *testing.T) {
 			eventually(t, "the contact is back", func() bool { return r.relation(b) == RelationContact })
 			eventually(t, "history is back", func() bool { return len(r.texts(b)) == 2 })
 			require.Equal(t, want, r.texts(b))
+			require.Equal(t, []State{StateDelivered}, r.states(b), "who brought it holds it")
 			r.send(b, "three")
 			eventually(t, "the new device is heard", func() bool { return len(b.texts(a)) == 3 })
 			b.send(r, "four")
