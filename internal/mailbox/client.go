@@ -132,15 +132,20 @@ func (c *Client) Fetch(ctx context.Context, ref Ref, secret identity.InboxSecret
 	if err != nil {
 		return nil, false, fmt.Errorf("fetching items: %w", err)
 	}
+	items, err = itemsOf(r, after)
+	return items, r.More && len(items) > 0, err
+}
+
+// itemsOf reads the items of an answer. Cursors that do not increase would let a mailbox keep its readers busy for ever.
+func itemsOf(r *pb.MailboxReply, after uint64) (items []Item, err error) {
 	for _, it := range r.Items {
-		// Cursors that do not increase would let a mailbox keep its readers busy for ever.
 		if it.Cursor <= after || len(it.Item) == 0 || len(it.Item) > maxItem {
-			return nil, false, fmt.Errorf("fetching items: %w", ErrProtocol)
+			return nil, fmt.Errorf("reading items: %w", ErrProtocol)
 		}
 		after = it.Cursor
 		items = append(items, Item{Cursor: it.Cursor, Bytes: it.Item, Until: time.UnixMilli(it.UntilMs)})
 	}
-	return items, r.More && len(items) > 0, nil
+	return items, nil
 }
 
 // Done says that items, by hash, are durable here and can be removed there.

@@ -52,12 +52,16 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if c.Key.ID() != c.Node.ID() {
 		return nil, errors.New("mailbox: the key is not the node's")
 	}
+	return newServer(c), nil
+}
+
+func newServer(c ServerConfig) *Server {
 	c = c.withDefaults()
 	s := &Server{cfg: c, log: c.Logger, gate: semaphore.NewWeighted(depositRoom), open: map[*stream]struct{}{}}
 	s.rates = newRates(c.Limits, c.Now)
 	s.totals.grants = map[string]usage{}
 	s.watch.init()
-	return s, nil
+	return s
 }
 
 func (c ServerConfig) withDefaults() ServerConfig {

@@ -42,6 +42,7 @@ const pipelined = 32
 type stream struct {
 	s       *Server
 	stream  *node.Stream
+	device  identity.DeviceID // for the rates; it is never written
 	out     chan answer
 	dead    chan struct{} // closed when nothing can be written any more
 	bell    chan struct{} // one slot
@@ -62,10 +63,7 @@ func code(c pb.MailboxReply_Code) func() *pb.MailboxReply {
 
 // serve handles one stream.
 func (s *Server) serve(raw *node.Stream) {
-	st := &stream{
-		s: s, stream: raw, out: make(chan answer, pipelined), dead: make(chan struct{}), bell: make(chan struct{}, 1),
-		watched: map[identity.InboxID]struct{}{}, rung: map[identity.InboxID]struct{}{},
-	}
+	st := s.newStream(raw, raw.Remote())
 	if !s.enter(st) {
 		return
 	}
@@ -88,6 +86,13 @@ func (s *Server) serve(raw *node.Stream) {
 	}
 	raw.Reset()
 	<-written
+}
+
+func (s *Server) newStream(raw *node.Stream, dev identity.DeviceID) *stream {
+	return &stream{
+		s: s, stream: raw, device: dev, out: make(chan answer, pipelined), dead: make(chan struct{}), bell: make(chan struct{}, 1),
+		watched: map[identity.InboxID]struct{}{}, rung: map[identity.InboxID]struct{}{},
+	}
 }
 
 // read takes requests until the stream ends.
@@ -173,7 +178,6 @@ func (st *stream) write() {
 
 // handle begins what a request asks for. It returns nil only when ctx ended.
 func (st *stream) handle(ctx context.Context, m *pb.MailboxRequest) func() *pb.MailboxReply {
-	dev := st.stream.Remote()
 	size, opens := 0, 0
 	switch of := m.Of.(type) {
 	case *pb.MailboxRequest_Deposit:
@@ -181,7 +185,7 @@ func (st *stream) handle(ctx context.Context, m *pb.MailboxRequest) func() *pb.M
 	case *pb.MailboxRequest_Open:
 		opens = 1
 	}
-	if !st.s.rates.take(dev, size, opens) {
+	if !st.s.rates.take(st.device, size, opens) {
 		return code(pb.MailboxReply_CODE_BUSY)
 	}
 	switch of := m.Of.(type) {
