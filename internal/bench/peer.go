@@ -232,7 +232,7 @@ func newPair(ctx context.Context, dir string) (*pair, error) {
 // connect opens the session to the other process.
 func (p *pair) connect(ctx context.Context) error {
 	p.node.Remember(p.other.device, p.other.addrs)
-	return p.replica.Open(ctx, p.other.device)
+	return p.open(ctx, p.other.device)
 }
 
 func (p *pair) close() error {

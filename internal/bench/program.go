@@ -168,7 +168,7 @@ func (p *program) befriend(ctx context.Context, name string) (*stack, error) {
 		return nil, err
 	}
 	if _, _, err = s.messenger.AddContact(ctx, messenger.AddContact{Who: inv.GetInvite().GetLink()}); err == nil {
-		err = s.replica.Open(ctx, device)
+		err = s.open(ctx, device)
 	}
 	if err != nil {
 		return s, err

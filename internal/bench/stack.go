@@ -101,6 +101,17 @@ func (s *stack) start() {
 	}
 }
 
+// open opens a session. On a busy machine the replica may not have begun to run.
+func (s *stack) open(ctx context.Context, device identity.DeviceID) (err error) {
+	for range 100 {
+		if err = s.replica.Open(ctx, device); !errors.Is(err, replica.ErrClosed) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
 func (s *stack) close() error {
 	var errs []error
 	if s.cancel != nil {
