@@ -35,17 +35,17 @@ func run(ctx context.Context, args []string) error {
 	var o flags
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.StringVar(&o.dir, "dir", "", "folder for the run, on the disk that is meant; default: a new one here, removed afterwards")
-	set.IntVar(&o.n, "n", 0, "messages; default depends on the measurement")
+	set.IntVar(&o.n, "n", 0, "messages, for lookup nodes; default depends on the measurement")
 	set.IntVar(&o.window, "window", 1024, "pipeline: messages under way")
 	set.DurationVar(&o.pause, "pause", 5*time.Millisecond, "latency: pause around each message, as between those of people")
-	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, traffic: how long to look at an idle node")
+	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, traffic, joined: how long to look at an idle node")
 	set.BoolVar(&o.json, "json", false, "one JSON object a line")
 	set.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of this process; HIMA_BENCH_PEER_PROFILE names a file for the other")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	if set.NArg() != 1 {
-		return errors.New("say what to measure: latency, pipeline, catchup, million, command, traffic")
+		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, traffic, joined")
 	}
 	what := set.Arg(0)
 	if o.profile != "" {
@@ -84,8 +84,15 @@ func run(ctx context.Context, args []string) error {
 		return million(ctx, r, dir, def(1_000_000), o.watch)
 	case "command":
 		return command(ctx, r, dir, def(60))
+	case "lookup":
+		if o.n > 0 {
+			return lookup(ctx, r, []int{o.n})
+		}
+		return lookup(ctx, r, []int{100, 300})
 	case "traffic":
 		return traffic(ctx, r, dir, o.watch)
+	case "joined":
+		return joined(ctx, r, dir, o.watch)
 	}
 	return fmt.Errorf("nothing is called %q", what)
 }
