@@ -22,14 +22,16 @@ import (
 // sim is a network of real nodes in virtual time: bootstrap nodes with registers, people with directories, and many who
 // only stand in the table. Call it inside a bubble.
 type sim struct {
-	t     *testing.T
-	w     *nodetest.World
-	link  identity.NetworkLink
-	boots []int
-	crowd []*standing
-	conns int
-	wg    sync.WaitGroup
-	ctx   context.Context // of the bubble
+	t      *testing.T
+	w      *nodetest.World
+	link   identity.NetworkLink
+	boots  []int
+	regs   []*Register
+	tables []*standing // of the bootstrap nodes
+	crowd  []*standing
+	conns  int
+	wg     sync.WaitGroup
+	ctx    context.Context // of the bubble
 }
 
 // standing is a node that stands in the table and does nothing else.
@@ -61,7 +63,8 @@ func newSim(t *testing.T, bootstraps int, oneWay time.Duration) *sim {
 		})
 		require.NoError(t, err)
 		r.bits = testBits
-		s.table(b, nil)
+		s.regs = append(s.regs, r)
+		s.tables = append(s.tables, s.table(b, nil))
 	}
 	return s
 }
