@@ -168,8 +168,8 @@ func (g *grants) count(tx *storage.Tx, a identity.AccountID) (n int, err error) 
 	return n, err
 }
 
-// Grants lists the contacts' nodes that may be used as mailboxes. What somebody offered who is no contact any more is
-// not among them.
+// Grants lists the contacts' nodes that may be used as mailboxes. What somebody offered who is no contact any more, or by a
+// device that is none of theirs any more, is not among them.
 func (m *Messenger) Grants(ctx context.Context) ([]Grant, error) {
 	var out []Grant
 	err := m.env.db.View(func(tx *storage.Tx) error {
@@ -177,6 +177,9 @@ func (m *Messenger) Grants(ctx context.Context) ([]Grant, error) {
 			c, _, err := m.contacts.get(tx, a)
 			if err != nil || len(row.Grant) == 0 || c.relation() != RelationContact {
 				return err
+			}
+			if r, known := m.env.people.Record(a); known && !r.Lists(d) {
+				return nil // a device that is gone keeps nothing
 			}
 			out = append(out, Grant{
 				Account: a, Name: c.name(a), Device: d, Addrs: row.Addrs, Grant: [16]byte(row.Grant),

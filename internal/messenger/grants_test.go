@@ -61,6 +61,15 @@ func TestAContactKeepsMail(t *testing.T) {
 	require.Equal(t, "alice", last.Name)
 	require.Empty(t, a.grants(), "an own offer is none to use")
 
+	// A's record names another device instead: what the old one offered is worth nothing.
+	fresh := newDevice(t, "alice", "alice anew")
+	rec, err := identity.NewAccountRecord(a.acct, identity.RecordConfig{Now: a.clock, Devices: []identity.Certificate{fresh.cert}})
+	require.NoError(t, err)
+	b.people.records[a.account] = rec
+	require.Empty(t, b.grants())
+	delete(b.people.records, a.account)
+	require.Len(t, b.grants(), 1)
+
 	_, err = a.m.OfferMailbox(ctx, b.id(), 0)
 	require.NoError(t, err)
 	require.Empty(t, a.mail.grants)

@@ -187,6 +187,7 @@ func (m *Messenger) checkDevices(a identity.AccountID) {
 		if err := m.noteDevices(tx, conv); err != nil {
 			return err
 		}
+		tx.OnCommit(m.env.grantsChanged)
 		return m.events.add(tx, plain(EventDevices, a, conv, string(row.verified())))
 	}, func(err error) {
 		if err != nil {

@@ -41,7 +41,6 @@ func restoredSide(t *testing.T, old *side, listed bool) *side {
 func TestRestoredDeviceOverReplicas(t *testing.T) {
 	for _, listed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("old device listed %t", listed), func(t *testing.T) {
-			ctx := context.Background()
 			a, b := realFriends(t, "", "")
 			a.send(b, "one")
 			b.send(a, "two")
@@ -66,8 +65,7 @@ func TestRestoredDeviceOverReplicas(t *testing.T) {
 			})
 
 			m := newSide(t, "mallory", r.book, "")
-			_, _, err := m.m.AddContact(ctx, AddContact{Who: r.p.id(), Message: "it is me"})
-			require.NoError(t, err)
+			m.ask(r, r.p.id())
 			m.open(r)
 			eventually(t, "a stranger asks like everybody", func() bool { return r.relation(m) == RelationRequest })
 		})
