@@ -334,9 +334,10 @@ func (d *Directory) settleName(ctx context.Context, j *joined) {
 	if !ok || o.state != NamePending && o.state != NameUnconfirmed || d.now().Before(o.next) {
 		return
 	}
+	work := d.claimWork(ctx, o.claim)
 	ask, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	stamp, err := d.claimAt(ask, j, o.claim)
+	stamp, err := d.claimAt(ask, j, o.claim, work)
 	if ctx.Err() != nil {
 		return
 	}

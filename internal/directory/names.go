@@ -104,11 +104,14 @@ type ownNames struct {
 	// writing orders changes: a claim of the user and an answer that is applied in the background.
 	writing sync.Mutex
 
-	mu sync.Mutex
-	m  map[identity.NetworkID]ownName // at most maxNetworks
+	mu   sync.Mutex
+	m    map[identity.NetworkID]ownName // at most maxNetworks
+	work map[[32]byte][]byte            // by claim; at most 2*maxNetworks
 }
 
-func (n *ownNames) init(db *storage.DB) { n.db, n.m = db, map[identity.NetworkID]ownName{} }
+func (n *ownNames) init(db *storage.DB) {
+	n.db, n.m, n.work = db, map[identity.NetworkID]ownName{}, map[[32]byte][]byte{}
+}
 
 func (n *ownNames) load(tx *storage.Tx) error {
 	return tx.Scan(storage.ScanOptions{Prefix: []byte("d/m/")}, func(key, value []byte) (bool, error) {
@@ -232,8 +235,9 @@ func (n *ownNames) drop(id identity.NetworkID) {
 }
 
 // ClaimName takes a name on a joined network: stamped at once if a register answers (confirmed), else pending, which Run
-// completes; a *NameTakenError if somebody has it, and then nothing changed. Claiming another name replaces the one
-// before, which stays registered to this account.
+// completes; a *NameTakenError if somebody has it, and then nothing changed. A deadline of ctx ends the waiting and leaves
+// the claim pending; a cancelled ctx drops it. Claiming another name replaces the one before, which stays registered to
+// this account.
 func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, name string) (NameState, error) {
 	j := d.nets.get(network)
 	if j == nil {
@@ -262,17 +266,23 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 		}
 		next.claim = claim
 	}
+	// However little patience the caller has: once signed, the claim is kept, unless he changes his mind.
+	keep, done := untilCancelled(ctx)
+	defer done()
+	work := d.claimWork(keep, next.claim)
 	ask, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	stamp, err := d.claimAt(ask, j, next.claim)
+	stamp, err := d.claimAt(ask, j, next.claim, work)
 	var taken *NameTakenError
 	switch {
+	case keep.Err() != nil:
+		return d.names.state(network), ctx.Err()
 	case err == nil:
 		next.state, next.stamp = NameConfirmed, stamp
 	case errors.As(err, &taken):
 		if known && have.claim.Name == name { // it was pending, and was lost meanwhile
 			have.state, have.holder = NameLost, taken.Holder
-			if e := d.setName(ctx, j, have); e != nil {
+			if e := d.setName(keep, j, have); e != nil {
 				return NameState{}, e
 			}
 		}
@@ -281,18 +291,49 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 		return d.names.state(network), err
 	case errors.Is(err, errNoRegister):
 		next.state = NameUnconfirmed
-	case ctx.Err() != nil:
-		return d.names.state(network), ctx.Err()
 	default:
 		d.log.Debug("claiming a name", "network", network.Short(), "error", err)
 	}
-	if err := d.setName(ctx, j, next); err != nil {
+	if err := d.setName(keep, j, next); err != nil {
 		return NameState{}, err
 	}
 	if next.state != NameConfirmed {
 		d.names.later(network, next.claim, d.now(), namePause)
 	}
 	return next.shown(), nil
+}
+
+// untilCancelled is ctx without its deadline.
+func untilCancelled(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			cancel()
+		}
+	})
+	return out, func() { stop(); cancel() }
+}
+
+// claimWork does the work over a claim once: on a busy machine it may take longer than a register is waited for.
+func (d *Directory) claimWork(ctx context.Context, claim identity.NameClaim) []byte {
+	hash := claim.Hash()
+	d.names.mu.Lock()
+	work := d.names.work[hash]
+	d.names.mu.Unlock()
+	if work != nil {
+		return work
+	}
+	work = identity.ClaimWork(ctx, claim, d.workBits)
+	if work == nil {
+		return nil
+	}
+	d.names.mu.Lock()
+	defer d.names.mu.Unlock()
+	if len(d.names.work) >= 2*maxNetworks {
+		clear(d.names.work) // claims that were given up
+	}
+	d.names.work[hash] = work
+	return work
 }
 
 func (d *Directory) accountKey() (identity.AccountKey, bool) {
@@ -325,12 +366,11 @@ func (d *Directory) setName(ctx context.Context, j *joined, o ownName) error {
 }
 
 // claimAt asks the registers of a network, the founder's first, to stamp a claim, and tells the others what came of it.
-func (d *Directory) claimAt(ctx context.Context, j *joined, claim identity.NameClaim) (identity.NameStamp, error) {
+func (d *Directory) claimAt(ctx context.Context, j *joined, claim identity.NameClaim, work []byte) (identity.NameStamp, error) {
 	regs := j.registers()
 	if len(regs) == 0 {
 		return identity.NameStamp{}, errNoRegister
 	}
-	work := identity.ClaimWork(ctx, claim, d.workBits)
 	err, mute := ErrUnreachable, 0
 	for i, reg := range regs {
 		a, e := d.asks.name(ctx, reg.Device, reg.Addrs, &pb.NameRequest{Of: &pb.NameRequest_Register{

@@ -113,6 +113,28 @@ func TestPendingNameIsCompletedLater(t *testing.T) {
 	require.True(t, firstOf(search(t, bob, "alice").People).Confirmed)
 }
 
+// A deadline ends the waiting, not the claim; who changes his mind has claimed nothing.
+func TestImpatientClaimIsKept(t *testing.T) {
+	w := newTown(t, 1, 10)
+	alice := w.come(1)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	st, err := alice.ClaimName(ctx, w.link.ID(), "alice")
+	require.NoError(t, err)
+	require.Equal(t, NamePending, st.State)
+	require.Equal(t, NamePending, alice.Networks()[0].Username.State)
+	w.start(0, memDB(t), true)
+	w.pass(time.Minute)
+	require.Equal(t, NameConfirmed, alice.Networks()[0].Username.State)
+
+	bob := w.come(2)
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	_, err = bob.ClaimName(ctx, w.link.ID(), "bob")
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, NameNone, bob.Networks()[0].Username.State)
+}
+
 func TestBootstrapNodeThatAppearsEndsTheWait(t *testing.T) {
 	w := newTown(t, 1, 30)
 	alice := w.come(1)
