@@ -40,6 +40,8 @@ type box struct {
 	failed  time.Time
 	waiting map[identity.InboxID]bool
 	bell    chan struct{} // one slot: look at waiting, or at what is to be opened
+	resting bool          // it is watched, and nothing is known to wait
+	saved   time.Time     // emptied, as on the disk
 	nudge   chan struct{} // one slot: try again at once
 	gone    chan struct{} // closed when it is not used any more
 }

@@ -161,12 +161,16 @@ func (m *Mail) attendBox(ctx context.Context, b *box) error {
 		if err := m.emptyAll(ctx, b); err != nil {
 			return err
 		}
+		m.rest(b, true)
 		select {
 		case err := <-ended:
+			m.rest(b, false)
 			ended <- err
 			return err
 		case <-b.bell:
+			m.rest(b, false)
 		case <-renew.C:
+			m.rest(b, false)
 			missing, err := m.cfg.Client.Renew(ctx, b.ref, m.openSecrets(b, nil))
 			if err != nil {
 				return err
@@ -320,17 +324,53 @@ func (m *Mail) emptyAll(ctx context.Context, b *box) error {
 			return err
 		}
 	}
+	return m.noteEmpty(ctx, b)
+}
+
+// emptyExact is how exactly it is kept when a mailbox was last found empty: well within the days that keys are kept longer.
+const emptyExact = time.Hour
+
+// rest notes whether everything that is known to wait was fetched and word of more would come.
+func (m *Mail) rest(b *box, on bool) {
+	m.mu.Lock()
+	b.resting = on
+	m.mu.Unlock()
+}
+
+// noteEmpty notes that a mailbox was found empty just now, if nothing is known to wait.
+func (m *Mail) noteEmpty(ctx context.Context, b *box) error {
 	m.mu.Lock()
 	now := m.cfg.Now()
-	save := now.Sub(b.emptied) > time.Hour // precise enough for when keys are erased
-	if len(b.waiting) == 0 && save {
+	old := b.emptied
+	if len(b.waiting) == 0 {
 		b.emptied = now
+	}
+	save := b.emptied.Sub(b.saved) > emptyExact || old.IsZero()
+	if save {
+		b.saved = b.emptied
 	}
 	m.mu.Unlock()
 	if !save {
 		return nil
 	}
 	return m.saveBox(ctx, b)
+}
+
+// noteResting notes it of all mailboxes that are watched while nothing comes.
+func (m *Mail) noteResting(ctx context.Context) error {
+	var list []*box
+	m.mu.Lock()
+	for _, b := range m.boxes {
+		if b.resting && len(b.waiting) == 0 {
+			list = append(list, b)
+		}
+	}
+	m.mu.Unlock()
+	var err error
+	for _, b := range list {
+		err = errors.Join(err, m.noteEmpty(ctx, b))
+	}
+	return err
 }
 
 // empty fetches what lies in an inbox, takes it, and has it removed.
@@ -359,9 +399,7 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 			} else {
 				done = append(done, m.leave(in, hash, strangers)...)
 			}
-			m.mu.Lock()
-			in.after = max(in.after, it.Cursor)
-			m.mu.Unlock()
+			after = it.Cursor
 		}
 		if len(done) > 0 {
 			if err := m.fail("before-done"); err != nil {
@@ -372,6 +410,7 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 			}
 		}
 		m.mu.Lock()
+		in.after = after // not before: what could not be removed is met again
 		in.state.Items, in.state.Bytes = len(in.left), 0
 		m.mu.Unlock()
 		if !more {

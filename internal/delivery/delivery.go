@@ -19,6 +19,7 @@ type Delivery struct {
 	cfg  Config
 	log  *slog.Logger
 	wake chan struct{} // one slot
+	anew chan struct{} // one slot; Refresh was called
 
 	mu    sync.Mutex
 	table map[identity.DeviceID]*row // guarded by mu
@@ -68,7 +69,7 @@ func New(c Config) (*Delivery, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	return &Delivery{cfg: c, log: c.Logger, wake: make(chan struct{}, 1), table: map[identity.DeviceID]*row{}}, nil
+	return &Delivery{cfg: c, log: c.Logger, wake: make(chan struct{}, 1), anew: make(chan struct{}, 1), table: map[identity.DeviceID]*row{}}, nil
 }
 
 // Run dials who is owed something, and contacts, until ctx ends and all dials returned.
@@ -109,6 +110,8 @@ func (d *Delivery) Run(ctx context.Context) error {
 			stale = stale || d.cfg.Now().Sub(refreshed) >= recheck
 		case <-d.cfg.Sessions.OwedChanged():
 			stale = true
+		case <-d.anew:
+			stale = true
 		case <-d.wake:
 		case e, ok := <-events:
 			if !ok {
@@ -144,6 +147,14 @@ func (d *Delivery) hear(e node.Event) {
 		if e.Online {
 			d.begin()
 		}
+	}
+}
+
+// Refresh looks anew at who is a contact: a record with other devices came in.
+func (d *Delivery) Refresh() {
+	select {
+	case d.anew <- struct{}{}:
+	default:
 	}
 }
 

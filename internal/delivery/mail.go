@@ -242,6 +242,7 @@ func (m *Mail) tidy(ctx context.Context) {
 		m.dirty = true
 		m.mu.Unlock()
 	}
+	m.check(ctx, "noting empty mailboxes", m.noteResting(ctx))
 	m.check(ctx, "erasing prekeys", m.erasePrekeys(ctx))
 	m.check(ctx, "forgetting items", m.forgetTaken(ctx))
 	m.check(ctx, "retiring mailboxes", m.retire(ctx))

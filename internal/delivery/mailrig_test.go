@@ -130,6 +130,8 @@ type resident struct {
 	ended   []Held
 	events  []string
 	refused []pb.Code
+
+	failApplied func() error // fails a transaction that stores entries
 }
 
 func accountOf(name string) identity.AccountKey {
@@ -459,6 +461,14 @@ func (h hooked) after(tx *storage.Tx, f func()) error {
 }
 
 func (h hooked) Applied(tx *storage.Tx, a replica.Applied) error {
+	h.r.mu.Lock()
+	fail := h.r.failApplied
+	h.r.mu.Unlock()
+	if fail != nil {
+		if err := fail(); err != nil {
+			return err
+		}
+	}
 	return h.after(tx, func() {
 		for _, e := range a.Entries {
 			var m pb.Text
