@@ -23,6 +23,8 @@ const (
 	// pingInterval and pingTimeout together say how soon a silent bootstrap node is given up: after 11 s at most.
 	pingInterval = 5 * time.Second
 	pingTimeout  = 6 * time.Second
+	// suspectTimeout is for one that may be gone: the network changed, or a circuit through it fell silent.
+	suspectTimeout = 2500 * time.Millisecond
 	// keepRetry is the longest pause between two dials of a bootstrap node; the first are shorter. A node whose only way
 	// to its friends is that machine may ask it every few seconds.
 	keepRetry = 5 * time.Second
@@ -80,6 +82,8 @@ type boot struct {
 	addrs  []ma.Multiaddr // without /p2p
 	state  BootstrapState
 	poke   chan struct{} // one slot: look at once
+	hurry  chan struct{} // one slot: and do not wait long
+	doubt  bool          // nothing was heard since somebody asked to hurry
 	relays []ma.Multiaddr
 }
 
@@ -103,7 +107,7 @@ func (n *Node) SetBootstraps(set []Bootstrap) {
 		b := k.boots[s.Device]
 		switch {
 		case b == nil:
-			b = &boot{poke: make(chan struct{}, 1), state: BootstrapState{Device: s.Device, Since: time.Now()}}
+			b = &boot{poke: make(chan struct{}, 1), hurry: make(chan struct{}, 1), state: BootstrapState{Device: s.Device, Since: time.Now()}}
 			k.boots[s.Device] = b
 			b.addrs = addrs
 		case named[s.Device]: // named twice: both lists hold
@@ -163,6 +167,19 @@ func (k *keeper) pokeAll() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, b := range k.boots {
+		poke(b.hurry)
+		poke(b.poke)
+	}
+}
+
+// suspect makes a bootstrap node be asked at once whether it is there: a circuit through it fell silent. Until its
+// connection is closed libp2p would wait a minute for it, and all other relays with it.
+func (k *keeper) suspect(dev identity.DeviceID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b := k.boots[dev]; b != nil {
+		b.doubt = true
+		poke(b.hurry)
 		poke(b.poke)
 	}
 }
@@ -174,6 +191,22 @@ func (k *keeper) lost(dev identity.DeviceID) {
 	if b := k.boots[dev]; b != nil {
 		poke(b.poke)
 	}
+}
+
+// withoutDead drops addresses through those of our relays that do not answer, if there are others. libp2p tries one relay
+// of a peer at a time, and waits long for one that is gone.
+func (k *keeper) withoutDead(addrs []ma.Multiaddr) []ma.Multiaddr {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	alive := func(a ma.Multiaddr) bool {
+		dev, ok := relayOf(a)
+		b := k.boots[dev]
+		return !ok || b == nil || b.state.Connected && !b.doubt
+	}
+	if !slices.ContainsFunc(addrs, func(a ma.Multiaddr) bool { return isRelay(a) && alive(a) }) {
+		return addrs
+	}
+	return ma.FilterAddrs(addrs, alive)
 }
 
 // named reports whether a device is a bootstrap node.
@@ -311,7 +344,7 @@ func (n *Node) tend(ctx context.Context, dev identity.DeviceID, b *boot, conn ne
 	defer line.hangUp()
 	var slot reservation
 	for {
-		rtt, err := line.ping(ctx, n, dev, conn)
+		rtt, err := line.ping(ctx, n, dev, conn, b.hurry)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -350,7 +383,7 @@ func (n *Node) setUp(dev identity.DeviceID, b *boot, rtt time.Duration) {
 	if k.boots[dev] != b {
 		return
 	}
-	b.state.RTT = rtt
+	b.state.RTT, b.doubt = rtt, false
 	if b.state.Connected {
 		return
 	}
@@ -398,7 +431,7 @@ func (n *Node) tellOnline() {
 func shortError(err error) string {
 	var dial *swarm.DialError
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return "no answer in time"
 	case errors.As(err, &dial) && len(dial.DialErrors) > 0:
 		err = dial.DialErrors[len(dial.DialErrors)-1].Cause

@@ -78,7 +78,7 @@ func table(t *testing.T, n *node.Node, c node.DHTConfig) (d *node.DHT, stop func
 func TestDHT(t *testing.T) {
 	people := 16
 	if os.Getenv("HIMA_LONG") != "" {
-		people = 60
+		people = 40
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 0)
@@ -206,7 +206,7 @@ func TestDHTAlone(t *testing.T) {
 func TestIdleHour(t *testing.T) {
 	people := 5
 	if os.Getenv("HIMA_LONG") != "" {
-		people = 100
+		people = 30
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 0)

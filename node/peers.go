@@ -239,7 +239,7 @@ func (n *Node) Connect(ctx context.Context, dev identity.DeviceID, addrs []strin
 }
 
 func (n *Node) dial(ctx context.Context, dev identity.DeviceID) error {
-	known := n.known(dev)
+	known := n.keeper.withoutDead(n.known(dev))
 	if len(known) == 0 {
 		return ErrNoAddress
 	}
@@ -315,6 +315,9 @@ func (n *Node) waitUp(dev identity.DeviceID) (<-chan struct{}, func()) {
 // looks alive until TCP gives up, minutes later, and would be used again.
 func (n *Node) Disconnect(dev identity.DeviceID) {
 	for _, c := range n.conns(dev) {
+		if relay, ok := relayOf(c.RemoteMultiaddr()); ok {
+			n.keeper.suspect(relay)
+		}
 		c.Close()
 	}
 }

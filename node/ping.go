@@ -31,10 +31,24 @@ func (p *pinger) hangUp() {
 	}
 }
 
-// ping measures a round trip. A peer that refuses the protocol has answered, too.
-func (p *pinger) ping(ctx context.Context, n *Node, dev identity.DeviceID, c network.Conn) (time.Duration, error) {
+// ping measures a round trip. A peer that refuses the protocol has answered, too. Hurry shortens the wait, also one under
+// way.
+func (p *pinger) ping(ctx context.Context, n *Node, dev identity.DeviceID, c network.Conn, hurry <-chan struct{}) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
+	go func() {
+		select {
+		case <-hurry:
+			t := time.NewTimer(suspectTimeout)
+			defer t.Stop()
+			select {
+			case <-t.C:
+				cancel()
+			case <-ctx.Done():
+			}
+		case <-ctx.Done():
+		}
+	}()
 	start := time.Now()
 	if p.s != nil {
 		if p.echo(ctx) == nil {

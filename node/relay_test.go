@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -365,4 +366,74 @@ func TestChangingBootstraps(t *testing.T) {
 			})
 		})
 	}
+}
+
+// With two relays the loss of one is a matter of seconds, also for who is only reached through it.
+func TestTwoRelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 0)
+		one, two := w.AddBootstrap(node.RelayLimits{}), w.AddBootstrap(node.RelayLimits{})
+		ia, ib := w.AddRemote(nodetest.Symmetric), w.AddRemote(nodetest.Symmetric)
+		a, b := w.Node(ia), w.Node(ib)
+		serveEcho(b)
+		w.Join(ia, one, two)
+		w.Join(ib, one, two)
+		within(t, time.Second, "four slots", func() bool {
+			return len(a.Reachability().RelayAddrs) == 2 && len(b.Reachability().RelayAddrs) == 2
+		})
+		a.Remember(b.ID(), b.Addrs())
+		info, err := echo(t.Context(), a, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := one
+		if strings.HasPrefix(info.Addr, "/ip4/"+nodetest.IP(two).String()+"/") {
+			lost = two
+		}
+		w.Isolate(lost)
+		took := within(t, 15*time.Second, "a word through the other", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+			defer cancel()
+			_, err := echo(ctx, a, b)
+			return err == nil
+		})
+		t.Logf("through the other relay after %v", took)
+		if !a.Reachability().Online {
+			t.Error("offline, though one bootstrap node answers")
+		}
+	})
+}
+
+// A pair that can never be direct comes to rest: what it sends in an hour is signs of life.
+func TestRelayedPairIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 0)
+		boot := w.AddBootstrap(node.RelayLimits{})
+		ia, ib := w.AddRemote(nodetest.Symmetric), w.AddRemote(nodetest.Cone)
+		a, b := w.Node(ia), w.Node(ib)
+		serveEcho(b)
+		w.Join(ia, boot)
+		w.Join(ib, boot)
+		within(t, time.Second, "reservations", func() bool { return reserved(a) && reserved(b) })
+		a.Remember(b.ID(), b.Addrs())
+		s, err := a.Open(t.Context(), b.ID(), proto) // a session that lasts
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset()
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Minute)
+		before := w.Carried(ia)
+		time.Sleep(time.Hour)
+		used := w.Carried(ia) - before
+		t.Logf("an hour of a relayed pair: %.2f MB", float64(used)/1e6)
+		if used > 1_000_000 {
+			t.Error("that is too much")
+		}
+		if direct(a, b) {
+			t.Error("direct?")
+		}
+	})
 }

@@ -107,6 +107,9 @@ func (n *Node) Open(ctx context.Context, dev identity.DeviceID, proto string) (*
 			return nil, fmt.Errorf("opening stream: %w", ctx.Err())
 		case errors.Is(err, context.DeadlineExceeded):
 			n.log.Debug("closing a connection that does not answer", "device", dev.Short())
+			if relay, ok := relayOf(c.RemoteMultiaddr()); ok {
+				n.keeper.suspect(relay)
+			}
 			c.Close()
 		case !c.IsClosed(): // the peer lives and does not want
 			return nil, err
