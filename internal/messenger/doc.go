@@ -4,10 +4,14 @@
 // The main type is Messenger. It stands above the replica, whose questions it answers (replica.Members: who may read;
 // replica.Gate: what may come in) and whose hooks it hears (replica.Hooks), all inside the same storage transaction, so
 // that an event is stored with the change it tells of. Each duty is a small type of its own with its own file: contacts,
-// gate, invites, conversations, feeds, history, sender, settings, events. Why it is cut so stands in DESIGN.md.
+// gate, invites, conversations, feeds, history, sender, settings, grants, events. Why it is cut so stands in DESIGN.md.
 //
 // What it never knows: badger, libp2p, HTTP, terminals, and how an entry travels. Texts of other people pass package text
 // before they are kept or handed out.
+//
+// Networks and mailboxes are two interfaces (Networks, Mail) that the daemon makes of the packages below: this package says
+// whom a name means, which message is sent because a mailbox holds it, whom an offer to keep mail is from, and what a
+// restored device needs to know.
 //
 // Nothing here assumes that an account has one device. What the owner decides (contacts, remarks, blocks, settings, read
 // positions, invites) is written as entries of the self conversation and folded into tables under "m/"; the entries of

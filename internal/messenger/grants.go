@@ -56,7 +56,23 @@ type MailboxOffer struct {
 }
 
 // grants is the table of both.
-type grants struct{ env *env }
+type grants struct {
+	env  *env
+	turn chan struct{} // one slot: whoever gives or takes back holds it, so that a new grant is not taken for the old one
+}
+
+func newGrants(e *env) *grants { return &grants{env: e, turn: make(chan struct{}, 1)} }
+
+func (g *grants) begin(ctx context.Context) error {
+	select {
+	case g.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *grants) end() { <-g.turn }
 
 func grantKey(a identity.AccountID, d identity.DeviceID) []byte {
 	return slices.Concat([]byte(keyGrant), a[:], d[:])
@@ -219,6 +235,10 @@ func (m *Messenger) OfferMailbox(ctx context.Context, who string, quota uint64) 
 	if err != nil {
 		return MailboxOffer{}, err
 	}
+	if err := m.grants.begin(ctx); err != nil {
+		return MailboxOffer{}, err
+	}
+	defer m.grants.end()
 	offer := MailboxOffer{Account: t.account, Quota: quota}
 	given := false
 	err = m.env.db.View(func(tx *storage.Tx) error {
@@ -290,6 +310,10 @@ func (m *Messenger) endGrant(tx *storage.Tx, a identity.AccountID) error {
 // takeBack ends the grants of those who are no contacts any more. It runs in the background, because the list of grants
 // is another package's; a grant that was noted stays noted until it is gone.
 func (m *Messenger) takeBack(ctx context.Context) error {
+	if err := m.grants.begin(ctx); err != nil {
+		return err
+	}
+	defer m.grants.end()
 	var ended []identity.AccountID
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyGiven)}, func(key, val []byte) (bool, error) {
@@ -311,7 +335,8 @@ func (m *Messenger) takeBack(ctx context.Context) error {
 		if _, err := m.env.mail.SetGrant(ctx, a, 0); err != nil {
 			return fmt.Errorf("taking a grant back: %w", err)
 		}
-		if err := m.env.update(ctx, func(tx *storage.Tx) error { return tx.Delete(givenKey(a)) }); err != nil {
+		err := m.env.update(ctx, func(tx *storage.Tx) error { return tx.Delete(givenKey(a)) })
+		if err != nil {
 			return err
 		}
 	}

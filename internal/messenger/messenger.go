@@ -76,6 +76,7 @@ func New(c Config) (*Messenger, error) {
 		db: c.DB, account: c.Account, device: c.Device, self: feed.SelfConversation(c.Account),
 		now: c.Now, log: c.Logger, roads: noRoads{}, people: noPeople{},
 		networks: noNetworks{}, mail: noMail{}, policyChanged: func() {}, grantsChanged: func() {},
+		befriended: func(identity.AccountID) {},
 	}
 	m := &Messenger{env: e, config: c}
 	m.tables, m.arrivals = &tables{}, &arrivals{}
@@ -89,7 +90,7 @@ func New(c Config) (*Messenger, error) {
 	m.presence = newPresence()
 	m.positions = &positions{dirty: make(map[feed.ConversationID]feed.OrderKey)}
 	m.who = newWho(m)
-	m.grants, m.restored = &grants{env: e}, &restored{}
+	m.grants, m.restored = newGrants(e), &restored{}
 	m.woken = make(chan struct{}, 1)
 	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
@@ -130,5 +131,8 @@ func (m *Messenger) Bind(p Parts) {
 	}
 	if p.GrantsChanged != nil {
 		m.env.grantsChanged = p.GrantsChanged
+	}
+	if p.Befriended != nil {
+		m.env.befriended = p.Befriended
 	}
 }

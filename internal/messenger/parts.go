@@ -75,6 +75,9 @@ type Parts struct {
 	PolicyChanged func()
 	// GrantsChanged runs after Grants changed; nil: nobody asks. It must not block.
 	GrantsChanged func()
+	// Befriended runs after an account became a contact: what only contacts are told can be told now, also in the session
+	// in which they were a stranger. Nil: nobody asks. It must not block.
+	Befriended func(identity.AccountID)
 }
 
 // env is what all parts of the messenger stand on. Bind fills the second part before anything else runs.
@@ -94,6 +97,7 @@ type env struct {
 
 	policyChanged func()
 	grantsChanged func()
+	befriended    func(identity.AccountID)
 }
 
 // update runs f durably.

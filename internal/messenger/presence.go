@@ -141,6 +141,7 @@ func (m *Messenger) relationChanged(a identity.AccountID) {
 	}
 	// The session in which they were a stranger may be the only one before their devices change.
 	m.checkDevices(a)
+	m.env.befriended(a)
 	if m.presence.online(a) {
 		m.tellPresence(a, true)
 	}
