@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,7 +76,8 @@ type fakes struct {
 	typing   []bool
 	presence []bool
 	up, down int
-	calls    int // runs the gate was asked about
+	calls    int                      // runs the gate was asked about
+	shown    []identity.AccountRecord // what Records was asked to admit
 }
 
 func newFakes(self person, others ...person) *fakes {
@@ -122,6 +124,8 @@ func (f *fakes) Admit(_ context.Context, raw []byte) (identity.AccountRecord, er
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.shown = append(f.shown, rec)
+	f.changed.Broadcast()
 	if identity.Supersedes(f.records[rec.Account], rec) {
 		f.records[rec.Account] = rec
 	}
@@ -392,7 +396,15 @@ func (s *side) open(o *side) {
 func (s *side) tryOpen(o *side) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return s.rep.Open(ctx, o.device())
+	err := s.rep.Open(ctx, o.device())
+	for range 100 {
+		if !errors.Is(err, node.ErrNotSpoken) && !errors.Is(err, ErrClosed) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) // one of the two does not run yet
+		err = s.rep.Open(ctx, o.device())
+	}
+	return err
 }
 
 // texts returns what was applied, in order.

@@ -64,6 +64,9 @@ func (s *session) handleHeads(page *pb.Heads) error {
 		}
 		heads = append(heads, h)
 	}
+	if !s.pace() {
+		return nil
+	}
 	s.mu.Lock()
 	c := s.conv(conv)
 	if c == nil {

@@ -133,6 +133,7 @@ func (r *Replica) admit(ctx context.Context, s *session, h *pb.Hello) (pb.Bye_Re
 		return pb.Bye_REASON_CLOSING, err
 	}
 	known, have := r.cfg.Records.Record(cert.Account)
+	before := known
 	if !s.stranger || have {
 		newest, err := r.cfg.Records.Admit(ctx, h.AccountRecord)
 		if err != nil {
@@ -148,7 +149,24 @@ func (r *Replica) admit(ctx context.Context, s *session, h *pb.Hello) (pb.Bye_Re
 		// The other side lacks a record of its own, as after a restore (R11).
 		s.push(&pb.Frame{Of: &pb.Frame_Record{Record: &pb.Record{AccountRecord: known.Raw()}}})
 	}
+	if have && forgets(s.record, before) {
+		// It was made anew with the recovery phrase alone, and may want to know of the devices it has forgotten (R21).
+		s.push(&pb.Frame{Of: &pb.Frame_Record{Record: &pb.Record{AccountRecord: before.Raw()}}})
+	}
 	return 0, nil
+}
+
+// forgets says whether a record is newer than another and says nothing of a device that stands there.
+func forgets(newer, older identity.AccountRecord) bool {
+	if !identity.Supersedes(older, newer) {
+		return false
+	}
+	for _, c := range older.Devices {
+		if !newer.Lists(c.Device) && !newer.Revokes(c.Device) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Replica) isStranger(account identity.AccountID) (bool, error) {

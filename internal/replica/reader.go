@@ -120,6 +120,24 @@ func (s *session) tax() error {
 	return nil
 }
 
+// pace slows down who sends more heads and receipts than a pair with many conversations has reason to: each costs us a
+// comparison or a commit. Nobody is sent away, reading waits. It says no when the session ends meanwhile.
+func (s *session) pace() bool {
+	wait := s.steps.Reserve().Delay()
+	if wait == 0 {
+		return true
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		s.lastIn.Store(time.Now().UnixNano()) // the silence was ours
+		return true
+	case <-s.done:
+		return s.draining()
+	}
+}
+
 // flood bounds all frames of a stranger with whom no conversation is open.
 func (s *session) flood() error {
 	if s.befriended() || s.frames.Allow() {

@@ -270,6 +270,9 @@ func (s *session) handleReceipt(f *pb.ReceiptFrame) error {
 	if !s.isOpen(rec.conv) {
 		return s.tax()
 	}
+	if !s.pace() {
+		return nil
+	}
 	s.submitSmall(func(tx *storage.Tx) error { return s.r.takeReceipt(tx, from, rec) })
 	return s.breathe()
 }

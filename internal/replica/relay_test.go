@@ -13,15 +13,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"hima/identity"
-	"hima/internal/delivery"
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/node"
 	"hima/node/nodetest"
 )
 
-// apart is two devices behind routers, who reach each other through a relay, and their retry tables.
+// apart is two devices behind routers, who reach each other through a relay, and who open a session whenever they have
+// none.
 type apart struct {
 	*rig
 	a, b *device
@@ -82,27 +81,33 @@ func newApart(t *testing.T, nat nodetest.NAT, limits node.RelayLimits) *apart {
 		d.rep.Record(p.wire.wrote)
 	}
 	for _, d := range p.devices {
-		p.deliver(d)
+		p.keepOpen(d)
 	}
 	return p
 }
 
-// deliver runs the retry table of a device until the test ends.
-func (p *apart) deliver(d *device) {
+// keepOpen stands in for package delivery until the test ends. Of the two the one with the smaller ID goes first.
+func (p *apart) keepOpen(d *device) {
 	other := p.a
 	if d == p.a {
 		other = p.b
 	}
-	table, err := delivery.New(delivery.Config{
-		DB: d.db, Sessions: d.rep, Self: d.key.ID(), Events: p.world.Node(d.index).Subscribe,
-		Contacts: func() []identity.DeviceID { return []identity.DeviceID{other.key.ID()} },
-	})
-	require.NoError(p.t, err)
+	pause := 20 * time.Millisecond
+	if other.key.ID().Less(d.key.ID()) {
+		pause = time.Second
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = table.Run(ctx)
+		for ctx.Err() == nil {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+			_ = d.rep.Open(ctx, other.key.ID()) // tried again
+		}
 	}()
 	p.t.Cleanup(func() { cancel(); <-done })
 }

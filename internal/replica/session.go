@@ -30,6 +30,10 @@ const (
 	maxAnswers = 1 << 10
 	// maxIncoming bounds the bytes of runs that are submitted and not committed; then reading pauses.
 	maxIncoming = 4 << 20
+	// stepRate and stepBurst are how many heads and receipts a second are taken, and how many at once, when a session
+	// begins with many conversations.
+	stepRate  = 100
+	stepBurst = 4096
 	// strangerFrames is how many frames a second a stranger may send with whom no conversation is open: hello, a knock,
 	// pings. Each costs us little, but together they would be a core.
 	strangerFrames = 20
@@ -61,6 +65,7 @@ type session struct {
 	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
 	offers   *rate.Limiter // what is for the Side
+	steps    *rate.Limiter // heads and receipts
 
 	wake   chan struct{} // one slot, for the writer
 	done   chan struct{} // closed by end
@@ -157,6 +162,7 @@ func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Read
 		frames:    rate.NewLimiter(strangerFrames, 4*strangerFrames),
 		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
 		offers:    newOfferLimiter(),
+		steps:     rate.NewLimiter(stepRate, stepBurst),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
 		gone:      make(chan struct{}),
