@@ -73,6 +73,10 @@ func (u *unlocked) fillStatus(ctx context.Context, s *pb.StatusResponse) error {
 	s.LastEvent, s.WaitingDevices = counts.LastEvent, int32(len(owed))
 	s.Networks = u.networks()
 	s.DatabaseBytes = folderSize(filepath.Join(u.dir, databaseFolder))
+	limited := map[identity.DeviceID]bool{}
+	for _, c := range u.node.Peers() {
+		limited[c.Device] = c.Limited
+	}
 	skewed := false
 	for _, i := range u.replica.Sessions() {
 		name, err := u.messenger.NameOf(ctx, i.Account)
@@ -84,6 +88,7 @@ func (u *unlocked) fillStatus(ctx context.Context, s *pb.StatusResponse) error {
 		s.Peers = append(s.Peers, &pb.Peer{
 			Account: i.Account.String(), Device: i.Device.String(), Name: name, Address: i.Addr, Transport: i.Transport,
 			SinceMs: i.Since.UnixMilli(), RttUs: i.RTT.Microseconds(), ClockSkewMs: skew,
+			Limited: limited[i.Device] && i.Transport == "relay",
 		})
 	}
 	if skewed {

@@ -135,6 +135,8 @@ func TestBootstrapRefusesWhatCannotWork(t *testing.T) {
 		"memory":       func(c *BootstrapConfig) { c.MemoryLimit = "1KiB" },
 		"long name":    func(c *BootstrapConfig) { c.Network = string(make([]byte, 65)) },
 		"cut link":     func(c *BootstrapConfig) { c.Network = "hima-net:abcd" },
+		"listen":       func(c *BootstrapConfig) { c.Listen = []string{"nowhere"} },
+		"announce":     func(c *BootstrapConfig) { c.Announce = []string{"here:80"} },
 		"below zero":   func(c *BootstrapConfig) { c.Limits.Circuits = -1 },
 		"circuit time": func(c *BootstrapConfig) { c.Limits.CircuitTime = -time.Second },
 	} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"hima/identity"
 	"hima/internal/directory"
@@ -149,6 +150,11 @@ func (c BootstrapConfig) check() (BootstrapConfig, error) {
 	for _, n := range []int{l.Reservations, l.ReservationsPerIP, l.Circuits, l.Connections, l.ConnectionsPerIP, l.MailboxItems, l.InboxItems} {
 		if n < 0 {
 			return c, fmt.Errorf("a limit below zero: %w", ErrBadConfig)
+		}
+	}
+	for _, a := range slices.Concat(c.Listen, c.Announce) {
+		if _, err := ma.NewMultiaddr(a); err != nil {
+			return c, fmt.Errorf("%q is not an address, as /ip4/0.0.0.0/tcp/%d: %w: %w", a, defaultBootstrapPort, ErrBadConfig, err)
 		}
 	}
 	_, err := c.memory()

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"hima/identity"
 	"hima/internal/control/pb"
 	"hima/internal/delivery"
 	"hima/internal/directory"
@@ -282,8 +283,17 @@ func (x *examination) clock(ctx context.Context) {
 	for _, s := range x.u.replica.Sessions() {
 		hear(s.Skew, s.RTT)
 	}
+	told := map[identity.DeviceID]bool{}
+	for _, n := range x.networks {
+		for _, b := range n.Bootstraps {
+			if !b.Asked.IsZero() && b.Connected {
+				told[b.Device] = true
+				hear(b.Skew, b.RTT)
+			}
+		}
+	}
 	for _, b := range x.u.mail.Boxes() {
-		if !b.Connected {
+		if !b.Connected || told[b.Device] {
 			continue
 		}
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -27,6 +27,8 @@ const (
 	claimEvery = 10 * time.Minute
 	// ownMail is what this node keeps for others at most, over all contacts it made an offer to.
 	ownMail = 1 << 30
+	// snapshotTimeout bounds one look at all mailboxes.
+	snapshotTimeout = 20 * time.Second
 	// snapshotPatience is how long mailboxes may say that they hold no snapshot before there is none.
 	snapshotPatience = 2 * time.Minute
 )
@@ -125,8 +127,9 @@ func (u *unlocked) attend(ctx context.Context) error {
 		case e, ok := <-events:
 			if !ok {
 				events = nil
+				continue
 			}
-			if !worthAttending(e) {
+			if !u.worthAttending(e) {
 				continue
 			}
 		}
@@ -138,9 +141,15 @@ func (u *unlocked) attend(ctx context.Context) error {
 	}
 }
 
-func worthAttending(e node.Event) bool {
-	switch e.(type) {
-	case node.BootstrapUp, node.BootstrapDown, node.AddrsChanged, node.OnlineChanged:
+// worthAttending tells whether an event changes what attend knows. A mailbox that answers again is used at once.
+func (u *unlocked) worthAttending(e node.Event) bool {
+	switch e := e.(type) {
+	case node.PeerUp:
+		u.mail.Nudge(e.Device)
+	case node.BootstrapUp:
+		u.mail.Nudge(e.Device)
+		return true
+	case node.BootstrapDown, node.AddrsChanged, node.OnlineChanged:
 		return true
 	}
 	return false
@@ -175,9 +184,11 @@ func (u *unlocked) attendOnce(ctx context.Context) (soon bool) {
 		return false
 	}
 	// What the network knows of this account is older than this device, and names the account's other devices (R21).
-	if _, err := u.directory.FetchAccount(ctx, u.vault.Account); err != nil {
-		u.log.Debug("asking for the own record", "err", err)
-	}
+	u.background(func(ctx context.Context) {
+		if _, err := u.directory.FetchAccount(ctx, u.vault.Account); err != nil {
+			u.log.Debug("asking for the own record", "err", err)
+		}
+	})
 	u.importSnapshot(ctx)
 	return u.messenger.AwaitsSnapshot()
 }
@@ -269,24 +280,29 @@ func (u *unlocked) importSnapshot(ctx context.Context) {
 		return
 	}
 	_, secret := identity.SnapshotSecrets(key)
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	all, err := u.mail.FetchSnapshot(ctx)
+	var plains [][]byte
 	for _, sealed := range all {
 		plain, e := identity.OpenSnapshot(secret, sealed)
+		if e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		plains = append(plains, plain)
+	}
+	if len(plains) > 0 {
+		in, e := u.messenger.ImportSnapshot(ctx, plains...)
 		if e == nil {
-			var in messenger.Imported
-			if in, e = u.messenger.ImportSnapshot(ctx, plain); e == nil {
-				u.log.Info("took a snapshot in", "contacts", in.Contacts, "networks", len(in.Networks))
-				continue
-			}
+			u.log.Info("took a snapshot in", "contacts", in.Contacts, "networks", len(in.Networks))
+			u.touch()
+			return
 		}
 		err = errors.Join(err, e)
 	}
 	answered := slices.ContainsFunc(u.mail.Boxes(), func(b delivery.BoxStatus) bool { return b.State == delivery.BoxOK && b.Connected })
 	switch {
-	case !u.messenger.AwaitsSnapshot():
-		return
 	case !errors.Is(err, delivery.ErrNoSnapshot) || !answered:
 		u.log.Debug("looking for a snapshot", "err", err)
 		u.noSnapshot = time.Time{}
@@ -297,7 +313,7 @@ func (u *unlocked) importSnapshot(ctx context.Context) {
 	if u.now().Sub(u.noSnapshot) < snapshotPatience {
 		return
 	}
-	if _, err := u.messenger.ImportSnapshot(ctx, nil); err != nil {
+	if _, err := u.messenger.ImportSnapshot(ctx); err != nil {
 		u.log.Error("beginning a new snapshot", "err", err)
 	}
 }

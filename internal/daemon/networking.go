@@ -218,11 +218,32 @@ func (n networking) box(b delivery.BoxStatus) (*pb.Mailbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Each inbox counts its own quota there; together they hold no more than was granted.
+	if granted, ok := n.granted(b); ok {
+		b.Quota = granted
+	}
 	return &pb.Mailbox{
 		Device: b.Device.String(), Name: name, Addresses: b.Addrs, Source: b.Source, State: b.State, Connected: b.Connected,
 		Inboxes: int32(b.Inboxes), Waiting: int32(b.Waiting), UsedBytes: b.Used, QuotaBytes: b.Quota,
 		ExpiryMs: b.Expiry.Milliseconds(), EmptiedMs: millis(b.Emptied), Error: b.Error,
 	}, nil
+}
+
+// granted is what a contact offered to keep.
+func (n networking) granted(b delivery.BoxStatus) (uint64, bool) {
+	if b.Source != delivery.SourceContact {
+		return 0, false
+	}
+	offers, err := n.u.messenger.Grants(context.Background())
+	if err != nil {
+		return 0, false
+	}
+	for _, g := range offers {
+		if g.Device == b.Device {
+			return g.Quota, true
+		}
+	}
+	return 0, false
 }
 
 // boxName is what a mailbox is called here: the contact whose node it is, the network, or its ID.
@@ -239,6 +260,25 @@ func (u *unlocked) boxName(d identity.DeviceID) (string, error) {
 		}
 	}
 	return d.Short(), nil
+}
+
+// callsBox tells whether what a user wrote means a mailbox: what the list shows, the contact whose node it is by any name,
+// or the device's ID, its beginning or its end.
+func (n networking) callsBox(what string, d identity.DeviceID) (bool, error) {
+	name, err := n.u.boxName(d)
+	if err != nil {
+		return false, err
+	}
+	id := d.String()
+	if what == id || strings.EqualFold(what, name) || len(what) >= 4 && (strings.HasPrefix(id, what) || strings.HasSuffix(id, strings.TrimPrefix(what, "…"))) {
+		return true, nil
+	}
+	c, ok := n.knows(what)
+	if !ok {
+		return false, nil
+	}
+	owner, ok := n.u.directory.DeviceAccount(d)
+	return ok && owner == c.Account, nil
 }
 
 // AddMailbox implements server.Network.
@@ -275,12 +315,14 @@ func (n networking) AddMailbox(ctx context.Context, in *pb.AddMailboxRequest) (*
 // knows tells whether a name means somebody known here.
 func (n networking) knows(who string) (messenger.Contact, bool) {
 	all, err := n.u.messenger.Contacts(context.Background(), true)
-	if err != nil {
+	if err != nil || who == "" {
 		return messenger.Contact{}, false
 	}
 	for _, c := range all {
-		if who == c.Username || who == c.Nickname || who == c.Remark || who == c.Account.String() {
-			return c, true
+		for _, called := range []string{c.Username, c.Nickname, c.Remark, c.Account.String()} {
+			if strings.EqualFold(who, called) {
+				return c, true
+			}
 		}
 	}
 	return messenger.Contact{}, false
@@ -301,16 +343,11 @@ func (n networking) RemoveMailbox(ctx context.Context, in *pb.RemoveMailboxReque
 	what := strings.TrimSpace(in.GetMailbox())
 	var found []identity.DeviceID
 	for _, b := range n.u.mail.Boxes() {
-		name, err := n.u.boxName(b.Device)
+		means, err := n.callsBox(what, b.Device)
 		if err != nil {
 			return nil, err
 		}
-		id := b.Device.String()
-		if what == id {
-			found = []identity.DeviceID{b.Device}
-			break
-		}
-		if what == name || len(what) >= 4 && (strings.HasPrefix(id, what) || strings.HasSuffix(id, strings.TrimPrefix(what, "…"))) {
+		if means {
 			found = append(found, b.Device)
 		}
 	}

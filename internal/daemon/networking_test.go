@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -179,4 +180,121 @@ func TestJoiningWhereTheNameIsTaken(t *testing.T) {
 	require.NoError(t, err)
 	second.eventuallyName("confirmed")
 	require.Equal(t, free, second.network().GetUsername().GetUsername())
+}
+
+// eventually waits for what a person's node answers.
+func (p *person) eventually(what string, ok func() bool) {
+	p.t.Helper()
+	require.Eventually(p.t, ok, patience, 50*time.Millisecond, "%s: %s", p.name, what)
+}
+
+// TestMailAcrossAbsence: what is written to somebody who is away waits at the bootstrap node, is called sent because of its
+// receipt, and is there when they come back, though the two never meet.
+func TestMailAcrossAbsence(t *testing.T) {
+	s := newStation(t)
+	s.config = func(c *BootstrapConfig) { c.Metrics = "127.0.0.1:0" }
+	s.start()
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	for _, p := range []*person{alice, bob} {
+		_, err := p.registerOn(s.info.Link)
+		require.NoError(t, err)
+	}
+	befriend(t, alice, bob)
+	for _, p := range []*person{alice, bob} {
+		p.eventually("an inbox for the other", func() bool {
+			l, err := p.ListMailboxes(t.Context(), &pb.ListMailboxesRequest{})
+			return err == nil && len(l.GetMailboxes()) == 1 && l.GetMailboxes()[0].GetInboxes() >= 2 // and one for requests
+		})
+	}
+	// Each knows where the other takes mail when one message went the whole way and back.
+	alice.send("bob", "hello")
+	alice.eventuallyState("bob", "hello", "delivered")
+	bob.halt()
+	id := alice.send("bob", "while you were away")
+	alice.eventuallyState("bob", "while you were away", "sent")
+	why, err := alice.Why(t.Context(), &pb.WhyRequest{Message: id})
+	require.NoError(t, err)
+	require.Equal(t, "in_mailbox", why.GetSummary())
+	require.Len(t, why.GetDevices()[0].GetCustody(), 1)
+	require.Equal(t, s.info.Device, why.GetDevices()[0].GetCustody()[0].GetMailbox())
+	alice.halt()
+	deposits := s.figure("hima_mailbox_deposits_total")
+	bob.start()
+	bob.eventuallyTexts("alice", "hello", "while you were away")
+	bob.eventually("the receipt", func() bool { return s.figure("hima_mailbox_deposits_total") > deposits })
+	bob.send("alice", "and you too")
+	bob.eventuallyState("alice", "and you too", "sent")
+	bob.halt()
+	alice.start()
+	alice.eventually("the receipt", func() bool {
+		_, states := alice.history("bob")
+		return states["while you were away"] == "delivered"
+	})
+	texts, _ := alice.history("bob")
+	require.Equal(t, []string{"hello", "while you were away", "and you too"}, texts)
+}
+
+// TestRestoredFromThePhrase: a new device made from the phrase on a network continues the account's record, gets its
+// contacts back, and its contacts serve what the old device wrote (R21).
+func TestRestoredFromThePhrase(t *testing.T) {
+	s := newStation(t).start()
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	r, err := alice.registerOn(s.info.Link)
+	require.NoError(t, err)
+	_, err = bob.registerOn(s.info.Link)
+	require.NoError(t, err)
+	befriend(t, alice, bob)
+	alice.send("bob", "from the old device")
+	alice.eventuallyState("bob", "from the old device", "delivered")
+	alice.eventually("the record", func() bool { return alice.doctor()["record"].GetDetail() == "published" })
+	old := alice.status().GetDevice()
+	alice.halt()
+
+	again := newPerson(t, "alice")
+	again.start()
+	back, err := again.Register(t.Context(), &pb.RegisterRequest{Username: "alice", NoPassword: true, Network: s.info.Link, Phrase: r.GetPhrase()})
+	require.NoError(t, err)
+	require.Equal(t, r.GetProfile().GetAccount(), back.GetProfile().GetAccount())
+	again.eventuallyName("confirmed")
+	again.eventually("the contact", func() bool { return again.relation("bob") == "contact" })
+	again.eventuallyTexts("bob", "from the old device")
+	bob.eventually("both devices", func() bool {
+		l, err := bob.ListContacts(t.Context(), &pb.ListContactsRequest{})
+		require.NoError(t, err)
+		d := l.GetContacts()[0].GetDevices()
+		return slices.Contains(d, old) && slices.Contains(d, back.GetProfile().GetDevice())
+	})
+	again.send("bob", "from the new device")
+	bob.eventuallyTexts("alice", "from the old device", "from the new device")
+}
+
+// TestFriendsKeepMail: a contact's node keeps mail for those it made an offer to, and for nobody else.
+func TestFriendsKeepMail(t *testing.T) {
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	alice.register()
+	bob.register()
+	befriend(t, alice, bob)
+	_, err := alice.AddMailbox(t.Context(), &pb.AddMailboxRequest{Who: "bob"})
+	refused(t, err, control.Denied)
+	o, err := bob.OfferMailbox(t.Context(), &pb.OfferMailboxRequest{Who: "alice", QuotaBytes: 1 << 20})
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<20, o.GetOffer().GetQuotaBytes())
+	alice.eventually("the offer", func() bool {
+		l, err := alice.ListMailboxes(t.Context(), &pb.ListMailboxesRequest{})
+		return err == nil && len(l.GetReceived()) == 1
+	})
+	m, err := alice.AddMailbox(t.Context(), &pb.AddMailboxRequest{Who: "bob"})
+	require.NoError(t, err)
+	require.Equal(t, "contact", m.GetMailbox().GetSource())
+	require.Equal(t, bob.status().GetDevice(), m.GetMailbox().GetDevice())
+	l, err := alice.ListMailboxes(t.Context(), &pb.ListMailboxesRequest{})
+	require.NoError(t, err)
+	require.Len(t, l.GetMailboxes(), 1)
+	require.Empty(t, l.GetReceived())
+	_, err = bob.OfferMailbox(t.Context(), &pb.OfferMailboxRequest{Who: "alice"})
+	require.NoError(t, err)
+	alice.eventually("the end of the offer", func() bool {
+		l, err := alice.ListMailboxes(t.Context(), &pb.ListMailboxesRequest{})
+		return err == nil && (len(l.GetMailboxes()) == 0 || l.GetMailboxes()[0].GetState() == "retiring")
+	})
 }

@@ -115,17 +115,68 @@ func (n onNetworks) ClaimName(ctx context.Context, network identity.NetworkID, n
 
 // Fetch implements messenger.Networks.
 func (n onNetworks) Fetch(account identity.AccountID) {
-	n.u.background(func(ctx context.Context) {
-		if _, err := n.u.directory.FetchAccount(ctx, account); err != nil {
-			n.u.log.Debug("asking for an account's record", "account", account.Short(), "err", err)
+	n.u.background(func(ctx context.Context) { n.u.fetch(ctx, account) })
+}
+
+// fetch asks for everything that leads to an account: its record, and those of its devices.
+func (u *unlocked) fetch(ctx context.Context, account identity.AccountID) {
+	if _, err := u.directory.FetchAccount(ctx, account); err != nil {
+		u.log.Debug("asking for an account's record", "account", account.Short(), "err", err)
+	}
+	for _, d := range u.directory.Devices(account) {
+		if _, err := u.directory.FetchDevice(ctx, d); err != nil {
+			u.log.Debug("asking for a device's record", "device", d.Short(), "err", err)
 		}
-		for _, d := range n.u.directory.Devices(account) {
-			if _, err := n.u.directory.FetchDevice(ctx, d); err != nil {
-				n.u.log.Debug("asking for a device's record", "device", d.Short(), "err", err)
-			}
-			n.u.delivery.Nudge(d)
-		}
-	})
+		u.delivery.Nudge(d)
+	}
+	u.delivery.Refresh()
+}
+
+// The record of an account whose devices cannot be reached is asked for after refetchFirst, and then at growing intervals.
+const (
+	refetchFirst = 3 * time.Second
+	refetchLast  = 30 * time.Minute
+)
+
+// locate says where a device is. One that nobody finds may have been replaced by another (R21), so that its account is
+// asked for as well.
+func (u *unlocked) locate(ctx context.Context, device identity.DeviceID) error {
+	if account, ok := u.directory.DeviceAccount(device); ok && u.refetched.due(account, u.now()) {
+		u.background(func(ctx context.Context) { u.fetch(ctx, account) })
+	}
+	return u.directory.Locate(ctx, device)
+}
+
+// refetched says when accounts are asked for next.
+type refetched struct {
+	mu sync.Mutex
+	at map[identity.AccountID]refetch // cleared when it is full
+}
+
+type refetch struct {
+	next time.Time
+	wait time.Duration
+}
+
+// maxRefetched bounds what is remembered; beyond it accounts are only asked for too often.
+const maxRefetched = 4096
+
+func (r *refetched) due(a identity.AccountID, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, ok := r.at[a]
+	if ok && now.Before(last.next) {
+		return false
+	}
+	if r.at == nil || len(r.at) >= maxRefetched {
+		r.at = map[identity.AccountID]refetch{}
+	}
+	wait := min(max(3*last.wait, refetchFirst), refetchLast)
+	if now.Sub(last.next) > refetchLast { // it was reached meanwhile
+		wait = refetchFirst
+	}
+	r.at[a] = refetch{now.Add(wait), wait}
+	return true
 }
 
 func (n onNetworks) state(id identity.NetworkID) (directory.NetworkState, bool) {

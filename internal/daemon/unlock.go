@@ -67,7 +67,8 @@ type unlocked struct {
 	claimed    map[identity.NetworkID]time.Time
 	noSnapshot time.Time // since when mailboxes say that there is none
 
-	lost lostNames
+	lost      lostNames
+	refetched refetched
 
 	divergedOnce sync.Once
 	diverged     chan struct{} // closed when a peer proved that the own feed is longer elsewhere
@@ -228,7 +229,7 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	}
 	u.directory, err = directory.New(directory.Config{
 		DB: u.db, Node: u.node, Certificate: v.Certificate, Profile: u.messenger.LanProfile, Keep: u.messenger.Keeps,
-		Key: v.DeviceKey, AccountKey: u.accountKey, OnName: u.onName, OnNetwork: u.onNetwork, OnOwnRecord: u.onOwnRecord,
+		Key: v.DeviceKey, AccountKey: u.accountKey, OnName: u.onName, OnNetwork: u.onNetwork, OnOwnRecord: u.onOwnRecord, OnNearby: u.onNearby,
 		Agent: agent(), Logger: p.log, Now: p.now,
 	})
 	if err != nil {
@@ -247,7 +248,7 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	}
 	u.messenger.Bind(messenger.Parts{
 		Feeds: u.replica, Roads: u.delivery, People: people{u}, Networks: onNetworks{u}, Mail: mailing{u},
-		PolicyChanged: u.touch, GrantsChanged: u.touch,
+		PolicyChanged: u.touch, GrantsChanged: u.touch, Befriended: u.onBefriended,
 	})
 	if u.restored {
 		return u.messenger.Warn(ctx, "restored_copy")
@@ -272,7 +273,7 @@ func (u *unlocked) openRoads(p *profile) error {
 	}
 	u.delivery, err = delivery.New(delivery.Config{
 		DB: u.db, Sessions: u.replica, Self: v.DeviceKey.ID(), Events: u.node.Subscribe, Contacts: u.contactDevices,
-		OnFailed: u.mail.Failed, Locate: u.directory.Locate, Addr: u.firstAddr, Logger: p.log, Now: p.now,
+		OnFailed: u.mail.Failed, Locate: u.locate, Addr: u.firstAddr, Logger: p.log, Now: p.now,
 	})
 	return err
 }
@@ -377,6 +378,25 @@ func (u *unlocked) contactDevices() []identity.DeviceID {
 		out = append(out, u.directory.Devices(a)...)
 	}
 	return out
+}
+
+// onNearby hears who is on the LAN: it may be a device of a contact that nobody knew.
+func (u *unlocked) onNearby(p directory.Person) {
+	u.background(func(context.Context) {
+		if u.messenger.Keeps(p.Account) {
+			u.delivery.Refresh()
+			u.delivery.Nudge(p.Device)
+		}
+	})
+}
+
+// onBefriended tells a new contact where this device takes its mail.
+func (u *unlocked) onBefriended(a identity.AccountID) {
+	u.background(func(context.Context) {
+		for _, d := range u.directory.Devices(a) {
+			u.replica.PushOffer(d)
+		}
+	})
 }
 
 // firstAddr is where a device is connected, or would be dialled.
