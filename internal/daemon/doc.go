@@ -4,6 +4,9 @@
 // It never knows a rule of the domain: who may write to whom, what an entry says, when to try again. It is the one package
 // that may import all others.
 //
+// It also runs the other kind of node: RunBootstrap serves a network, as the node that others meet at. It has no profile, no
+// vault and no local API, and starts without anybody at a keyboard.
+//
 // The main function is Run, which owns the profile's lock from its first to its last moment. Several may run in one
 // process, each on its own profile.
 //
@@ -17,4 +20,9 @@
 //	lock        held by the running node
 //	logout      there after a logout: the next start stays locked
 //	log, log.1  what a node in the background has to say
+//
+// The folder of a bootstrap node has db, port and lock likewise, and:
+//
+//	bootstrap.key  its keys, unsealed
+//	network        which network it serves, and the other bootstrap nodes of that
 package daemon

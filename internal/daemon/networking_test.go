@@ -298,3 +298,27 @@ func TestFriendsKeepMail(t *testing.T) {
 		return err == nil && (len(l.GetMailboxes()) == 0 || l.GetMailboxes()[0].GetState() == "retiring")
 	})
 }
+
+// TestSnapshotIsTakenIn: with every contact away, a device made from the phrase gets its contacts from the snapshot at the
+// mailboxes (R21). It takes half a minute, because snapshots are not left after every change.
+func TestSnapshotIsTakenIn(t *testing.T) {
+	if os.Getenv("HIMA_LONG") == "" {
+		t.Skip("takes half a minute; HIMA_LONG=1 runs it")
+	}
+	s := newStation(t)
+	s.config = func(c *BootstrapConfig) { c.Metrics = "127.0.0.1:0" }
+	s.start()
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	r, err := alice.registerOn(s.info.Link)
+	require.NoError(t, err)
+	bob.register()
+	befriend(t, alice, bob)
+	bob.halt()
+	require.Eventually(t, func() bool { return s.figure("hima_mailbox_deposits_total") > 0 }, 2*time.Minute, 100*time.Millisecond, "no snapshot was left")
+	alice.halt()
+	again := newPerson(t, "alice")
+	again.start()
+	_, err = again.Register(t.Context(), &pb.RegisterRequest{Username: "alice", NoPassword: true, Network: s.info.Link, Phrase: r.GetPhrase()})
+	require.NoError(t, err)
+	again.eventually("the contact", func() bool { return again.relation("bob") == "contact" })
+}
