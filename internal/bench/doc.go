@@ -7,6 +7,7 @@
 //	go run ./internal/bench million    a profile of a million messages: start, newest screen, memory, idle CPU
 //	go run ./internal/bench command    `hima send` as a whole command
 //	go run ./internal/bench lookup     finding names and records among 100 and 300 nodes in virtual time; -n 1000 by hand
+//	go run ./internal/bench mailbox    a node that keeps mail: deposits, fetches, disk and memory with 100,000 items
 //	go run ./internal/bench traffic    bytes a second of two idle connected nodes; Linux, as root
 //	go run ./internal/bench joined     bytes an hour of an idle node that joined a network behind NAT; Linux, as root
 //

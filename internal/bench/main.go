@@ -38,14 +38,14 @@ func run(ctx context.Context, args []string) error {
 	set.IntVar(&o.n, "n", 0, "messages, for lookup nodes; default depends on the measurement")
 	set.IntVar(&o.window, "window", 1024, "pipeline: messages under way")
 	set.DurationVar(&o.pause, "pause", 5*time.Millisecond, "latency: pause around each message, as between those of people")
-	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, traffic, joined: how long to look at an idle node")
+	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, mailbox, traffic, joined: how long to look at an idle node")
 	set.BoolVar(&o.json, "json", false, "one JSON object a line")
 	set.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of this process; HIMA_BENCH_PEER_PROFILE names a file for the other")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	if set.NArg() != 1 {
-		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, traffic, joined")
+		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, mailbox, traffic, joined")
 	}
 	what := set.Arg(0)
 	if o.profile != "" {
@@ -60,6 +60,8 @@ func run(ctx context.Context, args []string) error {
 		return servePeer(o.dir)
 	case "badger":
 		return serveBadger(o.dir)
+	case "box":
+		return serveBox(o.dir)
 	}
 	dir, err := scratch(o.dir)
 	if err != nil {
@@ -89,6 +91,8 @@ func run(ctx context.Context, args []string) error {
 			return lookup(ctx, r, []int{o.n})
 		}
 		return lookup(ctx, r, []int{100, 300})
+	case "mailbox":
+		return mailboxes(ctx, r, dir, def(100_000), o.watch)
 	case "traffic":
 		return traffic(ctx, r, dir, o.watch)
 	case "joined":

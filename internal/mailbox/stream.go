@@ -35,7 +35,7 @@ const (
 )
 
 // pipelined is how many answers may wait for their turn: commits under way, for the most part.
-const pipelined = 32
+const pipelined = 128
 
 // stream is one client's stream. Two goroutines work on it: serve reads requests and begins what they ask for, write waits
 // for each in order and answers. watched and rung are the hub's.
