@@ -43,7 +43,7 @@ type standing struct {
 
 func newSim(t *testing.T, bootstraps int, oneWay time.Duration) *sim {
 	t.Helper()
-	s := &sim{t: t, w: nodetest.New(t, 0), conns: 40}
+	s := &sim{t: t, w: nodetest.New(t, 0), conns: 120}
 	s.w.DelayAll(oneWay)
 	ctx, cancel := context.WithCancel(t.Context())
 	s.ctx = ctx
