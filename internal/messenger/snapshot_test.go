@@ -256,8 +256,8 @@ func FuzzImportSnapshot(f *testing.F) {
 	b := newPerson(f, "bob")
 	a.add(b)
 	f.Add(a.export())
+	r := newDevice(f, "alice", "alice restored")
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r := newDevice(t, "alice", "alice restored")
 		_, err := r.m.ImportSnapshot(context.Background(), raw)
 		if _, ok := errors.AsType[*Error](err); err != nil && !ok {
 			t.Fatal(err)
