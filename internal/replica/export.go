@@ -73,6 +73,9 @@ func (r *Replica) Export(ctx context.Context, device identity.DeviceID, o Export
 		return Export{}, err
 	}
 	x := &exporter{r: r, o: o, to: Peer{Account: account, Device: device}}
+	if err := x.flush(ctx); err != nil {
+		return Export{}, fmt.Errorf("exporting: %w", err)
+	}
 	err = r.view(x.collect)
 	if err == nil && x.fresh {
 		if err = r.fail("before-offered"); err == nil {
@@ -141,6 +144,19 @@ type dueFeed struct {
 	id   feed.FeedID
 	st   feedState
 	from uint64
+}
+
+// flush makes the receipts for the account that are not made yet: no better moment may come.
+func (x *exporter) flush(ctx context.Context) error {
+	var convs []feed.ConversationID
+	err := x.r.view(func(tx *storage.Tx) (err error) {
+		convs, err = x.r.cfg.Members.Shared(tx, x.to.Account)
+		return err
+	})
+	if err != nil || len(convs) == 0 {
+		return err
+	}
+	return x.r.FlushReceipts(ctx, convs...)
 }
 
 // collect works the export out. It begins anew each time, for a transaction may be run again.

@@ -33,7 +33,7 @@ type Imported struct {
 const maxMailed = 256
 
 // Import takes what a device sent by mail as a session with that device would have taken it: in one transaction, in
-// which also runs last, whether or not everything was taken. What is held already is no error.
+// which also runs, whether or not everything was taken. What is held already is no error.
 //
 // ErrNotAdmitted: the device is not listed in the newest record of its account; nothing was stored and also did not
 // run. ErrProtocol: a run or a receipt does not verify; the same. ErrDiverged: it proves that the own feed diverged (R3);
@@ -51,10 +51,21 @@ func (r *Replica) Import(ctx context.Context, in Mailed, also func(*storage.Tx) 
 		return Imported{}, fmt.Errorf("importing: %w", err)
 	}
 	err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
-		if err := m.take(tx); err != nil || also == nil {
+		if err := m.take(tx); err != nil {
 			return err
 		}
-		return also(tx)
+		if also != nil {
+			if err := also(tx); err != nil {
+				return err
+			}
+		}
+		// Its author may only learn by mail what became of it, and we may be gone in a moment.
+		for _, conv := range m.out.Conversations {
+			if err := r.signReceipt(tx, conv); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err == nil {
 		err = r.fail("import")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,11 +77,30 @@ func (q *receipts) take(limits Limits) (ready []feed.ConversationID, wait time.D
 	return ready, wait
 }
 
+// takeNow returns which of some conversations wait, or all that do, and lets them wait no longer.
+func (q *receipts) takeNow(convs []feed.ConversationID) (ready []feed.ConversationID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(convs) == 0 {
+		convs = slices.Collect(maps.Keys(q.due))
+	}
+	for _, conv := range convs {
+		if _, ok := q.due[conv]; ok {
+			delete(q.due, conv)
+			ready = append(ready, conv)
+		}
+	}
+	return ready
+}
+
 // PushReceipt says that what Members.Read answers for a conversation changed.
 func (r *Replica) PushReceipt(conv feed.ConversationID) { r.receipts.changed(conv, r.cfg.Now()) }
 
 // runReceipts makes receipts when they are due.
 func (r *Replica) runReceipts(ctx context.Context) {
+	if err := r.staleReceipts(); err != nil {
+		r.log.Warn("looking for receipts that were not made", "error", err)
+	}
 	for {
 		ready, wait := r.receipts.take(r.cfg.Limits)
 		for _, conv := range ready {
@@ -103,34 +124,37 @@ func (r *Replica) runReceipts(ctx context.Context) {
 	}
 }
 
-// makeReceipt signs what this device holds and its user has read of a conversation, if that changed, and hands it to
-// the sessions that have the conversation open.
+// makeReceipt signs what this device holds and its user has read of a conversation, if that changed.
 func (r *Replica) makeReceipt(ctx context.Context, conv feed.ConversationID) error {
-	changed := false
-	err := r.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
-		items, err := r.receiptItems(tx, conv)
-		if err != nil || len(items) == 0 {
-			return err
-		}
-		old, err := loadReceipt(tx, conv, r.self)
-		if err != nil || old != nil && sameItems(old.Items, items) {
-			return err
-		}
-		next := &pb.Receipt{Conversation: conv[:], Device: r.self[:], Seq: old.GetSeq() + 1, Items: items}
-		payload, err := proto.Marshal(next)
-		if err != nil {
-			return fmt.Errorf("encoding a receipt: %w", err)
-		}
-		raw, err := proto.Marshal(&pb.Signed{Payload: payload, Signature: r.cfg.Key.Sign(identity.DomainReceipt, payload)})
-		if err != nil {
-			return fmt.Errorf("encoding a receipt: %w", err)
-		}
-		changed = true
-		return tx.Set(receiptKey(conv, r.self), raw)
-	})
-	if err != nil || !changed {
+	return r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return r.signReceipt(tx, conv) })
+}
+
+// signReceipt makes the receipt of a conversation what it is to say now, and hands it to the sessions that have the
+// conversation open once it is durable.
+func (r *Replica) signReceipt(tx *storage.Tx, conv feed.ConversationID) error {
+	items, err := r.receiptItems(tx, conv)
+	if err != nil || len(items) == 0 {
 		return err
 	}
+	old, err := loadReceipt(tx, conv, r.self)
+	if err != nil || old != nil && sameItems(old.Items, items) {
+		return err
+	}
+	next := &pb.Receipt{Conversation: conv[:], Device: r.self[:], Seq: old.GetSeq() + 1, Items: items}
+	payload, err := proto.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("encoding a receipt: %w", err)
+	}
+	raw, err := proto.Marshal(&pb.Signed{Payload: payload, Signature: r.cfg.Key.Sign(identity.DomainReceipt, payload)})
+	if err != nil {
+		return fmt.Errorf("encoding a receipt: %w", err)
+	}
+	tx.OnCommit(func() { r.tellReceipt(conv) })
+	return tx.Set(receiptKey(conv, r.self), raw)
+}
+
+// tellReceipt lets everybody know that there is a new receipt who has a road for it.
+func (r *Replica) tellReceipt(conv feed.ConversationID) {
 	r.lacking.mark(conv)
 	r.debts.tick()
 	for _, s := range r.streams.all() {
@@ -141,7 +165,39 @@ func (r *Replica) makeReceipt(ctx context.Context, conv feed.ConversationID) err
 		}
 		s.mu.Unlock()
 	}
+}
+
+// FlushReceipts makes the receipts that wait for more of their kind now: of these conversations, or all of them if none
+// are named. What is about to leave by another road than a session does not wait.
+func (r *Replica) FlushReceipts(ctx context.Context, convs ...feed.ConversationID) error {
+	for _, conv := range r.receipts.takeNow(convs) {
+		if err := r.makeReceipt(ctx, conv); err != nil {
+			return fmt.Errorf("making a receipt: %w", err)
+		}
+	}
 	return nil
+}
+
+// staleReceipts finds out which conversations changed and had no receipt made of that before the last end.
+func (r *Replica) staleReceipts() error {
+	return r.view(func(tx *storage.Tx) error {
+		seen := map[feed.ConversationID]bool{}
+		return scanFeeds(tx, []byte(keyFeed), func(id feed.FeedID, st feedState) (bool, error) {
+			if st.account == r.cfg.Account || st.last == 0 || seen[id.Conversation] {
+				return true, nil
+			}
+			seen[id.Conversation] = true
+			items, err := r.receiptItems(tx, id.Conversation)
+			if err != nil || len(items) == 0 {
+				return err == nil, err
+			}
+			old, err := loadReceipt(tx, id.Conversation, r.self)
+			if err == nil && (old == nil || !sameItems(old.Items, items)) {
+				r.receipts.changed(id.Conversation, r.cfg.Now())
+			}
+			return err == nil, err
+		})
+	})
 }
 
 func (r *Replica) receiptItems(tx *storage.Tx, conv feed.ConversationID) ([]*pb.ReceiptItem, error) {
