@@ -95,7 +95,11 @@ func (j *journal) load(file *os.File) (*pending, error) {
 		if size > int64(len(rest)-recordHead) {
 			return left, nil
 		}
-		plain, err := j.aead.Open(nil, nil, rest[recordHead:recordHead+size], j.place())
+		plain, err := j.aead.Open(nil, nil, rest[recordHead:recordHead+size], place(j.count))
+		if err != nil && j.reads(rest[recordHead+size:], j.count+1) {
+			// Another one was written after it, so it was whole once and somebody was told of it.
+			return nil, fmt.Errorf("record %d of the journal: %w", j.count, ErrDamaged)
+		}
 		if err != nil {
 			return left, nil // it was being written when the process ended: nobody was told of it
 		}
@@ -134,8 +138,21 @@ func (j *journal) begin(epoch uint64) error {
 	return nil
 }
 
+// reads says whether b begins with a whole record of this epoch that has a place.
+func (j *journal) reads(b []byte, count uint32) bool {
+	if len(b) < recordHead {
+		return false
+	}
+	size := int64(binary.BigEndian.Uint32(b))
+	if size > int64(len(b)-recordHead) {
+		return false
+	}
+	_, err := j.aead.Open(nil, nil, b[recordHead:recordHead+size], place(count))
+	return err == nil
+}
+
 // place is what a record is bound to.
-func (j *journal) place() []byte { return binary.BigEndian.AppendUint32(nil, j.count) }
+func place(count uint32) []byte { return binary.BigEndian.AppendUint32(nil, count) }
 
 func (j *journal) wrote(bytes int64, keys int) {
 	j.at += bytes
@@ -164,7 +181,7 @@ func (j *journal) append(group *pending) error {
 		return nil
 	}
 	record := make([]byte, recordHead, recordHead+len(plain)+j.aead.Overhead())
-	record = j.aead.Seal(record, nil, plain, j.place())
+	record = j.aead.Seal(record, nil, plain, place(j.count))
 	binary.BigEndian.PutUint32(record, uint32(len(record)-recordHead))
 	if _, err := j.file.WriteAt(record, j.at); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)

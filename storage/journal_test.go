@@ -94,6 +94,21 @@ func TestTornJournal(t *testing.T) {
 	}
 }
 
+// TestJournalDamagedInTheMiddle: a record that others follow was whole once, and what it held was acknowledged.
+func TestJournalDamagedInTheMiddle(t *testing.T) {
+	dir := crashed(t, 3)
+	path := filepath.Join(dir, journalName)
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	raw[recordHead+20] ^= 1
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
+	_, err = Open(Config{Dir: dir, Key: testKey()})
+	require.ErrorIs(t, err, ErrDamaged)
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, raw, after, "nothing was changed")
+}
+
 func TestJournalThatIsMissing(t *testing.T) {
 	dir := crashed(t, 1)
 	require.NoError(t, os.Remove(filepath.Join(dir, journalName)))
