@@ -245,7 +245,8 @@ func (st *stream) deposit(ctx context.Context, m *pb.MailboxDeposit) func() *pb.
 	if len(m.Item) > maxItem {
 		return code(pb.MailboxReply_CODE_TOO_LARGE)
 	}
-	if c := st.mayDeposit(id, m); c != pb.MailboxReply_CODE_OK {
+	c, seen := st.mayDeposit(id, m)
+	if c != pb.MailboxReply_CODE_OK {
 		return code(c)
 	}
 	size := int64(len(m.Item))
@@ -256,6 +257,15 @@ func (st *stream) deposit(ctx context.Context, m *pb.MailboxDeposit) func() *pb.
 	var out kept
 	done := make(chan error, 1)
 	st.s.submit(func(tx *storage.Tx) (_ []change, err error) {
+		if !seen { // perhaps it is opened by a request right before this one
+			in, ok, err := loadInbox(tx, id)
+			if err != nil {
+				return nil, err
+			}
+			if out.code = st.s.judge(&in, id, m); ok && out.code != pb.MailboxReply_CODE_OK {
+				return nil, nil
+			}
+		}
 		out, err = st.s.deposit(tx, id, m.Item, hash)
 		return []change{out.did}, err
 	}, func(err error) {
@@ -288,27 +298,33 @@ func (st *stream) deposit(ctx context.Context, m *pb.MailboxDeposit) func() *pb.
 	}
 }
 
-// mayDeposit judges what costs no write: the owner's secret of a slot, the work for a request inbox. What kind an inbox is
-// does not change, so that a snapshot is good enough.
-func (st *stream) mayDeposit(id identity.InboxID, m *pb.MailboxDeposit) pb.MailboxReply_Code {
+// mayDeposit judges what costs no write. What kind an inbox is does not change, so that a snapshot is good enough; seen is
+// false if the inbox is not in it.
+func (st *stream) mayDeposit(id identity.InboxID, m *pb.MailboxDeposit) (c pb.MailboxReply_Code, seen bool) {
 	var in inbox
-	var ok bool
 	err := st.s.cfg.DB.View(func(tx *storage.Tx) (err error) {
-		in, ok, err = loadInbox(tx, id)
+		in, seen, err = loadInbox(tx, id)
 		return err
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		st.s.log.Warn("reading an inbox", "error", err)
-		return pb.MailboxReply_CODE_FAILED
-	case !ok:
-		return pb.MailboxReply_CODE_NO_INBOX
-	case in.kind == Slot:
+		return pb.MailboxReply_CODE_FAILED, false
+	}
+	if !seen {
+		return pb.MailboxReply_CODE_OK, false
+	}
+	return st.s.judge(&in, id, m), true
+}
+
+// judge looks for the owner's secret of a slot, and the work for a request inbox.
+func (s *Server) judge(in *inbox, id identity.InboxID, m *pb.MailboxDeposit) pb.MailboxReply_Code {
+	switch in.kind {
+	case Slot:
 		if secret, err := identity.InboxSecretFromBytes(m.Secret); err != nil || secret.ID() != id {
 			return pb.MailboxReply_CODE_DENIED
 		}
-	case in.kind == Request:
-		if bits := st.s.cfg.Limits.WorkBits; bits > 0 && !identity.CheckItemWork(id, m.Item, m.Work, bits) {
+	case Request:
+		if bits := s.cfg.Limits.WorkBits; bits > 0 && !identity.CheckItemWork(id, m.Item, m.Work, bits) {
 			return pb.MailboxReply_CODE_WORK
 		}
 	}
