@@ -17,6 +17,7 @@ import (
 type lookupTimes struct {
 	Nodes     int           `json:"nodes"`
 	Looked    int           `json:"looked"`
+	Missed    int           `json:"missed"` // found nothing, of two thirds of the look-ups
 	BareP50   time.Duration `json:"bare_p50"`
 	BareP95   time.Duration `json:"bare_p95"`
 	RecordP50 time.Duration `json:"record_p50"`
@@ -34,6 +35,7 @@ func lookup(ctx context.Context, r report, sizes []int) error {
 			return err
 		}
 		label := fmt.Sprintf("%d nodes, 50 ms one way", n)
+		r.most(label+": records not found", float64(t.Missed)/float64(2*t.Looked), 0.01, "of all", "")
 		r.ratio(label+": name p50", t.NameP50, t.BareP50, 1.3)
 		r.ratio(label+": name p95", t.NameP95, t.BareP95, 1.3)
 		r.ratio(label+": record p50", t.RecordP50, t.BareP50, 1.3)
