@@ -135,6 +135,7 @@ func (m *Mail) Run(ctx context.Context) error {
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
+			m.farewell(ctx)
 			return nil
 		case <-timer.C:
 		case <-owed:
@@ -144,6 +145,36 @@ func (m *Mail) Run(ctx context.Context) error {
 		case <-m.wake:
 		}
 	}
+}
+
+// farewellTime is how long the end may be held up for what can still be left in mailboxes.
+const farewellTime = time.Second
+
+// farewell posts what is owed to devices that are away, also receipts that would have waited a little: who reads, answers
+// and goes leaves the acknowledgement behind, and not only when it comes again.
+func (m *Mail) farewell(ended context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ended), farewellTime)
+	defer cancel()
+	if err := m.cfg.Feeds.FlushReceipts(ctx); err != nil {
+		m.log.Debug("making the last receipts", "error", err)
+		return
+	}
+	if err := m.refresh(ctx); err != nil {
+		m.log.Debug("looking at what is owed", "error", err)
+		return
+	}
+	m.mu.Lock()
+	now := m.cfg.Now()
+	for _, p := range m.posters {
+		p.failed = true // there is no time left to try directly
+		if !p.receipt.IsZero() {
+			p.receipt = now.Add(-m.cfg.Limits.Receipt)
+		}
+	}
+	m.mu.Unlock()
+	var wg sync.WaitGroup
+	m.start(ctx, &wg, now)
+	wg.Wait()
 }
 
 func (m *Mail) check(ctx context.Context, what string, err error) {

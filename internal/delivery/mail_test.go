@@ -289,3 +289,28 @@ func TestRetiring(t *testing.T) {
 		}
 	})
 }
+
+// Who takes what lay there and goes at once leaves the acknowledgement behind.
+func TestFarewell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 3)
+		box := c.office(0, nil)
+		a, b := c.resident("a", 1), c.resident("b", 2)
+		befriend(a, b)
+		a.up(box)
+		b.up(box)
+		meet(c, a, b)
+		id, seq := a.say(b, "short visit")
+		c.until("custody", time.Minute, func() bool { why, _ := a.mail.Custody(b.key.ID(), id, seq); return len(why) == 1 })
+		a.down()
+		b.up(box)
+		c.until("the message", time.Minute, func() bool { return len(b.heard()) == 2 })
+		begin := time.Now()
+		b.down()
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("the farewell took %v", took)
+		}
+		a.up(box)
+		c.until("delivered", time.Minute, func() bool { return a.delivered(id, b.key.ID()) == seq })
+	})
+}

@@ -36,6 +36,8 @@ type MailFeeds interface {
 	Owed() ([]replica.Debt, error)
 	ReceiptsDue() ([]replica.Peer, error)
 	WatchOwed() (<-chan struct{}, func())
+	// FlushReceipts makes receipts now that wait for more of their kind.
+	FlushReceipts(ctx context.Context, convs ...feed.ConversationID) error
 	// Acked is up to where a device acknowledged a feed.
 	Acked(tx *storage.Tx, id feed.FeedID, device identity.DeviceID) (uint64, error)
 	// PushOffer asks Offer anew for a device with a session.

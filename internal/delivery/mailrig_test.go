@@ -257,8 +257,8 @@ func (r *resident) up(boxes ...*postOffice) *resident {
 	}
 	r.stop = sync.OnceFunc(func() {
 		cancel()
-		_ = client.Close()
 		wg.Wait()
+		_ = client.Close()
 		r.c.w.Stop(r.i)
 	})
 	return r
