@@ -322,6 +322,9 @@ func (b *bootstrap) settle() (bootstrapState, error) {
 	if b.network, err = identity.ParseNetworkLink(s.Link); err != nil {
 		return s, fmt.Errorf("reading the network from %s: %w: %w", stateFile, ErrBadConfig, err)
 	}
+	if !slices.ContainsFunc(b.network.Bootstraps, func(d identity.InviteDevice) bool { return d.Device == b.key.ID() }) {
+		return s, damagedKey() // made anew: the one that the network knows is gone
+	}
 	return s, b.agree(&s)
 }
 

@@ -170,6 +170,12 @@ func TestBootstrapKeepsItsNetworkWithoutItsDatabase(t *testing.T) {
 	s.start()
 	require.Equal(t, first.Link, s.info.Link)
 	require.EqualValues(t, 1, s.figure("hima_names_rebuilding"), "an empty register stamps nothing until names came back")
+	s.halt()
+
+	// The key cannot: nobody would believe a node with another one.
+	require.NoError(t, os.Remove(filepath.Join(s.dir, bootstrapKeyFile)))
+	refused(t, s.run(), control.Damaged)
+	require.NoFileExists(t, filepath.Join(s.dir, bootstrapKeyFile))
 }
 
 func TestBootstrapServesASubset(t *testing.T) {

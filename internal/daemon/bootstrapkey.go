@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -31,6 +32,9 @@ func bootstrapKeys(dir string) (nodeKeys, error) {
 	path := filepath.Join(dir, bootstrapKeyFile)
 	b, err := readSmall(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, stateFile)); err == nil {
+			return nodeKeys{}, damagedKey() // the network is there and its key is gone: none is made in its place
+		}
 		k := nodeKeys{device: identity.GenerateDeviceKey(), database: identity.NewSecret(identity.GenerateDeviceKey().Seed())}
 		seed := k.device.Seed()
 		text := bootstrapKeyHead + "device " + hex.EncodeToString(seed[:]) + "\ndatabase " + hex.EncodeToString(k.database.Bytes()) + "\n"
@@ -68,7 +72,7 @@ func parseBootstrapKeys(text string) (nodeKeys, error) {
 
 func damagedKey() error {
 	return &control.Error{
-		Code: control.Damaged, Message: "the file " + bootstrapKeyFile + " does not hold the keys of a bootstrap node",
-		Hint: "put the copy back that you kept; a new key is a new network",
+		Code: control.Damaged, Message: "the file " + bootstrapKeyFile + " does not hold the keys of this bootstrap node",
+		Hint: "put the copy back that you kept; with a new key it is a new network, in a new folder",
 	}
 }
