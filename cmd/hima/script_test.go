@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // scriptPatience bounds every wait of a script for something that happens by itself.
-const scriptPatience = 20 * time.Second
+const scriptPatience = 60 * time.Second
 
 // TestScripts runs one script per command, with real nodes in processes of their own, on loopback only.
 func TestScripts(t *testing.T) {
