@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"hima/identity"
+	"hima/node"
 	"hima/node/nodetest"
 )
 
@@ -37,6 +39,7 @@ func TestLookupTimes(t *testing.T) {
 		t.Skip("measured by: go run ./internal/bench lookup")
 	}
 	var bare, names, records samples
+	missed := 0
 	started := time.Now()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 1, 50*time.Millisecond)
@@ -58,11 +61,11 @@ func TestLookupTimes(t *testing.T) {
 				start := time.Now()
 				_, err := table.Get(s.ctx, identity.DeviceRecordKey(keys[at]))
 				bare = append(bare, time.Since(start))
-				require.NoError(t, err)
+				missed += s.missed(t, table, keys[at], err)
 				start = time.Now()
 				_, err = q.FetchDevice(s.ctx, keys[askers*rounds+at])
 				records = append(records, time.Since(start))
-				require.NoError(t, err)
+				missed += s.missed(t, table, keys[askers*rounds+at], err)
 				start = time.Now()
 				res, err := q.SearchName(s.ctx, found[at])
 				names = append(names, time.Since(start))
@@ -73,13 +76,34 @@ func TestLookupTimes(t *testing.T) {
 			}
 		}
 	})
+	require.LessOrEqual(t, missed, len(bare)/50, "look-ups that found nothing")
 	b, err := json.Marshal(map[string]any{
-		"nodes": n, "looked": len(bare),
+		"nodes": n, "looked": len(bare), "missed": missed,
 		"bare_p50": bare.at(0.5), "bare_p95": bare.at(0.95), "record_p50": records.at(0.5), "record_p95": records.at(0.95),
 		"name_p50": names.at(0.5), "name_p95": names.at(0.95), "wall": time.Since(started),
 	})
 	require.NoError(t, err)
 	fmt.Printf("LOOKUP %s\n", b)
+}
+
+// missed counts a look-up that found nothing, and says who would have had it.
+func (s *sim) missed(t *testing.T, asker dht, dev identity.DeviceID, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	require.True(t, errors.Is(err, node.ErrNoRecord) || errors.Is(err, ErrNotFound), err)
+	for who, table := range map[string]dht{"asker": asker, "putter": s.tables[0].table} {
+		answers, err := table.Ask(s.ctx, identity.DeviceRecordKey(dev))
+		held := 0
+		for _, a := range answers {
+			if a.Value != nil {
+				held++
+			}
+		}
+		t.Logf("missed %s: by the %s's closest %d of %d have it, %d in its table, %v", dev.Short(), who, held, len(answers), table.Peers(), err)
+	}
+	return 1
 }
 
 // strew puts n names that are registered and 2n device records into the table, by way of the bootstrap node, which is
