@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -27,10 +28,15 @@ const (
 	mailInboxes = 500
 	mailAtOnce  = 128 // deposits under way, of several senders on two streams
 	mailMemory  = 150 // MiB with 100,000 items
+
+	// mailHeap is the soft limit of the mailbox's heap, as `hima bootstrap run` has one for the whole node: without any, what
+	// Go and the database keep for a compaction that was is several times what the mailbox needs.
+	mailHeap = 96 << 20
 )
 
 // serveBox is the main of the process that keeps mail. It prints where it is, and ends when its input does.
 func serveBox(dir string) error {
+	debug.SetMemoryLimit(mailHeap)
 	db, err := storage.Open(storage.Config{Dir: filepath.Join(dir, "box"), Key: make([]byte, 32)})
 	if err != nil {
 		return err
@@ -150,11 +156,35 @@ func mailboxes(ctx context.Context, r report, dir string, items int, watch time.
 	if err := r.mailMemory(ctx, b, items, watch); err != nil {
 		return err
 	}
-	start = time.Now()
-	fetched := make([]int, mailInboxes)
-	err = parallel(mailInboxes, 8, func(i int) error {
+	if err := r.mailFetch(ctx, b, clients, secrets, items); err != nil {
+		return err
+	}
+	ended = true
+	if err := b.end(); err != nil {
+		return err
+	}
+	size, err := folderSize(filepath.Join(dir, "box"))
+	if err != nil {
+		return err
+	}
+	bare, err := folderSize(filepath.Join(dir, "floor"))
+	if err != nil {
+		return err
+	}
+	r.add(row{
+		Name: "bytes on disk per item", Value: fmt.Sprintf("%.0f", float64(size)/float64(items)),
+		Floor: fmt.Sprintf("%.0f", float64(bare)/float64(items)), Ratio: fmt.Sprintf("%.2f", float64(size)/float64(bare)),
+	})
+	return nil
+}
+
+// mailFetch fetches everything, without having it removed.
+func (r report) mailFetch(ctx context.Context, b *boxProcess, clients []*mailbox.Client, secrets []identity.InboxSecret, items int) error {
+	start := time.Now()
+	fetched := make([]int, len(secrets))
+	err := parallel(len(secrets), 8, func(i int) error {
 		for after, more := uint64(0), true; more; {
-			list, again, err := clients[i%2].Fetch(ctx, b.ref, secrets[i], after, 0)
+			list, again, err := clients[i%len(clients)].Fetch(ctx, b.ref, secrets[i], after, 0)
 			if err != nil {
 				return err
 			}
@@ -177,22 +207,6 @@ func mailboxes(ctx context.Context, r report, dir string, items int, watch time.
 		return fmt.Errorf("fetched %d of %d items", sum, items)
 	}
 	r.add(row{Name: "fetches of one item, in pages", Value: fmt.Sprintf("%.0f /s", float64(sum)/time.Since(start).Seconds())})
-	ended = true
-	if err := b.end(); err != nil {
-		return err
-	}
-	size, err := folderSize(filepath.Join(dir, "box"))
-	if err != nil {
-		return err
-	}
-	bare, err := folderSize(filepath.Join(dir, "floor"))
-	if err != nil {
-		return err
-	}
-	r.add(row{
-		Name: "bytes on disk per item", Value: fmt.Sprintf("%.0f", float64(size)/float64(items)),
-		Floor: fmt.Sprintf("%.0f", float64(bare)/float64(items)), Ratio: fmt.Sprintf("%.2f", float64(size)/float64(bare)),
-	})
 	return nil
 }
 

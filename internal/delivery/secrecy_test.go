@@ -221,17 +221,25 @@ func TestImportFailsOnce(t *testing.T) {
 		failures, held := 0, 0
 		b.mu.Lock()
 		b.failApplied = func() error {
-			if failures++; failures > 2 {
+			b.mu.Lock()
+			failures++
+			tired := failures <= 2
+			b.mu.Unlock()
+			if !tired {
 				return nil
 			}
 			if b.opens(captured) {
+				b.mu.Lock()
 				held++
+				b.mu.Unlock()
 			}
 			return errors.New("the disk is tired")
 		}
 		b.mu.Unlock()
 		b.up(box)
 		c.until("the message after failures", 2*time.Minute, func() bool { return slices.Contains(b.heard(), "precious") })
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		if failures != 3 || held != 2 {
 			t.Errorf("%d tries, the key was there in %d of 2", failures, held)
 		}
@@ -272,6 +280,8 @@ func TestStopInTheMiddle(t *testing.T) {
 				b.up(box)
 				c.until("the message", time.Minute, func() bool { return len(b.heard()) == 2 })
 				time.Sleep(time.Minute)
+				mu.Lock()
+				defer mu.Unlock()
 				if failed != 2 || len(b.heard()) != 2 {
 					t.Errorf("failed %d times, heard %v", failed, b.heard())
 				}
