@@ -226,12 +226,8 @@ func TestMailAcrossAbsence(t *testing.T) {
 	bob.eventuallyState("alice", "and you too", "sent")
 	bob.halt()
 	alice.start()
-	alice.eventually("the receipt", func() bool {
-		_, states := alice.history("bob")
-		return states["while you were away"] == "delivered"
-	})
-	texts, _ := alice.history("bob")
-	require.Equal(t, []string{"hello", "while you were away", "and you too"}, texts)
+	alice.eventuallyState("bob", "while you were away", "delivered")
+	alice.eventuallyTexts("bob", "hello", "while you were away", "and you too")
 }
 
 // TestRestoredFromThePhrase: a new device made from the phrase on a network continues the account's record, gets its

@@ -200,7 +200,13 @@ func taken(err error, network string) error {
 func (u *unlocked) claimOwn(ctx context.Context, network identity.NetworkID) {
 	me, err := u.messenger.Profile(ctx)
 	if err == nil && me.Username != "" {
-		_, err = u.directory.ClaimName(ctx, network, me.Username)
+		// Asking costs nothing, a claim a proof of work. Whoever cannot be asked now says nothing against it.
+		if s, ok := (onNetworks{u}).state(network); ok {
+			err = directory.CheckName(ctx, u.node, s.Link, me.Username, u.vault.Account)
+		}
+		if !errors.Is(err, directory.ErrNameTaken) {
+			_, err = u.directory.ClaimName(ctx, network, me.Username)
+		}
 	}
 	if t, ok := errors.AsType[*directory.NameTakenError](err); ok {
 		u.onNameLost(network, t)
