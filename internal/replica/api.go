@@ -138,6 +138,7 @@ type ReceiptItem struct {
 	Feed  feed.FeedID
 	Acked uint64
 	Read  uint64 // 0: not said
+	First uint64 // 0, or its floor: of what lies below only that is acknowledged which was before (R16)
 }
 
 // Fork tells that a feed has two branches (R3). Entries from At on do not count.

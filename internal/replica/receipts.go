@@ -377,7 +377,8 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 				return err
 			}
 		}
-		item := ReceiptItem{Feed: id, Acked: max(i.Acked, before[id].GetAcked()), Read: max(i.Read, before[id].GetRead())}
+		was := before[id]
+		item := ReceiptItem{Feed: id, Acked: max(i.Acked, was.GetAcked()), Read: max(i.Read, was.GetRead()), First: max(i.First, was.GetFirst())}
 		told.Items = append(told.Items, item)
 	}
 	if err := tx.Set(receiptKey(rec.conv, rec.device), rec.raw); err != nil {
