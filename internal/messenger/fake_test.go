@@ -192,20 +192,22 @@ func carry(t testing.TB, a, b *person) {
 	}
 }
 
-// carryReceipt tells b's reading to a.
+// carryReceipt tells a what b holds and has read of its chat: the head counts what lies below a floor.
 func carryReceipt(t testing.TB, b, a *person, conv feed.ConversationID) {
 	id := a.feeds.OwnFeed(conv, feed.Chat)
-	var read uint64
+	item := replica.ReceiptItem{Feed: id}
 	require.NoError(t, b.db.View(func(tx *storage.Tx) (err error) {
-		read, err = b.m.Read(tx, id)
+		tip, first := b.feeds.tip(tx, id)
+		item.Acked, item.First = tip.Seq, first
+		item.Read, err = b.m.Read(tx, id)
 		return err
 	}))
-	if read == 0 {
+	if item.Acked == 0 {
 		return
 	}
 	require.NoError(t, a.db.Update(context.Background(), func(tx *storage.Tx) error {
 		return a.m.Receipt(tx, replica.Receipt{
-			Peer: b.peer(), Conversation: conv, Items: []replica.ReceiptItem{{Feed: id, Read: read}},
+			Peer: b.peer(), Conversation: conv, Items: []replica.ReceiptItem{item},
 		})
 	}))
 }

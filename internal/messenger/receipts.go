@@ -28,7 +28,7 @@ func (m *Messenger) delivered(tx *storage.Tx, id feed.FeedID, from, to uint64) e
 	if err := m.feeds.put(tx, row); err != nil || row.delivered == old {
 		return err
 	}
-	return m.tellState(tx, &row, old+1, row.delivered, StateDelivered)
+	return m.tellState(tx, &row, max(old+1, from), row.delivered, StateDelivered)
 }
 
 // tellState tells that own messages changed. The control feed of the self conversation and the like carries none.
@@ -93,8 +93,9 @@ func (m *Messenger) receiptItem(tx *storage.Tx, item replica.ReceiptItem) error 
 		return err
 	}
 	// A claim beyond what we wrote is nonsense; one beyond what was acknowledged is kept to what was.
-	if item.Acked > row.delivered {
-		if err := m.delivered(tx, item.Feed, row.delivered+1, item.Acked); err != nil {
+	// The head of a device that set a floor lies right below it at first: that acknowledges nothing (R16).
+	if from := max(row.delivered+1, item.First); item.Acked >= from {
+		if err := m.delivered(tx, item.Feed, from, item.Acked); err != nil {
 			return err
 		}
 		if row, _, err = m.feeds.get(tx, item.Feed); err != nil {

@@ -101,6 +101,10 @@ func TestRefusedKnockWaitsForTheOtherSide(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	a.waitAcked(t, a.chat(b.person), 3)
+	a.wait(t, "receipt that names the floor", func() bool {
+		n := len(a.receipts)
+		return n > 0 && a.receipts[n-1].Items[0].First == 3
+	})
 	if b.rep.wished(floorWish{conv, a.account()}) {
 		t.Error("the wish for a floor stays")
 	}
