@@ -170,8 +170,9 @@ func TestWatchAcrossRestarts(t *testing.T) {
 	var seqs []uint64
 	seen := make(chan string, 100)
 	ended := make(chan error, 1)
+	since := p.status().GetLastEvent() // before anything is said
 	go func() {
-		ended <- p.Client.Watch(ctx, control.WatchOptions{Since: p.status().GetLastEvent()}, func(e *pb.Event) error {
+		ended <- p.Client.Watch(ctx, control.WatchOptions{Since: since}, func(e *pb.Event) error {
 			if e.GetType() == "message" {
 				seqs = append(seqs, e.GetSeq())
 				seen <- e.GetMessage().GetText()
