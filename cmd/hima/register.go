@@ -31,14 +31,20 @@ type registerFlags struct {
 
 func (a *app) registerCommand() *cobra.Command {
 	var f registerFlags
-	c := a.command(spec{
+	var c *cobra.Command
+	c = a.command(spec{
 		use: "register [--username U] [--nickname N] [--contact-field QQ:12345] [--password-file F | --no-password] [--network LINK]",
 		id:  "register",
 		example: "  hima register --username alice\n" +
 			"  hima register --username alice --nickname Alice --qq 12345 --password-file secret.txt\n" +
 			"  hima register --username alice --network hima-net:…\n" +
 			"  hima register --auto",
-		run: func(ctx context.Context, _ []string) error { return a.register(ctx, f) },
+		run: func(ctx context.Context, _ []string) error {
+			if f.network == "" && c.Flags().Changed("network") { // a variable that was not set, most likely
+				return usage("usage.no_network")
+			}
+			return a.register(ctx, f)
+		},
 	})
 	c.Flags().StringVar(&f.username, "username", "", "flag.register.username")
 	c.Flags().StringVar(&f.nickname, "nickname", "", "flag.register.nickname")
