@@ -7,7 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"hima/identity"
 	"hima/internal/mailbox"
+	"hima/storage"
 )
 
 // Two contacts who met once and are never there at the same time again: everything arrives, and its author learns of it.
@@ -207,6 +209,52 @@ func TestFirstRequestByMail(t *testing.T) {
 		a.up(box)
 		c.until("the answer", time.Minute, func() bool { return slices.Contains(a.heard(), "of course") })
 		c.until("delivered", time.Minute, func() bool { return a.delivered(id, b.key.ID()) == seq })
+	})
+}
+
+// What has no road is not offered, so that it can still be withdrawn (R1); and a record from before its device had a place
+// for strangers is no reason not to ask again.
+func TestNothingIsOfferedWithoutARoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 3)
+		box := c.office(0, nil)
+		a, b := c.resident("a", 1), c.resident("b", 2)
+		befriend(a, b)
+		b.up() // without any mailbox
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		before, known := c.records[b.key.ID()]
+		c.mu.Unlock()
+		if !known || !before.Request.IsZero() {
+			t.Fatalf("the record: %v, %+v", known, before.Request)
+		}
+		b.down()
+		a.older = map[identity.DeviceID]identity.DeviceRecord{b.key.ID(): before}
+		a.up()
+		id, seq := a.say(b, "where are you?")
+		time.Sleep(5 * time.Minute)
+		var offered uint64
+		must(t, a.db.View(func(tx *storage.Tx) (err error) {
+			offered, err = a.rep.Offered(tx, id)
+			return err
+		}))
+		if offered != 0 {
+			t.Errorf("offered up to %d without a road", offered)
+		}
+		log, err := (&Delivery{cfg: Config{DB: a.db}}).Why(b.key.ID())
+		if err != nil || slices.ContainsFunc(log, func(at Attempt) bool { return at.Road == RoadMailbox }) {
+			t.Errorf("attempts %+v, %v", log, err)
+		}
+		a.down()
+
+		b.up(box)
+		c.until("a record with an inbox for strangers", time.Minute, func() bool {
+			rec, err := b.FetchDevice(t.Context(), b.key.ID())
+			return err == nil && !rec.Request.IsZero()
+		})
+		b.down()
+		a.up()
+		c.until("custody", time.Minute, func() bool { why, _ := a.mail.Custody(b.key.ID(), id, seq); return len(why) == 1 })
 	})
 }
 

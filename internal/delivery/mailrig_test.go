@@ -114,6 +114,7 @@ type resident struct {
 	cert    identity.Certificate
 	db      *storage.DB
 	change  func(*MailConfig)
+	older   map[identity.DeviceID]identity.DeviceRecord // that it keeps
 
 	rep  *replica.Replica
 	mail *Mail
@@ -384,8 +385,9 @@ func (r *resident) Devices(a identity.AccountID) []identity.DeviceID {
 
 func (r *resident) Seen(identity.Certificate, string, time.Time) {}
 
-func (r *resident) DeviceRecord(identity.DeviceID) (identity.DeviceRecord, bool) {
-	return identity.DeviceRecord{}, false
+func (r *resident) DeviceRecord(d identity.DeviceID) (identity.DeviceRecord, bool) {
+	rec, ok := r.older[d]
+	return rec, ok
 }
 
 func (r *resident) FetchDevice(_ context.Context, d identity.DeviceID) (identity.DeviceRecord, error) {

@@ -222,17 +222,20 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, wg *sync.WaitGroup) 
 		if m.cfg.Feeds.Connected(peer.Device) {
 			return nil
 		}
+		// What is exported counts as offered from then on and cannot be withdrawn any more: without a road it stays here.
+		r, err := m.route(ctx, peer)
+		if err != nil {
+			return err
+		}
 		ex, err := m.export(ctx, peer.Device)
 		if err != nil || ex.Empty() {
 			return err
 		}
-		r, err := m.route(ctx, ex)
-		if err != nil {
-			m.noteFailed(ctx, peer.Device, "", err)
-			return err
-		}
 		if len(ex.Runs) == 0 && r.work > 0 && !m.takesMailOf(peer.Account) {
 			return nil // a receipt alone is not worth a stranger's place
+		}
+		if err := m.pickKey(ctx, peer.Device, &r); err != nil {
+			return err
 		}
 		item, err := m.seal(ctx, ex, r)
 		if err != nil {
@@ -285,9 +288,9 @@ type way struct {
 	key     identity.Prekey
 }
 
-// route finds where a device takes its mail: the inboxes that it gave us, or its inbox for strangers.
-func (m *Mail) route(ctx context.Context, ex replica.Export) (way, error) {
-	dev := ex.Peer.Device
+// route finds where a device takes its mail: the inboxes that it gave us, or its inbox for strangers. It uses nothing up.
+func (m *Mail) route(ctx context.Context, peer replica.Peer) (way, error) {
+	dev := peer.Device
 	var offer peerOffer
 	known := false
 	err := m.cfg.DB.View(func(tx *storage.Tx) (err error) {
@@ -300,18 +303,30 @@ func (m *Mail) route(ctx context.Context, ex replica.Export) (way, error) {
 	m.mu.Lock()
 	stale := m.stale[dev]
 	m.mu.Unlock()
-	known = known && !stale && len(offer.offer.Inboxes) > 0
+	known = known && !stale
 	record, kept := m.cfg.Records.DeviceRecord(dev)
-	now := m.cfg.Now()
 	newest := time.UnixMilli(int64(max(offer.offer.Seq, record.Seq)))
-	if !kept && !known || now.Sub(newest) > freshKey || stale {
+	// A record that is kept may be from before the device had a place for strangers: one that leads nowhere is no reason
+	// not to ask for a newer one.
+	w := m.wayTo(peer, offer, known, record, kept)
+	if !w.ok() || stale || m.cfg.Now().Sub(newest) > freshKey {
 		looking, cancel := context.WithTimeout(ctx, lookTimeout)
 		if r, err := m.cfg.Records.FetchDevice(looking, dev); err == nil {
-			record, kept = r, true
+			w = m.wayTo(peer, offer, known, r, true)
 		}
 		cancel()
 	}
-	kept = kept && !record.Expired(now) && record.Certificate.Account == ex.Peer.Account
+	if !w.ok() {
+		return way{}, errNoRoad
+	}
+	return w, nil
+}
+
+func (w way) ok() bool { return len(w.inboxes) > 0 && !w.key.IsZero() }
+
+// wayTo is the road that an offer, unless its inboxes are not to be used, and a device record lead to; perhaps none.
+func (m *Mail) wayTo(peer replica.Peer, offer peerOffer, known bool, record identity.DeviceRecord, kept bool) way {
+	kept = kept && !record.Expired(m.cfg.Now()) && record.Certificate.Account == peer.Account
 	w := way{hint: identity.NewHint(), key: offer.offer.Prekey}
 	if kept && !record.Prekey.IsZero() && (record.Seq > offer.offer.Seq || w.key.IsZero()) {
 		w.key = record.Prekey
@@ -320,14 +335,9 @@ func (m *Mail) route(ctx context.Context, ex replica.Export) (way, error) {
 		w.inboxes = m.honest(offer.offer.Inboxes)
 	}
 	if len(w.inboxes) > 0 {
-		id, key, ok, err := m.useOneTime(ctx, dev)
-		if ok {
-			w.hint, w.key = id, key
-		}
-		if err != nil {
-			return way{}, err
-		}
-	} else if kept && !record.Request.IsZero() {
+		return w
+	}
+	if kept && !record.Request.IsZero() {
 		for _, ref := range record.Mailboxes {
 			if ref.Device == record.Request.Mailbox {
 				w.inboxes = []identity.MailInbox{{Mailbox: ref, Inbox: record.Request.Inbox}}
@@ -335,10 +345,19 @@ func (m *Mail) route(ctx context.Context, ex replica.Export) (way, error) {
 		}
 		w.work = max(record.Request.WorkBits, 1)
 	}
-	if len(w.inboxes) == 0 || w.key.IsZero() {
-		return way{}, errNoRoad
+	return w
+}
+
+// pickKey takes a one-time prekey for an item to a device that gave us some.
+func (m *Mail) pickKey(ctx context.Context, dev identity.DeviceID, w *way) error {
+	if w.work > 0 {
+		return nil
 	}
-	return w, nil
+	id, key, ok, err := m.useOneTime(ctx, dev)
+	if ok {
+		w.hint, w.key = id, key
+	}
+	return err
 }
 
 // honest leaves out mailboxes that lied of late, unless no other is left.
