@@ -123,6 +123,10 @@ func (u *unlocked) fetch(ctx context.Context, account identity.AccountID) {
 	if _, err := u.directory.FetchAccount(ctx, account); err != nil {
 		u.log.Debug("asking for an account's record", "account", account.Short(), "err", err)
 	}
+	// What was written before its devices were known was owed to none of them.
+	if err := u.replica.DevicesChanged(account); err != nil {
+		u.log.Warn("working out what an account lacks", "account", account.Short(), "err", err)
+	}
 	for _, d := range u.directory.Devices(account) {
 		if _, err := u.directory.FetchDevice(ctx, d); err != nil {
 			u.log.Debug("asking for a device's record", "device", d.Short(), "err", err)

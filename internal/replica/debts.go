@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 
@@ -94,6 +95,23 @@ func (r *Replica) WatchOwed() (<-chan struct{}, func()) {
 		defer d.watchMu.Unlock()
 		delete(d.watchers, c)
 	}
+}
+
+// DevicesChanged says that an account may have other devices than before, e.g. because its record came: what they lack is
+// worked out anew. Without it, what was written to somebody of whom no device was known yet stays owed to nobody.
+func (r *Replica) DevicesChanged(account identity.AccountID) error {
+	var convs []feed.ConversationID
+	err := r.view(func(tx *storage.Tx) (err error) {
+		convs, err = r.cfg.Members.Shared(tx, account)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("asking who shares what: %w", err)
+	}
+	for _, conv := range convs {
+		r.debts.mark(conv)
+	}
+	return nil
 }
 
 // Owed lists the devices that lack entries of this device: those that are listed for the readers of a conversation and

@@ -552,3 +552,29 @@ func TestWatchOwed(t *testing.T) {
 		t.Errorf("owed %s, %v", fmt.Sprint(owed), err)
 	}
 }
+
+// TestDevicesKnownLater: what is written to somebody of whom no device is known yet is owed to the devices that are found.
+func TestDevicesKnownLater(t *testing.T) {
+	a, b := friendsApart(t, nil)
+	record := a.records[b.account()]
+	delete(a.records, b.account())
+	ticks, stop := a.rep.WatchOwed()
+	defer stop()
+	a.say(b.person, "are you somewhere?")
+	<-ticks
+	if owed, err := a.rep.Owed(); err != nil || len(owed) != 0 {
+		t.Fatalf("owed %v, %v", owed, err)
+	}
+	a.records[b.account()] = record
+	if err := a.rep.DevicesChanged(b.account()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ticks:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no tick")
+	}
+	if owed, err := a.rep.Owed(); err != nil || len(owed) != 1 || owed[0].Device != b.device() {
+		t.Errorf("owed %v, %v", owed, err)
+	}
+}
