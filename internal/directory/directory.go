@@ -152,6 +152,11 @@ func count(tx *storage.Tx, prefix []byte) (n int64, err error) {
 // Run follows the network until ctx ends.
 func (d *Directory) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		close(d.names.ended)
+		return nil
+	})
 	if d.cfg.Node != nil {
 		events, cancel := d.cfg.Node.Subscribe()
 		defer cancel()

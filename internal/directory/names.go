@@ -103,6 +103,7 @@ type ownNames struct {
 	db *storage.DB
 	// writing orders changes: a claim of the user and an answer that is applied in the background.
 	writing sync.Mutex
+	ended   chan struct{} // closed when Run ends
 
 	mu   sync.Mutex
 	m    map[identity.NetworkID]ownName // at most maxNetworks
@@ -110,7 +111,7 @@ type ownNames struct {
 }
 
 func (n *ownNames) init(db *storage.DB) {
-	n.db, n.m, n.work = db, map[identity.NetworkID]ownName{}, map[[32]byte][]byte{}
+	n.db, n.m, n.work, n.ended = db, map[identity.NetworkID]ownName{}, map[[32]byte][]byte{}, make(chan struct{})
 }
 
 func (n *ownNames) load(tx *storage.Tx) error {
@@ -267,7 +268,7 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 		next.claim = claim
 	}
 	// However little patience the caller has: once signed, the claim is kept, unless he changes his mind.
-	keep, done := untilCancelled(ctx)
+	keep, done := d.untilCancelled(ctx)
 	defer done()
 	work := d.claimWork(keep, next.claim)
 	ask, cancel := context.WithTimeout(ctx, claimTimeout)
@@ -303,14 +304,22 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 	return next.shown(), nil
 }
 
-// untilCancelled is ctx without its deadline.
-func untilCancelled(ctx context.Context) (context.Context, func()) {
+// untilCancelled is ctx without its deadline. A context whose deadline has passed does not tell any more when its parent is
+// cancelled, so that the end of Run ends it too.
+func (d *Directory) untilCancelled(ctx context.Context) (context.Context, func()) {
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			cancel()
 		}
 	})
+	go func() {
+		select {
+		case <-d.names.ended:
+			cancel()
+		case <-out.Done():
+		}
+	}()
 	return out, func() { stop(); cancel() }
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -133,6 +134,31 @@ func TestImpatientClaimIsKept(t *testing.T) {
 	_, err = bob.ClaimName(ctx, w.link.ID(), "bob")
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, NameNone, bob.Networks()[0].Username.State)
+}
+
+// A caller whose deadline has passed does not say any more that everything ends.
+func TestImpatientClaimEndsWithTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTownAt(t, 1, 0, nil, time.Now)
+		alice := w.dir(1, memDB(t))
+		_, _, err := alice.JoinNetwork(t.Context(), w.link.String())
+		require.NoError(t, err)
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		keep, done := alice.untilCancelled(ctx)
+		defer done()
+		synctest.Wait()
+		require.NoError(t, keep.Err(), "no deadline")
+		run, end := context.WithCancel(t.Context())
+		ran := make(chan error, 1)
+		go func() { ran <- alice.Run(run) }()
+		synctest.Wait()
+		require.NoError(t, keep.Err())
+		end()
+		require.NoError(t, <-ran)
+		synctest.Wait()
+		require.Error(t, keep.Err())
+	})
 }
 
 func TestBootstrapNodeThatAppearsEndsTheWait(t *testing.T) {
