@@ -161,7 +161,7 @@ func TestNobodyFound(t *testing.T) {
 	f.found.Unreachable = []string{"demo"}
 	r = f.do(t, "C", "search", "zoe")
 	require.Equal(t, exitFailed, r.code)
-	require.Contains(t, r.stderr, "demo cannot be reached")
+	require.Contains(t, r.stderr, "demo cannot say for certain now")
 	require.Contains(t, r.stderr, "network status")
 
 	f.find = nobody(control.Unavailable)
