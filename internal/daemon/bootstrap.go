@@ -42,6 +42,7 @@ type bootstrap struct {
 	dht      *node.DHT       // nil: not served
 	mailbox  *mailbox.Server // nil: not served
 	metrics  net.Listener    // nil: none
+	ending   *ending
 }
 
 // RunBootstrap serves a network until ctx ends. It returns ErrRunning when another process has the folder, ErrBadConfig for
@@ -68,11 +69,13 @@ func runBootstrap(ctx context.Context, c BootstrapConfig) error {
 		}
 		debug.SetMemoryLimit(limit)
 	}
-	b := &bootstrap{config: c, log: c.Logger, start: c.Now()}
+	b := &bootstrap{config: c, log: c.Logger, start: c.Now(), ending: newEnding(c.Logger, c.OwnProcess)}
 	if err := b.open(ctx); err != nil {
 		return errors.Join(err, b.close())
 	}
+	defer b.ending.watch(ctx)()
 	err = b.run(ctx)
+	defer b.ending.enter("closing")()
 	return errors.Join(err, b.close())
 }
 
@@ -237,6 +240,7 @@ func (b *bootstrap) run(ctx context.Context) error {
 	}
 	for name, part := range parts {
 		g.Go(func() error {
+			defer b.ending.enter(name)()
 			if err := part(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				return fmt.Errorf("running the %s: %w", name, err)
 			}

@@ -57,6 +57,7 @@ type profile struct {
 	start  time.Time
 	stop   context.CancelFunc // ends Run
 	opened chan *unlocked     // from whoever unlocked to the loop
+	ending *ending
 
 	opening sync.Mutex // held while a vault is read, made or changed, and while parts open
 
@@ -105,12 +106,19 @@ func run(ctx context.Context, c Config) error {
 	if c.OwnProcess {
 		debug.SetMemoryLimit(limit)
 	}
+	if c.OwnProcess && c.Logger == nil {
+		stop, err := keepCrashes(dir)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	p := &profile{
 		config: c, dir: dir, log: log, now: c.Now, start: c.Now(), stop: stop,
-		opened: make(chan *unlocked, 1),
+		opened: make(chan *unlocked, 1), ending: newEnding(log, c.OwnProcess),
 	}
 	if err := p.unlockAtStart(ctx); err != nil {
 		log.Error("opening the profile", "err", err)
@@ -137,7 +145,9 @@ func (p *profile) serve(ctx context.Context) error {
 		p.config.Ready()
 	}
 	g, gctx := errgroup.WithContext(ctx)
+	defer p.ending.watch(gctx)()
 	g.Go(func() error {
+		defer p.ending.enter("local API")()
 		return server.New(server.Config{Backend: p, Logger: p.log}).Serve(gctx, listener)
 	})
 	g.Go(func() error { return p.loop(gctx) })
@@ -193,7 +203,9 @@ func (p *profile) loop(ctx context.Context) error {
 // shut closes an unlocked profile, or whatever was opened and never ran. No login can open it anew meanwhile, nor ever
 // again after the last.
 func (p *profile) shut(u *unlocked, last bool) error {
+	busy := p.ending.enter("register or login under way")
 	p.opening.Lock()
+	busy()
 	defer p.opening.Unlock()
 	p.mu.Lock()
 	p.current, p.stopping = nil, last
@@ -294,7 +306,7 @@ func removeIfEmpty(dir string) {
 	if _, err := os.Stat(filepath.Join(dir, databaseFolder)); !errors.Is(err, fs.ErrNotExist) {
 		return // somebody lost a vault: nothing is thrown away
 	}
-	for _, name := range []string{socketFile, portFile, logFileName, logFileName + ".1", logoutFile, lockFile} {
+	for _, name := range []string{socketFile, portFile, logFileName, logFileName + ".1", crashFile, logoutFile, lockFile} {
 		_ = os.Remove(filepath.Join(dir, name)) // what cannot be removed keeps the folder, which the next line then leaves
 	}
 	_ = os.Remove(dir)

@@ -40,6 +40,7 @@ func tokenKey() []byte { return []byte("a/token") }
 type unlocked struct {
 	dir      string
 	log      *slog.Logger
+	ending   *ending
 	restored bool // the device key was replaced when it was opened
 
 	db        *storage.DB
@@ -76,7 +77,7 @@ type unlocked struct {
 
 func newUnlocked(p *profile, v identity.Vault, db *storage.DB) *unlocked {
 	return &unlocked{
-		dir: p.dir, log: p.log, db: db, vault: v, now: p.now, opened: p.now(), diverged: make(chan struct{}),
+		dir: p.dir, log: p.log, ending: p.ending, db: db, vault: v, now: p.now, opened: p.now(), diverged: make(chan struct{}),
 		notes: notes{wake: make(chan struct{}, 1)}, changed: make(chan struct{}, 1), tasks: make(chan func(context.Context), maxTasks),
 		claimed: map[identity.NetworkID]time.Time{},
 	}
@@ -336,6 +337,7 @@ func (u *unlocked) run(ctx context.Context) error {
 		"mailboxes in use": u.attend, "events of networks": u.runNotes, "tasks": u.runAllTasks,
 	} {
 		g.Go(func() error {
+			defer u.ending.enter(name)()
 			if err := part(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				return fmt.Errorf("running the %s: %w", name, err)
 			}
@@ -358,11 +360,16 @@ func (u *unlocked) run(ctx context.Context) error {
 func (u *unlocked) close() error {
 	var err error
 	if u.client != nil {
+		closed := u.ending.enter("closing the client of mailboxes")
 		err = u.client.Close()
+		closed()
 	}
 	if u.node != nil {
+		closed := u.ending.enter("closing the network")
 		err = errors.Join(err, u.node.Close())
+		closed()
 	}
+	defer u.ending.enter("closing the database")()
 	if u.delivery != nil { // everything was opened
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
