@@ -57,6 +57,14 @@ const (
 	dhtGood     = 24
 	dhtRemember = 10 * time.Minute
 	dhtRejoin   = 6
+	// dhtLarge is from how many peers in the table on its far parts are filled. Up to the twenty that keep a record
+	// everybody knows everybody.
+	dhtLarge = 30
+	// dhtPart is how many peers a part of the table holds at most, and dhtParts how many parts are looked at.
+	dhtPart  = 20
+	dhtParts = 15
+	// dhtAgain is the middle of when the table is filled a second time.
+	dhtAgain = time.Minute
 	// dhtPoll is how often a DHT looks whether its table has become non-empty, at first; ever less often then.
 	dhtPoll    = 200 * time.Millisecond
 	dhtPollMax = 15 * time.Second
@@ -206,7 +214,9 @@ func (d *DHT) Run(ctx context.Context) error {
 	d.rejoin(ctx, &wg)
 	d.awaitPeers(ctx)
 	d.lookAround(ctx)
-	refresh := time.NewTimer(d.refreshIn())
+	d.fillTable(ctx)
+	// Once more soon: whoever joined at the same time was in nobody's table yet.
+	refresh := time.NewTimer(dhtAgain/2 + rand.N(dhtAgain))
 	defer refresh.Stop()
 	remember := time.NewTicker(dhtRemember)
 	defer remember.Stop()
@@ -224,6 +234,7 @@ func (d *DHT) Run(ctx context.Context) error {
 			refresh.Reset(d.refreshIn())
 			if d.Peers() > 0 {
 				d.lookAround(ctx)
+				d.fillTable(ctx)
 			}
 		}
 	}
@@ -248,13 +259,39 @@ func (d *DHT) awaitPeers(ctx context.Context) {
 }
 
 // lookAround looks for this node's own ID: whom it meets on the way fills the table, and so others come to know it.
-// kad-dht would do so for every bucket, which in a network of twelve costs ten times as much and finds nobody else; the
-// far buckets are filled by everyday look-ups.
+// kad-dht would do so for every bucket, which in a network of twelve costs ten times as much and finds nobody else;
+// fillTable does in larger ones.
 func (d *DHT) lookAround(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(dhtContext(ctx), time.Minute)
 	defer cancel()
 	if _, err := d.kad.GetClosestPeers(ctx, string(d.n.id.PeerID())); err != nil && ctx.Err() == nil {
 		d.n.log.Debug("joining the DHT", "reason", err)
+	}
+}
+
+// fillTable looks around in the far parts of the network that are thin in the table, once there are more nodes than its
+// owner comes to know by looking for itself. With thin parts two nodes converge on different neighbours of one key, and a
+// record that one put the other does not find: one look-up in ten of 300 nodes that had only looked for themselves. Parts
+// that are full cost nothing, and behind the first that does not fill the nodes are few and near.
+func (d *DHT) fillTable(ctx context.Context) {
+	table := d.kad.RoutingTable()
+	thin := func(part uint) bool { return table.NPeersForCpl(part) < dhtPart }
+	for part := uint(0); part < dhtParts && d.Peers() >= dhtLarge && ctx.Err() == nil; part++ {
+		if !thin(part) {
+			continue
+		}
+		id, err := table.GenRandPeerID(part)
+		if err == nil {
+			ask, cancel := context.WithTimeout(dhtContext(ctx), time.Minute)
+			_, err = d.kad.GetClosestPeers(ask, string(id))
+			cancel()
+		}
+		if err != nil && ctx.Err() == nil {
+			d.n.log.Debug("looking around in the DHT", "part", part, "reason", err)
+		}
+		if thin(part) {
+			return
+		}
 	}
 }
 

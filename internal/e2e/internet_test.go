@@ -172,9 +172,14 @@ func TestNetlabMatrix(t *testing.T) {
 		kind, host string
 		env        []string
 	}{
-		{"cone", "nat1", nil}, {"cone", "nat2", nil}, {"symmetric", "nat3", nil}, {"symmetric", "nat4", nil},
-		{"forwarded", "nat5", forwarded("192.0.0.145")}, {"forwarded", "nat6", forwarded("192.0.0.146")},
-		{"public", "pub2", nil}, {"public", "pub3", nil},
+		{"cone", "nat1", nil},
+		{"cone", "nat2", nil},
+		{"symmetric", "nat3", nil},
+		{"symmetric", "nat4", nil},
+		{"forwarded", "nat5", forwarded("192.0.0.145")},
+		{"forwarded", "nat6", forwarded("192.0.0.146")},
+		{"public", "pub2", nil},
+		{"public", "pub3", nil},
 	}
 	people := make([]person, len(kinds))
 	for i, k := range kinds {
