@@ -73,14 +73,44 @@ func (db *DB) enqueue(it *item) error {
 		return db.failed
 	}
 	db.queue = append(db.queue, it)
-	if !db.running {
+	switch {
+	case db.running:
+	case db.resting:
+		db.running, db.resting = true, false
+		db.wake <- struct{}{}
+	default:
 		db.running = true
 		go db.commitLoop()
 	}
 	return nil
 }
 
-// commitLoop is the committer. It lives while there is something to commit.
+// restTime is how long a committer that has nothing to do stays. A fresh goroutine would have to grow its stack anew for
+// each message of a conversation, which is a few percent of what a message takes.
+const restTime = time.Second
+
+// rest waits for something to commit and tells whether there is; false: for too long, or the database closes.
+func (db *DB) rest() bool {
+	t := time.NewTimer(restTime)
+	defer t.Stop()
+	select {
+	case <-db.wake:
+	case <-t.C:
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if !db.running {
+		db.resting = false
+		return false
+	}
+	select {
+	case <-db.wake: // it came while the time ran out
+	default:
+	}
+	return true
+}
+
+// commitLoop is the committer. It lives while there is something to commit, and a little longer.
 func (db *DB) commitLoop() {
 	returned := false
 	defer func() {
@@ -94,8 +124,13 @@ func (db *DB) commitLoop() {
 		if len(db.queue) == 0 && db.carry == nil {
 			db.running = false
 			db.queue = nil
+			db.resting = !db.closing
+			resting := db.resting
 			db.idle.Broadcast()
 			db.mu.Unlock()
+			if resting && db.rest() {
+				continue
+			}
 			returned = true
 			return
 		}

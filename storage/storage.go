@@ -82,10 +82,12 @@ type DB struct {
 	log     *slog.Logger
 	release func() error // lets go of the folder
 
-	mu      sync.Mutex // guards the fields below
-	idle    *sync.Cond // signalled when running or readers change
+	mu      sync.Mutex    // guards the fields below
+	idle    *sync.Cond    // signalled when running or readers change
+	wake    chan struct{} // one slot; filled by whoever ends resting
 	queue   []*item
 	running bool // a committer is at work
+	resting bool // or waits for work, on wake
 	closing bool
 	closed  bool
 	readers int
@@ -116,6 +118,7 @@ func Open(config Config) (*DB, error) {
 	}
 	db := &DB{config: config, log: config.Logger, release: func() error { return nil }}
 	db.idle = sync.NewCond(&db.mu)
+	db.wake = make(chan struct{}, 1)
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
 	}
@@ -222,6 +225,10 @@ func (db *DB) Close() error {
 	db.closing = true
 	for db.running || db.readers > 0 {
 		db.idle.Wait()
+	}
+	if db.resting {
+		db.resting = false
+		db.wake <- struct{}{}
 	}
 	db.mu.Unlock()
 
