@@ -83,8 +83,10 @@ const (
 	republish = 12 * time.Hour
 	// publishTimeout bounds one put and its check. After a failure the next try comes after publishPause, doubled each
 	// time up to publishPauseMax.
-	publishTimeout  = time.Minute
-	publishPause    = 5 * time.Second
+	publishTimeout = time.Minute
+	publishPause   = 5 * time.Second
+	// putAgain is the middle of when a new record is put a second time.
+	putAgain        = 4 * time.Minute
 	publishPauseMax = 30 * time.Minute
 	// peerPoll is how often an empty table is looked at: nobody tells when the first peer has come.
 	peerPoll = time.Second

@@ -29,6 +29,7 @@ type item struct {
 type itemState struct {
 	raw    []byte // what was put
 	stored bool   // others were seen to hold it
+	again  bool   // and it was put a second time
 	fails  int
 	next   time.Time
 }
@@ -129,8 +130,12 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 // time, or after a pause that doubles.
 func settled(st itemState, err error, now time.Time) itemState {
 	if err == nil {
-		st.fails, st.stored = 0, true
 		st.next = now.Add(republish - rand.N(republish/12))
+		if !st.stored && !st.again {
+			// In a young network, and with a young table, the nodes that seemed closest were not always.
+			st.again, st.next = true, now.Add(putAgain/2+rand.N(putAgain))
+		}
+		st.fails, st.stored = 0, true
 		return st
 	}
 	st.stored = false
