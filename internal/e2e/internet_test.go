@@ -124,6 +124,20 @@ func (p person) joined() {
 	})
 }
 
+// findableWhileAway waits until the record that names the inbox for requests is published too: it follows the first one
+// some seconds after the mailbox was found.
+func (p person) findableWhileAway() {
+	p.t.Helper()
+	p.until("the record with the inbox", func() bool {
+		n := p.one("network", "list")
+		joined, err := time.Parse(time.RFC3339, n["joined"].(string))
+		require.NoError(p.t, err)
+		published, err := time.Parse(time.RFC3339, n["published"].(string))
+		require.NoError(p.t, err)
+		return published.Sub(joined) > 3*time.Second || time.Since(joined) > 15*time.Second
+	})
+}
+
 // befriend makes two people contacts who know nothing of each other but the username.
 func befriend(a, b person) {
 	a.t.Helper()
@@ -310,6 +324,7 @@ func TestNetlabNeverTogether(t *testing.T) {
 	alice, bob := user(t, "alice", "nat1", b.link), user(t, "bob", "nat2", b.link)
 	alice.joined()
 	bob.joined()
+	bob.findableWhileAway()
 	capture := record(t, "pub")
 	bob.must("node", "stop")
 	alice.must("contact", "add", "bob", "--yes", "--message", "secret sentence one")
