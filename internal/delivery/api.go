@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -87,13 +88,13 @@ type Attempt struct {
 
 func (c Config) withDefaults() Config {
 	d := DefaultLimits()
-	setDefault(&c.Limits.Dials, d.Dials)
-	setDefault(&c.Limits.Latency, d.Latency)
-	setDefault(&c.Limits.Cap, d.Cap)
-	setDefault(&c.Limits.IdleCap, d.IdleCap)
-	setDefault(&c.Limits.Recent, d.Recent)
-	setDefault(&c.Limits.NearCap, d.NearCap)
-	setDefault(&c.Limits.Timeout, d.Timeout)
+	c.Limits.Dials = cmp.Or(c.Limits.Dials, d.Dials)
+	c.Limits.Latency = cmp.Or(c.Limits.Latency, d.Latency)
+	c.Limits.Cap = cmp.Or(c.Limits.Cap, d.Cap)
+	c.Limits.IdleCap = cmp.Or(c.Limits.IdleCap, d.IdleCap)
+	c.Limits.Recent = cmp.Or(c.Limits.Recent, d.Recent)
+	c.Limits.NearCap = cmp.Or(c.Limits.NearCap, d.NearCap)
+	c.Limits.Timeout = cmp.Or(c.Limits.Timeout, d.Timeout)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -101,13 +102,6 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 func (c Config) check() error {

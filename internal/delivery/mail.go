@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -282,16 +283,16 @@ func (m *Mail) tidy(ctx context.Context) {
 func (c MailConfig) withDefaults() MailConfig {
 	d := DefaultMailLimits()
 	l := &c.Limits
-	setDefault(&l.Grace, d.Grace)
-	setDefault(&l.Posts, d.Posts)
-	setDefault(&l.Retry, d.Retry)
-	setDefault(&l.RetryCap, d.RetryCap)
-	setDefault(&l.Receipt, d.Receipt)
-	setDefault(&l.Rotation, d.Rotation)
-	setDefault(&l.OneTime, d.OneTime)
-	setDefault(&l.OneTimeOf, d.OneTimeOf)
-	setDefault(&l.Slack, d.Slack)
-	setDefault(&l.Left, d.Left)
+	l.Grace = cmp.Or(l.Grace, d.Grace)
+	l.Posts = cmp.Or(l.Posts, d.Posts)
+	l.Retry = cmp.Or(l.Retry, d.Retry)
+	l.RetryCap = cmp.Or(l.RetryCap, d.RetryCap)
+	l.Receipt = cmp.Or(l.Receipt, d.Receipt)
+	l.Rotation = cmp.Or(l.Rotation, d.Rotation)
+	l.OneTime = cmp.Or(l.OneTime, d.OneTime)
+	l.OneTimeOf = cmp.Or(l.OneTimeOf, d.OneTimeOf)
+	l.Slack = cmp.Or(l.Slack, d.Slack)
+	l.Left = cmp.Or(l.Left, d.Left)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -414,7 +415,7 @@ func (m *Mail) leaveAt(ctx context.Context, ex replica.Export, w way, item []byt
 				if errors.Is(err, mailbox.ErrNoInbox) {
 					missing++
 				}
-				first = cmpErr(first, err)
+				first = cmp.Or(first, err)
 			}
 		case <-spare:
 			return nil // what the others say is still noted
@@ -430,13 +431,6 @@ func (m *Mail) leaveAt(ctx context.Context, ex replica.Export, w way, item []byt
 		m.mu.Unlock()
 	}
 	return first
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // leaveIn leaves an item in one inbox and keeps the receipt.

@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,10 +30,10 @@ func NewClient(c ClientConfig) (*Client, error) {
 		return nil, errors.New("mailbox: the client needs a node")
 	}
 	d := DefaultClientLimits()
-	setDefault(&c.Limits.Answer, d.Answer)
-	setDefault(&c.Limits.Idle, d.Idle)
-	setDefault(&c.Limits.Ping, d.Ping)
-	setDefault(&c.Limits.Window, d.Window)
+	c.Limits.Answer = cmp.Or(c.Limits.Answer, d.Answer)
+	c.Limits.Idle = cmp.Or(c.Limits.Idle, d.Idle)
+	c.Limits.Ping = cmp.Or(c.Limits.Ping, d.Ping)
+	c.Limits.Window = cmp.Or(c.Limits.Window, d.Window)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

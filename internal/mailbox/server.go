@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,23 +68,23 @@ func newServer(c ServerConfig) *Server {
 func (c ServerConfig) withDefaults() ServerConfig {
 	d := DefaultServerLimits()
 	l := &c.Limits
-	setDefault(&l.TotalBytes, d.TotalBytes)
-	setDefault(&l.TotalItems, d.TotalItems)
-	setDefault(&l.Inboxes, d.Inboxes)
-	setDefault(&l.InboxBytes, d.InboxBytes)
-	setDefault(&l.InboxItems, d.InboxItems)
-	setDefault(&l.RequestBytes, d.RequestBytes)
-	setDefault(&l.RequestItems, d.RequestItems)
-	setDefault(&l.Expiry, d.Expiry)
-	setDefault(&l.InboxIdle, d.InboxIdle)
-	setDefault(&l.WorkBits, d.WorkBits)
-	setDefault(&l.Watched, d.Watched)
-	setDefault(&l.Rate, d.Rate)
-	setDefault(&l.Burst, d.Burst)
-	setDefault(&l.ByteRate, d.ByteRate)
-	setDefault(&l.ByteBurst, d.ByteBurst)
-	setDefault(&l.OpenRate, d.OpenRate)
-	setDefault(&l.OpenBurst, d.OpenBurst)
+	l.TotalBytes = cmp.Or(l.TotalBytes, d.TotalBytes)
+	l.TotalItems = cmp.Or(l.TotalItems, d.TotalItems)
+	l.Inboxes = cmp.Or(l.Inboxes, d.Inboxes)
+	l.InboxBytes = cmp.Or(l.InboxBytes, d.InboxBytes)
+	l.InboxItems = cmp.Or(l.InboxItems, d.InboxItems)
+	l.RequestBytes = cmp.Or(l.RequestBytes, d.RequestBytes)
+	l.RequestItems = cmp.Or(l.RequestItems, d.RequestItems)
+	l.Expiry = cmp.Or(l.Expiry, d.Expiry)
+	l.InboxIdle = cmp.Or(l.InboxIdle, d.InboxIdle)
+	l.WorkBits = cmp.Or(l.WorkBits, d.WorkBits)
+	l.Watched = cmp.Or(l.Watched, d.Watched)
+	l.Rate = cmp.Or(l.Rate, d.Rate)
+	l.Burst = cmp.Or(l.Burst, d.Burst)
+	l.ByteRate = cmp.Or(l.ByteRate, d.ByteRate)
+	l.ByteBurst = cmp.Or(l.ByteBurst, d.ByteBurst)
+	l.OpenRate = cmp.Or(l.OpenRate, d.OpenRate)
+	l.OpenBurst = cmp.Or(l.OpenBurst, d.OpenBurst)
 	l.WorkBits = max(l.WorkBits, 0)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -92,13 +93,6 @@ func (c ServerConfig) withDefaults() ServerConfig {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // now is the time to the millisecond, as receipts and keys have it.

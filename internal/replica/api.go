@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -235,15 +236,15 @@ type Draft struct {
 
 func (c Config) withDefaults() Config {
 	d := DefaultLimits()
-	setDefault(&c.Limits.Sessions, d.Sessions)
-	setDefault(&c.Limits.StrangerSessions, d.StrangerSessions)
-	setDefault(&c.Limits.Window, d.Window)
-	setDefault(&c.Limits.StrangerRate, d.StrangerRate)
-	setDefault(&c.Limits.Ping, d.Ping)
-	setDefault(&c.Limits.Dead, d.Dead)
-	setDefault(&c.Limits.Receipt, d.Receipt)
-	setDefault(&c.Limits.ReceiptMax, d.ReceiptMax)
-	setDefault(&c.Limits.Detached, d.Detached)
+	c.Limits.Sessions = cmp.Or(c.Limits.Sessions, d.Sessions)
+	c.Limits.StrangerSessions = cmp.Or(c.Limits.StrangerSessions, d.StrangerSessions)
+	c.Limits.Window = cmp.Or(c.Limits.Window, d.Window)
+	c.Limits.StrangerRate = cmp.Or(c.Limits.StrangerRate, d.StrangerRate)
+	c.Limits.Ping = cmp.Or(c.Limits.Ping, d.Ping)
+	c.Limits.Dead = cmp.Or(c.Limits.Dead, d.Dead)
+	c.Limits.Receipt = cmp.Or(c.Limits.Receipt, d.Receipt)
+	c.Limits.ReceiptMax = cmp.Or(c.Limits.ReceiptMax, d.ReceiptMax)
+	c.Limits.Detached = cmp.Or(c.Limits.Detached, d.Detached)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -254,13 +255,6 @@ func (c Config) withDefaults() Config {
 		c.Agent = "hima"
 	}
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 func (c Config) check() error {
