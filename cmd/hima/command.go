@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hima/internal/control"
 	"hima/internal/control/pb"
 	"hima/internal/text"
 )
@@ -228,31 +229,39 @@ func (a *app) localiseCommand(c *cobra.Command) {
 	}
 }
 
-// completeWho offers the contacts of a node that runs.
-func (a *app) completeWho(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+// complete asks a node that runs for the words that may stand as the only argument; completion never starts one.
+func (a *app) complete(c *cobra.Command, args []string, words func(*control.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	const none = cobra.ShellCompDirectiveNoFileComp
-	if len(args) > 0 {
+	if len(args) > 0 || a.flagsFromEnv(c.Flags()) != nil {
 		return nil, none
 	}
-	node, err := a.completing(c)
+	a.flags.noStart = true
+	node, err := a.connect(c.Context())
 	if err != nil {
 		return nil, none
 	}
 	defer node.Close()
-	resp, err := node.ListContacts(c.Context(), &pb.ListContactsRequest{})
+	out, err := words(node)
 	if err != nil {
 		return nil, none
 	}
-	var out []string
-	for _, c := range resp.GetContacts() {
-		v := contactOf(c)
-		word := v.Username
-		if v.Remark != "" && !strings.ContainsAny(v.Remark, " \t'\"\\$`") {
-			word = v.Remark
+	return out, none
+}
+
+// completeWho offers the contacts of a node that runs.
+func (a *app) completeWho(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, args, func(node *control.Client) (out []string, err error) {
+		resp, err := node.ListContacts(c.Context(), &pb.ListContactsRequest{})
+		for _, c := range resp.GetContacts() {
+			v := contactOf(c)
+			word := v.Username
+			if v.Remark != "" && !strings.ContainsAny(v.Remark, " \t'\"\\$`") {
+				word = v.Remark
+			}
+			if word != "" {
+				out = append(out, word+"\t"+v.Nickname)
+			}
 		}
-		if word != "" {
-			out = append(out, word+"\t"+v.Nickname)
-		}
-	}
-	return append(out, "self"), none
+		return append(out, "self"), err
+	})
 }

@@ -283,23 +283,12 @@ func (a *app) offerMailbox(ctx context.Context, who string, quota uint64) error 
 
 // completeMailbox offers the mailboxes of a node that runs.
 func (a *app) completeMailbox(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	const none = cobra.ShellCompDirectiveNoFileComp
-	if len(args) > 0 {
-		return nil, none
-	}
-	node, err := a.completing(c)
-	if err != nil {
-		return nil, none
-	}
-	defer node.Close()
-	resp, err := node.ListMailboxes(c.Context(), &pb.ListMailboxesRequest{})
-	if err != nil {
-		return nil, none
-	}
-	var out []string
-	for _, m := range resp.GetMailboxes() {
-		v := mailboxOf(m)
-		out = append(out, v.Device+"\t"+v.Name)
-	}
-	return out, none
+	return a.complete(c, args, func(node *control.Client) (out []string, err error) {
+		resp, err := node.ListMailboxes(c.Context(), &pb.ListMailboxesRequest{})
+		for _, m := range resp.GetMailboxes() {
+			v := mailboxOf(m)
+			out = append(out, v.Device+"\t"+v.Name)
+		}
+		return out, err
+	})
 }

@@ -283,35 +283,15 @@ func cut(s string, n int) string {
 	return s[:n] + "…"
 }
 
-// completing connects to a node that runs; completion never starts one.
-func (a *app) completing(c *cobra.Command) (*control.Client, error) {
-	if err := a.flagsFromEnv(c.Flags()); err != nil {
-		return nil, err
-	}
-	a.flags.noStart = true
-	return a.connect(c.Context())
-}
-
 // completeNetwork offers the networks that are joined.
 func (a *app) completeNetwork(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	const none = cobra.ShellCompDirectiveNoFileComp
-	if len(args) > 0 {
-		return nil, none
-	}
-	node, err := a.completing(c)
-	if err != nil {
-		return nil, none
-	}
-	defer node.Close()
-	resp, err := node.ListNetworks(c.Context(), &pb.ListNetworksRequest{})
-	if err != nil {
-		return nil, none
-	}
-	var out []string
-	for _, v := range networksOf(resp.GetNetworks()) {
-		out = append(out, v.Name+"\t"+shortNetwork(v.ID))
-	}
-	return out, none
+	return a.complete(c, args, func(node *control.Client) (out []string, err error) {
+		resp, err := node.ListNetworks(c.Context(), &pb.ListNetworksRequest{})
+		for _, v := range networksOf(resp.GetNetworks()) {
+			out = append(out, v.Name+"\t"+shortNetwork(v.ID))
+		}
+		return out, err
+	})
 }
 
 // anyNetwork reports whether a network is joined, as far as the node says; it chooses between two hints.

@@ -173,7 +173,7 @@ func (n networking) ListMailboxes(ctx context.Context, _ *pb.ListMailboxesReques
 	used := map[identity.DeviceID]bool{}
 	for _, b := range n.u.mail.Boxes() {
 		used[b.Device] = b.State != delivery.BoxRetiring
-		m, err := n.box(b)
+		m, err := n.box(ctx, b)
 		if err != nil {
 			return nil, err
 		}
@@ -213,13 +213,13 @@ func (n networking) offer(ctx context.Context, g delivery.GrantStatus) (*pb.Mail
 }
 
 // box is the API's form of a mailbox.
-func (n networking) box(b delivery.BoxStatus) (*pb.Mailbox, error) {
+func (n networking) box(ctx context.Context, b delivery.BoxStatus) (*pb.Mailbox, error) {
 	name, err := n.u.boxName(b.Device)
 	if err != nil {
 		return nil, err
 	}
 	// Each inbox counts its own quota there; together they hold no more than was granted.
-	if granted, ok := n.granted(b); ok {
+	if granted, ok := n.granted(ctx, b); ok {
 		b.Quota = granted
 	}
 	return &pb.Mailbox{
@@ -230,11 +230,11 @@ func (n networking) box(b delivery.BoxStatus) (*pb.Mailbox, error) {
 }
 
 // granted is what a contact offered to keep.
-func (n networking) granted(b delivery.BoxStatus) (uint64, bool) {
+func (n networking) granted(ctx context.Context, b delivery.BoxStatus) (uint64, bool) {
 	if b.Source != delivery.SourceContact {
 		return 0, false
 	}
-	offers, err := n.u.messenger.Grants(context.Background())
+	offers, err := n.u.messenger.Grants(ctx)
 	if err != nil {
 		return 0, false
 	}
@@ -264,7 +264,7 @@ func (u *unlocked) boxName(d identity.DeviceID) (string, error) {
 
 // callsBox tells whether what a user wrote means a mailbox: what the list shows, the contact whose node it is by any name,
 // or the device's ID, its beginning or its end.
-func (n networking) callsBox(what string, d identity.DeviceID) (bool, error) {
+func (n networking) callsBox(ctx context.Context, what string, d identity.DeviceID) (bool, error) {
 	name, err := n.u.boxName(d)
 	if err != nil {
 		return false, err
@@ -273,7 +273,7 @@ func (n networking) callsBox(what string, d identity.DeviceID) (bool, error) {
 	if what == id || strings.EqualFold(what, name) || len(what) >= 4 && (strings.HasPrefix(id, what) || strings.HasSuffix(id, strings.TrimPrefix(what, "…"))) {
 		return true, nil
 	}
-	c, ok := n.knows(what)
+	c, ok := n.knows(ctx, what)
 	if !ok {
 		return false, nil
 	}
@@ -295,7 +295,7 @@ func (n networking) AddMailbox(ctx context.Context, in *pb.AddMailboxRequest) (*
 	} else {
 		g, err := n.u.messenger.Grant(ctx, who)
 		if errors.Is(err, messenger.ErrNotFound) {
-			if _, found := n.knows(who); found {
+			if _, found := n.knows(ctx, who); found {
 				return nil, &control.Error{Code: control.Denied, Message: who + " offers to keep no mail for you", Hint: "they can with `hima mailbox offer`", Cause: err}
 			}
 		}
@@ -308,13 +308,13 @@ func (n networking) AddMailbox(ctx context.Context, in *pb.AddMailboxRequest) (*
 	if err != nil {
 		return nil, refusal(unreachable(err))
 	}
-	m, err := n.box(b)
+	m, err := n.box(ctx, b)
 	return &pb.AddMailboxResponse{Mailbox: m}, err
 }
 
 // knows tells whether a name means somebody known here.
-func (n networking) knows(who string) (messenger.Contact, bool) {
-	all, err := n.u.messenger.Contacts(context.Background(), true)
+func (n networking) knows(ctx context.Context, who string) (messenger.Contact, bool) {
+	all, err := n.u.messenger.Contacts(ctx, true)
 	if err != nil || who == "" {
 		return messenger.Contact{}, false
 	}
@@ -343,7 +343,7 @@ func (n networking) RemoveMailbox(ctx context.Context, in *pb.RemoveMailboxReque
 	what := strings.TrimSpace(in.GetMailbox())
 	var found []identity.DeviceID
 	for _, b := range n.u.mail.Boxes() {
-		means, err := n.callsBox(what, b.Device)
+		means, err := n.callsBox(ctx, what, b.Device)
 		if err != nil {
 			return nil, err
 		}
@@ -362,7 +362,7 @@ func (n networking) RemoveMailbox(ctx context.Context, in *pb.RemoveMailboxReque
 	if err != nil {
 		return nil, refusal(err)
 	}
-	m, err := n.box(b)
+	m, err := n.box(ctx, b)
 	return &pb.RemoveMailboxResponse{Mailbox: m}, err
 }
 
