@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// logText is what was logged so far. It has a lock of its own because collecting all stacks looks like waiting to a bubble:
+// synctest.Wait orders nothing then.
+type logText struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 func TestEndThatHangsIsToldAndCutOff(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			var log bytes.Buffer
+			var log logText
 			e := newEnding(slog.New(slog.NewTextHandler(&log, nil)), own)
 			var code int
 			if own {
@@ -39,17 +59,17 @@ func TestEndThatHangsIsToldAndCutOff(t *testing.T) {
 			require.Zero(t, code)
 			time.Sleep(endLimit - endSlow)
 			synctest.Wait()
+			stop()
 			require.Contains(t, log.String(), "does not end")
 			require.Contains(t, log.String(), "TestEndThatHangs", "the stacks")
 			require.Equal(t, own, code == 1)
-			stop()
 		})
 	}
 }
 
 func TestEndInTimeIsNotToldOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log logText
 		e := newEnding(slog.New(slog.NewTextHandler(&log, nil)), true)
 		ctx, cancel := context.WithCancel(t.Context())
 		stop := e.watch(ctx)
