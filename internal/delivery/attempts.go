@@ -34,7 +34,8 @@ func (d *Delivery) Why(device identity.DeviceID) ([]Attempt, error) {
 	return out, err
 }
 
-// note adds an attempt. It takes the path of caches: nothing depends on it, and a crash may lose the newest.
+// note adds an attempt. It takes the path of caches: nothing depends on it, and a crash may lose the newest. One that went
+// like the last one takes its place, or a device that is away for an hour would push out what else was tried.
 func (d *Delivery) note(device identity.DeviceID, a Attempt) error {
 	return noteAttempt(d.cfg.DB, device, a)
 }
@@ -45,6 +46,9 @@ func noteAttempt(db *storage.DB, device identity.DeviceID, a Attempt) error {
 		list, err := loadAttempts(tx, device)
 		if err != nil {
 			list = nil // damaged: begin anew, it is only a log
+		}
+		if len(list) > 0 && a.Error != "" && list[0].Road == a.Road && list[0].Addr == a.Addr && list[0].Error == a.Error {
+			list = list[1:]
 		}
 		list = append([]Attempt{a}, list...)
 		return tx.Set(attemptsKey(device), encodeAttempts(list[:min(len(list), maxAttempts)]))
