@@ -282,6 +282,7 @@ func (d *DHT) fillTable(ctx context.Context) {
 		}
 		id, err := table.GenRandPeerID(part)
 		if err == nil {
+			d.n.makeRoom()
 			ask, cancel := context.WithTimeout(dhtContext(ctx), time.Minute)
 			_, err = d.kad.GetClosestPeers(ask, string(id))
 			cancel()
@@ -307,6 +308,7 @@ func (d *DHT) Put(ctx context.Context, key string, value []byte) error {
 	if d.isClosed() {
 		return ErrClosed
 	}
+	d.n.makeRoom()
 	err := d.kad.PutValue(dhtContext(ctx), key, value)
 	switch {
 	case err == nil:
@@ -331,6 +333,7 @@ func (d *DHT) Get(ctx context.Context, key string) ([]byte, error) {
 	}
 	ctx, cancel := context.WithCancel(dhtContext(ctx))
 	defer cancel()
+	d.n.makeRoom()
 	found, err := d.kad.SearchValue(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("looking for a record: %w", err)
@@ -375,6 +378,7 @@ func (d *DHT) Ask(ctx context.Context, key string) ([]DHTAnswer, error) {
 	w := &witness{key: key, answers: map[peer.ID][]byte{}}
 	ctx, cancel := context.WithCancel(context.WithValue(dhtContext(ctx), witnessKey{}, w))
 	defer cancel()
+	d.n.makeRoom()
 	found, err := d.kad.SearchValue(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("asking the closest nodes: %w", err)
@@ -414,6 +418,7 @@ func (d *DHT) FindPeer(ctx context.Context, dev identity.DeviceID) ([]string, er
 	if d.isClosed() {
 		return nil, ErrClosed
 	}
+	d.n.makeRoom()
 	info, err := d.kad.FindPeer(dhtContext(ctx), dev.PeerID())
 	if good := dialable(info.Addrs); len(good) > 0 {
 		return addrStrings(good), nil

@@ -17,7 +17,30 @@ const (
 	idleAfter = 2 * time.Minute
 	// idleKept is how many are kept longer. Each costs 30 bytes a second in signs of life; a DHT's table needs none.
 	idleKept = 4
+	// lookedAfter is how old a connection is that a look-up made and has done with: whoever dials for another reason opens
+	// a stream at once.
+	lookedAfter = time.Second
 )
+
+// makeRoom closes connections that earlier look-ups left, when all together are a third of what there may be. One look-up
+// makes some forty; a node that may dial nobody any more takes whom it cannot reach for gone, strikes them off its table,
+// and finds the wrong ones nearest to a key without noticing.
+func (n *Node) makeRoom() {
+	conns := n.host.Network().Conns()
+	if len(conns) < n.cfg.Limits.Conns/3 {
+		return
+	}
+	for _, d := range n.openDHTs() {
+		d.sender.dropIdle(0)
+	}
+	now := time.Now()
+	for _, c := range conns {
+		st := c.Stat()
+		if st.Direction == network.DirOutbound && now.Sub(st.Opened) > lookedAfter && len(c.GetStreams()) == 0 && !n.wanted(c) {
+			c.Close()
+		}
+	}
+}
 
 // sweepIdle closes connections that nobody uses until ctx ends. libp2p's connection manager acts on numbers alone, and far
 // above those of a person who has some friends online.

@@ -222,6 +222,12 @@ func (n *Node) dropDHT(d *DHT) {
 	n.dhts = slices.DeleteFunc(n.dhts, func(o *DHT) bool { return o == d })
 }
 
+func (n *Node) openDHTs() []*DHT {
+	n.dhtMu.Lock()
+	defer n.dhtMu.Unlock()
+	return slices.Clone(n.dhts)
+}
+
 func (n *Node) takeDHTs() []*DHT {
 	n.dhtMu.Lock()
 	defer n.dhtMu.Unlock()
