@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,9 +40,9 @@ func TestEndThatHangsIsToldAndCutOff(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var log logText
 			e := newEnding(slog.New(slog.NewTextHandler(&log, nil)), own)
-			var code int
+			var code atomic.Int64
 			if own {
-				e.exit = func(c int) { code = c }
+				e.exit = func(c int) { code.Store(int64(c)) }
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			stop := e.watch(ctx)
@@ -56,13 +57,13 @@ func TestEndThatHangsIsToldAndCutOff(t *testing.T) {
 			synctest.Wait()
 			require.Contains(t, log.String(), "slow to end")
 			require.Contains(t, log.String(), "waits_for=mail\n")
-			require.Zero(t, code)
+			require.Zero(t, code.Load())
 			time.Sleep(endLimit - endSlow)
 			synctest.Wait()
 			stop()
 			require.Contains(t, log.String(), "does not end")
 			require.Contains(t, log.String(), "TestEndThatHangs", "the stacks")
-			require.Equal(t, own, code == 1)
+			require.Equal(t, own, code.Load() == 1)
 		})
 	}
 }
