@@ -42,9 +42,29 @@ const (
 	KindDecline      Kind = 18
 	KindCardUpdate   Kind = 19
 	KindMailboxGrant Kind = 20
-	KindContactState Kind = 32
-	KindSetting      Kind = 33
-	KindInviteState  Kind = 35
+	// Invitations into groups and applications are not state of the group (R27): they are said between two accounts.
+	KindGroupInvitation  Kind = 21
+	KindGroupAnswer      Kind = 22
+	KindGroupApplication Kind = 23
+	KindGroupVerdict     Kind = 24
+	KindContactState     Kind = 32
+	KindSetting          Kind = 33
+	KindInviteState      Kind = 35
+)
+
+// The kinds of control entries of groups: the acts of docs/spec/groups.md.
+const (
+	KindGroupCreate   Kind = 64
+	KindGroupAdmit    Kind = 65
+	KindGroupLeave    Kind = 66
+	KindGroupRemove   Kind = 67
+	KindGroupRole     Kind = 68
+	KindGroupTransfer Kind = 69
+	KindGroupSet      Kind = 70
+	KindGroupNickname Kind = 71
+	KindGroupEpoch    Kind = 72
+	KindGroupRevoke   Kind = 73
+	KindGroupDissolve Kind = 74
 )
 
 // Known tells whether this version knows what such an entry says. Unknown kinds are valid and kept: an unknown chat
@@ -58,6 +78,7 @@ func Known(n Number, k Kind) bool {
 		case KindRequest, KindAccept, KindDecline, KindCardUpdate, KindMailboxGrant, KindContactState, KindSetting, KindInviteState:
 			return true
 		}
+		return k >= KindGroupInvitation && k <= KindGroupVerdict || k >= KindGroupCreate && k <= KindGroupDissolve
 	}
 	return false
 }

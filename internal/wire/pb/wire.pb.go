@@ -164,6 +164,7 @@ const (
 	MailboxOpen_KIND_CONTACT     MailboxOpen_Kind = 1
 	MailboxOpen_KIND_REQUEST     MailboxOpen_Kind = 2 // proof of work, small quota
 	MailboxOpen_KIND_SLOT        MailboxOpen_Kind = 3 // keeps the newest item only
+	MailboxOpen_KIND_LOG         MailboxOpen_Kind = 4 // read by cursor by many, items go only by expiry
 )
 
 // Enum value maps for MailboxOpen_Kind.
@@ -173,12 +174,14 @@ var (
 		1: "KIND_CONTACT",
 		2: "KIND_REQUEST",
 		3: "KIND_SLOT",
+		4: "KIND_LOG",
 	}
 	MailboxOpen_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_CONTACT":     1,
 		"KIND_REQUEST":     2,
 		"KIND_SLOT":        3,
+		"KIND_LOG":         4,
 	}
 )
 
@@ -389,6 +392,55 @@ func (ContactState_Verified) EnumDescriptor() ([]byte, []int) {
 	return file_wire_pb_wire_proto_rawDescGZIP(), []int{54, 1}
 }
 
+type GroupRole_Role int32
+
+const (
+	GroupRole_ROLE_UNSPECIFIED GroupRole_Role = 0
+	GroupRole_ROLE_MEMBER      GroupRole_Role = 1
+	GroupRole_ROLE_ADMIN       GroupRole_Role = 2
+)
+
+// Enum value maps for GroupRole_Role.
+var (
+	GroupRole_Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_MEMBER",
+		2: "ROLE_ADMIN",
+	}
+	GroupRole_Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_MEMBER":      1,
+		"ROLE_ADMIN":       2,
+	}
+)
+
+func (x GroupRole_Role) Enum() *GroupRole_Role {
+	p := new(GroupRole_Role)
+	*p = x
+	return p
+}
+
+func (x GroupRole_Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupRole_Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_pb_wire_proto_enumTypes[6].Descriptor()
+}
+
+func (GroupRole_Role) Type() protoreflect.EnumType {
+	return &file_wire_pb_wire_proto_enumTypes[6]
+}
+
+func (x GroupRole_Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupRole_Role.Descriptor instead.
+func (GroupRole_Role) EnumDescriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70, 0}
+}
+
 type Bye_Reason int32
 
 const (
@@ -437,11 +489,11 @@ func (x Bye_Reason) String() string {
 }
 
 func (Bye_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_wire_pb_wire_proto_enumTypes[6].Descriptor()
+	return file_wire_pb_wire_proto_enumTypes[7].Descriptor()
 }
 
 func (Bye_Reason) Type() protoreflect.EnumType {
-	return &file_wire_pb_wire_proto_enumTypes[6]
+	return &file_wire_pb_wire_proto_enumTypes[7]
 }
 
 func (x Bye_Reason) Number() protoreflect.EnumNumber {
@@ -450,7 +502,7 @@ func (x Bye_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Bye_Reason.Descriptor instead.
 func (Bye_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{80, 0}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{105, 0}
 }
 
 // Signed is a payload with an Ed25519 signature over "<domain>\x00" + payload. The domain comes from the context.
@@ -1854,6 +1906,7 @@ type Mail struct {
 	Offer         *MailOffer             `protobuf:"bytes,7,opt,name=offer,proto3" json:"offer,omitempty"`
 	Token         []byte                 `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"` // an invite token, for a first request, or
 	Work          []byte                 `protobuf:"bytes,9,opt,name=work,proto3" json:"work,omitempty"`   // its proof of work, as in a Knock
+	Keys          []*GroupKeys           `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`  // of groups that both are in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1947,6 +2000,13 @@ func (x *Mail) GetToken() []byte {
 func (x *Mail) GetWork() []byte {
 	if x != nil {
 		return x.Work
+	}
+	return nil
+}
+
+func (x *Mail) GetKeys() []*GroupKeys {
+	if x != nil {
+		return x.Keys
 	}
 	return nil
 }
@@ -4316,6 +4376,9 @@ type InviteState struct {
 	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Revoked       bool                   `protobuf:"varint,2,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	CreatedMs     int64                  `protobuf:"varint,3,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	Group         []byte                 `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`                           // the token lets its holder apply there; empty: be asked as a contact
+	ExpiresMs     int64                  `protobuf:"varint,5,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 0: never
+	Uses          uint32                 `protobuf:"varint,6,opt,name=uses,proto3" json:"uses,omitempty"`                            // 0: any number
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4367,6 +4430,27 @@ func (x *InviteState) GetRevoked() bool {
 func (x *InviteState) GetCreatedMs() int64 {
 	if x != nil {
 		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *InviteState) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *InviteState) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *InviteState) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
 	}
 	return 0
 }
@@ -4440,6 +4524,1505 @@ func (x *MailboxGrant) GetQuotaBytes() uint64 {
 	return 0
 }
 
+// GroupInvitation, control kind 21 of a direct conversation: the author asks the other side into a group.
+type GroupInvitation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // hash of the genesis header
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Size          uint32                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`        // members, claimed
+	Members       []*GroupContact        `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`   // at most 4: who can be asked for the group's entries besides the author
+	Networks      []*NetworkLink         `protobuf:"bytes,6,rep,name=networks,proto3" json:"networks,omitempty"` // at most 2
+	ExpiresMs     int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Withdrawn     bool                   `protobuf:"varint,8,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"` // takes back an earlier one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupInvitation) Reset() {
+	*x = GroupInvitation{}
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupInvitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupInvitation) ProtoMessage() {}
+
+func (x *GroupInvitation) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupInvitation.ProtoReflect.Descriptor instead.
+func (*GroupInvitation) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *GroupInvitation) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupInvitation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupInvitation) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *GroupInvitation) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GroupInvitation) GetMembers() []*GroupContact {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *GroupInvitation) GetNetworks() []*NetworkLink {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *GroupInvitation) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *GroupInvitation) GetWithdrawn() bool {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return false
+}
+
+// GroupContact is a member who answers for a group, and where.
+type GroupContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Devices       []*InviteDevice        `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"` // at most 4
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupContact) Reset() {
+	*x = GroupContact{}
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupContact) ProtoMessage() {}
+
+func (x *GroupContact) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupContact.ProtoReflect.Descriptor instead.
+func (*GroupContact) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *GroupContact) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupContact) GetDevices() []*InviteDevice {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// GroupAnswer, control kind 22 of a direct conversation: what the invited person decided.
+type GroupAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Consent       []byte                 `protobuf:"bytes,2,opt,name=consent,proto3" json:"consent,omitempty"` // Signed Consent; empty: declined
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupAnswer) Reset() {
+	*x = GroupAnswer{}
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupAnswer) ProtoMessage() {}
+
+func (x *GroupAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupAnswer.ProtoReflect.Descriptor instead.
+func (*GroupAnswer) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *GroupAnswer) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupAnswer) GetConsent() []byte {
+	if x != nil {
+		return x.Consent
+	}
+	return nil
+}
+
+// GroupApplication, control kind 23 of a direct conversation: the author asks an admin to be let in.
+type GroupApplication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Consent       []byte                 `protobuf:"bytes,2,opt,name=consent,proto3" json:"consent,omitempty"` // Signed Consent with applied set; empty: withdrawn
+	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`     // of a group link; empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupApplication) Reset() {
+	*x = GroupApplication{}
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupApplication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupApplication) ProtoMessage() {}
+
+func (x *GroupApplication) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupApplication.ProtoReflect.Descriptor instead.
+func (*GroupApplication) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *GroupApplication) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupApplication) GetConsent() []byte {
+	if x != nil {
+		return x.Consent
+	}
+	return nil
+}
+
+func (x *GroupApplication) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+// GroupVerdict, control kind 24 of a direct conversation: an application was turned down. Approval is an admission.
+type GroupVerdict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupVerdict) Reset() {
+	*x = GroupVerdict{}
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupVerdict) ProtoMessage() {}
+
+func (x *GroupVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupVerdict.ProtoReflect.Descriptor instead.
+func (*GroupVerdict) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *GroupVerdict) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Consent is the payload by which an account agrees to be in a group; domain "hima/group-consent/1", signed by its device.
+type Consent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Account       []byte                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // Signed, of the signing device
+	Applied       bool                   `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`        // of its own accord, not to an invitation
+	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`         // of an application
+	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // at most 30 days after time_ms
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Consent) Reset() {
+	*x = Consent{}
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Consent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Consent) ProtoMessage() {}
+
+func (x *Consent) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Consent.ProtoReflect.Descriptor instead.
+func (*Consent) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *Consent) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *Consent) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *Consent) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Consent) GetApplied() bool {
+	if x != nil {
+		return x.Applied
+	}
+	return false
+}
+
+func (x *Consent) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Consent) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Consent) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// GroupCreate, kind 64: the genesis.
+type GroupCreate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupCreate) Reset() {
+	*x = GroupCreate{}
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupCreate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupCreate) ProtoMessage() {}
+
+func (x *GroupCreate) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupCreate.ProtoReflect.Descriptor instead.
+func (*GroupCreate) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{65}
+}
+
+// GroupAdmit, kind 65.
+type GroupAdmit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Consent       []byte                 `protobuf:"bytes,1,opt,name=consent,proto3" json:"consent,omitempty"` // Signed Consent of the account admitted
+	From          []byte                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`       // the first epoch whose entries it may have; empty: the one that is current then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupAdmit) Reset() {
+	*x = GroupAdmit{}
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupAdmit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupAdmit) ProtoMessage() {}
+
+func (x *GroupAdmit) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupAdmit.ProtoReflect.Descriptor instead.
+func (*GroupAdmit) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *GroupAdmit) GetConsent() []byte {
+	if x != nil {
+		return x.Consent
+	}
+	return nil
+}
+
+func (x *GroupAdmit) GetFrom() []byte {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+// GroupLeave, kind 66.
+type GroupLeave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLeave) Reset() {
+	*x = GroupLeave{}
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLeave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLeave) ProtoMessage() {}
+
+func (x *GroupLeave) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLeave.ProtoReflect.Descriptor instead.
+func (*GroupLeave) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
+}
+
+// GroupRemove, kind 67.
+type GroupRemove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Cuts          []*GroupCut            `protobuf:"bytes,2,rep,name=cuts,proto3" json:"cuts,omitempty"` // at most 64
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRemove) Reset() {
+	*x = GroupRemove{}
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRemove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRemove) ProtoMessage() {}
+
+func (x *GroupRemove) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRemove.ProtoReflect.Descriptor instead.
+func (*GroupRemove) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *GroupRemove) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupRemove) GetCuts() []*GroupCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+// GroupCut names the last entry of a feed that counts.
+type GroupCut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Feed          uint32                 `protobuf:"varint,2,opt,name=feed,proto3" json:"feed,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupCut) Reset() {
+	*x = GroupCut{}
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupCut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupCut) ProtoMessage() {}
+
+func (x *GroupCut) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupCut.ProtoReflect.Descriptor instead.
+func (*GroupCut) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *GroupCut) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *GroupCut) GetFeed() uint32 {
+	if x != nil {
+		return x.Feed
+	}
+	return 0
+}
+
+func (x *GroupCut) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *GroupCut) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+// GroupRole, kind 68.
+type GroupRole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Role          GroupRole_Role         `protobuf:"varint,2,opt,name=role,proto3,enum=hima.wire.v1.GroupRole_Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRole) Reset() {
+	*x = GroupRole{}
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRole) ProtoMessage() {}
+
+func (x *GroupRole) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRole.ProtoReflect.Descriptor instead.
+func (*GroupRole) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *GroupRole) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupRole) GetRole() GroupRole_Role {
+	if x != nil {
+		return x.Role
+	}
+	return GroupRole_ROLE_UNSPECIFIED
+}
+
+// GroupTransfer, kind 69. The proof lets others show who owns the group without showing the group.
+type GroupTransfer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"` // Signed TransferProof
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupTransfer) Reset() {
+	*x = GroupTransfer{}
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupTransfer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupTransfer) ProtoMessage() {}
+
+func (x *GroupTransfer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupTransfer.ProtoReflect.Descriptor instead.
+func (*GroupTransfer) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *GroupTransfer) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupTransfer) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// TransferProof is the payload by which an owner hands a group over; domain "hima/group-transfer/1", signed by its device.
+type TransferProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"` // Signed, of the signing device
+	To            []byte                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferProof) Reset() {
+	*x = TransferProof{}
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferProof) ProtoMessage() {}
+
+func (x *TransferProof) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferProof.ProtoReflect.Descriptor instead.
+func (*TransferProof) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *TransferProof) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *TransferProof) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *TransferProof) GetTo() []byte {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *TransferProof) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// GroupSet, kind 70.
+type GroupSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSet) Reset() {
+	*x = GroupSet{}
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSet) ProtoMessage() {}
+
+func (x *GroupSet) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSet.ProtoReflect.Descriptor instead.
+func (*GroupSet) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *GroupSet) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *GroupSet) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// GroupNickname, kind 71.
+type GroupNickname struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nickname      string                 `protobuf:"bytes,1,opt,name=nickname,proto3" json:"nickname,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupNickname) Reset() {
+	*x = GroupNickname{}
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupNickname) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupNickname) ProtoMessage() {}
+
+func (x *GroupNickname) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupNickname.ProtoReflect.Descriptor instead.
+func (*GroupNickname) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *GroupNickname) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+// GroupEpoch, kind 72.
+type GroupEpoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	KeyHash       []byte                 `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of "hima/group-key/1", 0 and the key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupEpoch) Reset() {
+	*x = GroupEpoch{}
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupEpoch) ProtoMessage() {}
+
+func (x *GroupEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupEpoch.ProtoReflect.Descriptor instead.
+func (*GroupEpoch) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *GroupEpoch) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *GroupEpoch) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+// GroupRevoke, kind 73.
+type GroupRevoke struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Cuts          []*GroupCut            `protobuf:"bytes,2,rep,name=cuts,proto3" json:"cuts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRevoke) Reset() {
+	*x = GroupRevoke{}
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRevoke) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRevoke) ProtoMessage() {}
+
+func (x *GroupRevoke) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRevoke.ProtoReflect.Descriptor instead.
+func (*GroupRevoke) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *GroupRevoke) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *GroupRevoke) GetCuts() []*GroupCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+// GroupDissolve, kind 74.
+type GroupDissolve struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDissolve) Reset() {
+	*x = GroupDissolve{}
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDissolve) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDissolve) ProtoMessage() {}
+
+func (x *GroupDissolve) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDissolve.ProtoReflect.Descriptor instead.
+func (*GroupDissolve) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
+}
+
+// GroupKeys hands epoch keys over (R29): in a frame of a session, or in a mail.
+type GroupKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Keys          []*GroupKey            `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"` // at most 16
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupKeys) Reset() {
+	*x = GroupKeys{}
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupKeys) ProtoMessage() {}
+
+func (x *GroupKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupKeys.ProtoReflect.Descriptor instead.
+func (*GroupKeys) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *GroupKeys) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupKeys) GetKeys() []*GroupKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type GroupKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // its entry
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`     // 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupKey) Reset() {
+	*x = GroupKey{}
+	mi := &file_wire_pb_wire_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupKey) ProtoMessage() {}
+
+func (x *GroupKey) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupKey.ProtoReflect.Descriptor instead.
+func (*GroupKey) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *GroupKey) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *GroupKey) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// GroupLink is the payload of a hima-group: link: a right to ask, never a key. It is not signed.
+type GroupLink struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                             // a hint
+	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`                           // 16 bytes
+	Asks          *GroupContact          `protobuf:"bytes,4,opt,name=asks,proto3" json:"asks,omitempty"`                             // who made the link, and decides
+	Networks      []*NetworkLink         `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`                     // at most 2
+	ExpiresMs     int64                  `protobuf:"varint,6,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 0: never; a hint, who made it decides
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLink) Reset() {
+	*x = GroupLink{}
+	mi := &file_wire_pb_wire_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLink) ProtoMessage() {}
+
+func (x *GroupLink) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLink.ProtoReflect.Descriptor instead.
+func (*GroupLink) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *GroupLink) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupLink) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupLink) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *GroupLink) GetAsks() *GroupContact {
+	if x != nil {
+		return x.Asks
+	}
+	return nil
+}
+
+func (x *GroupLink) GetNetworks() []*NetworkLink {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *GroupLink) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// GroupCard is the payload by which the owner of a public group tells of it; domain "hima/group-card/1", signed by a device.
+type GroupCard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Genesis       []byte                 `protobuf:"bytes,2,opt,name=genesis,proto3" json:"genesis,omitempty"`         // header; its hash is the group
+	Transfers     [][]byte               `protobuf:"bytes,3,rep,name=transfers,proto3" json:"transfers,omitempty"`     // Signed TransferProof, from the first owner on, at most 16
+	Account       []byte                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`         // the present owner
+	Certificate   []byte                 `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"` // Signed, of the signing device
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	Size          uint32                 `protobuf:"varint,8,opt,name=size,proto3" json:"size,omitempty"`     // claimed
+	Join          string                 `protobuf:"bytes,9,opt,name=join,proto3" json:"join,omitempty"`      // invite, apply, open
+	Admins        []*GroupContact        `protobuf:"bytes,10,rep,name=admins,proto3" json:"admins,omitempty"` // at most 4: whom to ask
+	TimeMs        int64                  `protobuf:"varint,11,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,12,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // at most 7 days after time_ms
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupCard) Reset() {
+	*x = GroupCard{}
+	mi := &file_wire_pb_wire_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupCard) ProtoMessage() {}
+
+func (x *GroupCard) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupCard.ProtoReflect.Descriptor instead.
+func (*GroupCard) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *GroupCard) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *GroupCard) GetGenesis() []byte {
+	if x != nil {
+		return x.Genesis
+	}
+	return nil
+}
+
+func (x *GroupCard) GetTransfers() [][]byte {
+	if x != nil {
+		return x.Transfers
+	}
+	return nil
+}
+
+func (x *GroupCard) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupCard) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *GroupCard) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupCard) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *GroupCard) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GroupCard) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
+func (x *GroupCard) GetAdmins() []*GroupContact {
+	if x != nil {
+		return x.Admins
+	}
+	return nil
+}
+
+func (x *GroupCard) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *GroupCard) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// GroupQuestion and GroupCards are /hima/group/1: which public groups of this name do you know? A stream each.
+type GroupQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // folded as docs/spec/groups.md says
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupQuestion) Reset() {
+	*x = GroupQuestion{}
+	mi := &file_wire_pb_wire_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupQuestion) ProtoMessage() {}
+
+func (x *GroupQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupQuestion.ProtoReflect.Descriptor instead.
+func (*GroupQuestion) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *GroupQuestion) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GroupQuestion) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GroupCards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cards         [][]byte               `protobuf:"bytes,1,rep,name=cards,proto3" json:"cards,omitempty"` // Signed GroupCard, at most 8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupCards) Reset() {
+	*x = GroupCards{}
+	mi := &file_wire_pb_wire_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupCards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupCards) ProtoMessage() {}
+
+func (x *GroupCards) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupCards.ProtoReflect.Descriptor instead.
+func (*GroupCards) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *GroupCards) GetCards() [][]byte {
+	if x != nil {
+		return x.Cards
+	}
+	return nil
+}
+
 // Snapshot is what a sealed snapshot holds (R21): what the self conversation says, as far as a new device of the account
 // needs it. It is no entry and proves nothing; what entries say wins over it.
 type Snapshot struct {
@@ -4458,7 +6041,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	mi := &file_wire_pb_wire_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4470,7 +6053,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[59]
+	mi := &file_wire_pb_wire_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4483,7 +6066,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{59}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -4552,7 +6135,7 @@ type SnapshotContact struct {
 
 func (x *SnapshotContact) Reset() {
 	*x = SnapshotContact{}
-	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	mi := &file_wire_pb_wire_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4564,7 +6147,7 @@ func (x *SnapshotContact) String() string {
 func (*SnapshotContact) ProtoMessage() {}
 
 func (x *SnapshotContact) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[60]
+	mi := &file_wire_pb_wire_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4577,7 +6160,7 @@ func (x *SnapshotContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotContact.ProtoReflect.Descriptor instead.
 func (*SnapshotContact) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{60}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SnapshotContact) GetState() *ContactState {
@@ -4616,6 +6199,7 @@ type Frame struct {
 	//	*Frame_Fork
 	//	*Frame_Bye
 	//	*Frame_MailOffer
+	//	*Frame_GroupKeys
 	Of            isFrame_Of `protobuf_oneof:"of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4623,7 +6207,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	mi := &file_wire_pb_wire_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4635,7 +6219,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[61]
+	mi := &file_wire_pb_wire_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4648,7 +6232,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{61}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Frame) GetOf() isFrame_Of {
@@ -4811,6 +6395,15 @@ func (x *Frame) GetMailOffer() *MailOffer {
 	return nil
 }
 
+func (x *Frame) GetGroupKeys() *GroupKeys {
+	if x != nil {
+		if x, ok := x.Of.(*Frame_GroupKeys); ok {
+			return x.GroupKeys
+		}
+	}
+	return nil
+}
+
 type isFrame_Of interface {
 	isFrame_Of()
 }
@@ -4883,6 +6476,10 @@ type Frame_MailOffer struct {
 	MailOffer *MailOffer `protobuf:"bytes,17,opt,name=mail_offer,json=mailOffer,proto3,oneof"`
 }
 
+type Frame_GroupKeys struct {
+	GroupKeys *GroupKeys `protobuf:"bytes,18,opt,name=group_keys,json=groupKeys,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Of() {}
 
 func (*Frame_Record) isFrame_Of() {}
@@ -4917,6 +6514,8 @@ func (*Frame_Bye) isFrame_Of() {}
 
 func (*Frame_MailOffer) isFrame_Of() {}
 
+func (*Frame_GroupKeys) isFrame_Of() {}
+
 // Hello is the first frame of both sides.
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4933,7 +6532,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	mi := &file_wire_pb_wire_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +6544,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[62]
+	mi := &file_wire_pb_wire_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +6557,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{62}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Hello) GetVersions() []uint32 {
@@ -5020,7 +6619,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	mi := &file_wire_pb_wire_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5032,7 +6631,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[63]
+	mi := &file_wire_pb_wire_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5045,7 +6644,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{63}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Record) GetAccountRecord() []byte {
@@ -5065,7 +6664,7 @@ type Digest struct {
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	mi := &file_wire_pb_wire_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5077,7 +6676,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[64]
+	mi := &file_wire_pb_wire_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5090,7 +6689,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{64}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *Digest) GetConversation() []byte {
@@ -5117,7 +6716,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	mi := &file_wire_pb_wire_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5129,7 +6728,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[65]
+	mi := &file_wire_pb_wire_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5142,7 +6741,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{65}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Digests) GetDigests() []*Digest {
@@ -5170,7 +6769,7 @@ type Heads struct {
 
 func (x *Heads) Reset() {
 	*x = Heads{}
-	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	mi := &file_wire_pb_wire_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5182,7 +6781,7 @@ func (x *Heads) String() string {
 func (*Heads) ProtoMessage() {}
 
 func (x *Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[66]
+	mi := &file_wire_pb_wire_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5195,7 +6794,7 @@ func (x *Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heads.ProtoReflect.Descriptor instead.
 func (*Heads) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{66}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Heads) GetConversation() []byte {
@@ -5228,7 +6827,7 @@ type RunFrame struct {
 
 func (x *RunFrame) Reset() {
 	*x = RunFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	mi := &file_wire_pb_wire_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5240,7 +6839,7 @@ func (x *RunFrame) String() string {
 func (*RunFrame) ProtoMessage() {}
 
 func (x *RunFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[67]
+	mi := &file_wire_pb_wire_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5253,7 +6852,7 @@ func (x *RunFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunFrame.ProtoReflect.Descriptor instead.
 func (*RunFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RunFrame) GetRun() *Run {
@@ -5276,7 +6875,7 @@ type AckItem struct {
 
 func (x *AckItem) Reset() {
 	*x = AckItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	mi := &file_wire_pb_wire_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5288,7 +6887,7 @@ func (x *AckItem) String() string {
 func (*AckItem) ProtoMessage() {}
 
 func (x *AckItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[68]
+	mi := &file_wire_pb_wire_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5301,7 +6900,7 @@ func (x *AckItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckItem.ProtoReflect.Descriptor instead.
 func (*AckItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{68}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AckItem) GetConversation() []byte {
@@ -5349,7 +6948,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	mi := &file_wire_pb_wire_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +6960,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[69]
+	mi := &file_wire_pb_wire_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +6973,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{69}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *Ack) GetItems() []*AckItem {
@@ -5398,7 +6997,7 @@ type Refuse struct {
 
 func (x *Refuse) Reset() {
 	*x = Refuse{}
-	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	mi := &file_wire_pb_wire_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5410,7 +7009,7 @@ func (x *Refuse) String() string {
 func (*Refuse) ProtoMessage() {}
 
 func (x *Refuse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[70]
+	mi := &file_wire_pb_wire_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5423,7 +7022,7 @@ func (x *Refuse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refuse.ProtoReflect.Descriptor instead.
 func (*Refuse) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{70}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Refuse) GetConversation() []byte {
@@ -5474,7 +7073,7 @@ type Knock struct {
 
 func (x *Knock) Reset() {
 	*x = Knock{}
-	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	mi := &file_wire_pb_wire_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5486,7 +7085,7 @@ func (x *Knock) String() string {
 func (*Knock) ProtoMessage() {}
 
 func (x *Knock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[71]
+	mi := &file_wire_pb_wire_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5499,7 +7098,7 @@ func (x *Knock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Knock.ProtoReflect.Descriptor instead.
 func (*Knock) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{71}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Knock) GetConversation() []byte {
@@ -5540,7 +7139,7 @@ type KnockAnswer struct {
 
 func (x *KnockAnswer) Reset() {
 	*x = KnockAnswer{}
-	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	mi := &file_wire_pb_wire_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5552,7 +7151,7 @@ func (x *KnockAnswer) String() string {
 func (*KnockAnswer) ProtoMessage() {}
 
 func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[72]
+	mi := &file_wire_pb_wire_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5565,7 +7164,7 @@ func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnockAnswer.ProtoReflect.Descriptor instead.
 func (*KnockAnswer) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{72}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *KnockAnswer) GetConversation() []byte {
@@ -5591,7 +7190,7 @@ type ReceiptFrame struct {
 
 func (x *ReceiptFrame) Reset() {
 	*x = ReceiptFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	mi := &file_wire_pb_wire_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5603,7 +7202,7 @@ func (x *ReceiptFrame) String() string {
 func (*ReceiptFrame) ProtoMessage() {}
 
 func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[73]
+	mi := &file_wire_pb_wire_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5616,7 +7215,7 @@ func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptFrame.ProtoReflect.Descriptor instead.
 func (*ReceiptFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{73}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ReceiptFrame) GetReceipt() []byte {
@@ -5633,13 +7232,14 @@ type Receipt struct {
 	Device        []byte                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"` // increases
 	Items         []*ReceiptItem         `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`
+	To            []byte                 `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"` // groups: the account whose feeds the items are of, the only one that gets this receipt
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	mi := &file_wire_pb_wire_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5651,7 +7251,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[74]
+	mi := &file_wire_pb_wire_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5664,7 +7264,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{74}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *Receipt) GetConversation() []byte {
@@ -5695,6 +7295,13 @@ func (x *Receipt) GetItems() []*ReceiptItem {
 	return nil
 }
 
+func (x *Receipt) GetTo() []byte {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
 type ReceiptItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Feed          uint32                 `protobuf:"varint,1,opt,name=feed,proto3" json:"feed,omitempty"`
@@ -5709,7 +7316,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	mi := &file_wire_pb_wire_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5721,7 +7328,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[75]
+	mi := &file_wire_pb_wire_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5734,7 +7341,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{75}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ReceiptItem) GetFeed() uint32 {
@@ -5789,7 +7396,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	mi := &file_wire_pb_wire_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5801,7 +7408,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[76]
+	mi := &file_wire_pb_wire_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5814,7 +7421,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{76}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *Typing) GetConversation() []byte {
@@ -5840,7 +7447,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	mi := &file_wire_pb_wire_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5852,7 +7459,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[77]
+	mi := &file_wire_pb_wire_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5865,7 +7472,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *Presence) GetOnline() bool {
@@ -5884,7 +7491,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	mi := &file_wire_pb_wire_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5896,7 +7503,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[78]
+	mi := &file_wire_pb_wire_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5909,7 +7516,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{78}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -5929,7 +7536,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_wire_pb_wire_proto_msgTypes[79]
+	mi := &file_wire_pb_wire_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5941,7 +7548,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[79]
+	mi := &file_wire_pb_wire_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5954,7 +7561,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{79}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *Pong) GetNonce() uint64 {
@@ -5980,7 +7587,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_wire_pb_wire_proto_msgTypes[80]
+	mi := &file_wire_pb_wire_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5992,7 +7599,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[80]
+	mi := &file_wire_pb_wire_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6005,7 +7612,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{80}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Bye) GetReason() Bye_Reason {
@@ -6134,7 +7741,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\twork_bits\x18\x03 \x01(\rR\bworkBits\"7\n" +
 	"\rOneTimePrekey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
-	"\x06public\x18\x02 \x01(\fR\x06public\"\xa2\x02\n" +
+	"\x06public\x18\x02 \x01(\fR\x06public\"\xcf\x02\n" +
 	"\x04Mail\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
 	"\trecipient\x18\x02 \x01(\fR\trecipient\x12\x17\n" +
@@ -6144,7 +7751,9 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\breceipts\x18\x06 \x03(\fR\breceipts\x12-\n" +
 	"\x05offer\x18\a \x01(\v2\x17.hima.wire.v1.MailOfferR\x05offer\x12\x14\n" +
 	"\x05token\x18\b \x01(\fR\x05token\x12\x12\n" +
-	"\x04work\x18\t \x01(\fR\x04work\"\xa0\x01\n" +
+	"\x04work\x18\t \x01(\fR\x04work\x12+\n" +
+	"\x04keys\x18\n" +
+	" \x03(\v2\x17.hima.wire.v1.GroupKeysR\x04keys\"\xa0\x01\n" +
 	"\tMailOffer\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x121\n" +
 	"\ainboxes\x18\x02 \x03(\v2\x17.hima.wire.v1.MailInboxR\ainboxes\x12\x16\n" +
@@ -6171,18 +7780,19 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05close\x18\b \x01(\v2\x1a.hima.wire.v1.MailboxCloseH\x00R\x05close\x122\n" +
 	"\x05renew\x18\t \x01(\v2\x1a.hima.wire.v1.MailboxRenewH\x00R\x05renewB\x04\n" +
 	"\x02of\"\x15\n" +
-	"\x13MailboxTermsRequest\"\xe1\x01\n" +
+	"\x13MailboxTermsRequest\"\xef\x01\n" +
 	"\vMailboxOpen\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x122\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1e.hima.wire.v1.MailboxOpen.KindR\x04kind\x12\x1f\n" +
 	"\vquota_bytes\x18\x03 \x01(\x04R\n" +
 	"quotaBytes\x12\x14\n" +
-	"\x05grant\x18\x04 \x01(\fR\x05grant\"O\n" +
+	"\x05grant\x18\x04 \x01(\fR\x05grant\"]\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CONTACT\x10\x01\x12\x10\n" +
 	"\fKIND_REQUEST\x10\x02\x12\r\n" +
-	"\tKIND_SLOT\x10\x03\"f\n" +
+	"\tKIND_SLOT\x10\x03\x12\f\n" +
+	"\bKIND_LOG\x10\x04\"f\n" +
 	"\x0eMailboxDeposit\x12\x14\n" +
 	"\x05inbox\x18\x01 \x01(\fR\x05inbox\x12\x12\n" +
 	"\x04item\x18\x02 \x01(\fR\x04item\x12\x12\n" +
@@ -6352,18 +7962,135 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\fReadPosition\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12\x14\n" +
 	"\x05clock\x18\x02 \x01(\x04R\x05clock\x12\x14\n" +
-	"\x05entry\x18\x03 \x01(\fR\x05entry\"\\\n" +
+	"\x05entry\x18\x03 \x01(\fR\x05entry\"\xa5\x01\n" +
 	"\vInviteState\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x18\n" +
 	"\arevoked\x18\x02 \x01(\bR\arevoked\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\"s\n" +
+	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\x12\x14\n" +
+	"\x05group\x18\x04 \x01(\fR\x05group\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x05 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04uses\x18\x06 \x01(\rR\x04uses\"s\n" +
 	"\fMailboxGrant\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
 	"\x05grant\x18\x03 \x01(\fR\x05grant\x12\x1f\n" +
 	"\vquota_bytes\x18\x04 \x01(\x04R\n" +
-	"quotaBytes\"\xa8\x02\n" +
+	"quotaBytes\"\x9b\x02\n" +
+	"\x0fGroupInvitation\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\rR\x04size\x124\n" +
+	"\amembers\x18\x05 \x03(\v2\x1a.hima.wire.v1.GroupContactR\amembers\x125\n" +
+	"\bnetworks\x18\x06 \x03(\v2\x19.hima.wire.v1.NetworkLinkR\bnetworks\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\x12\x1c\n" +
+	"\twithdrawn\x18\b \x01(\bR\twithdrawn\"^\n" +
+	"\fGroupContact\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x124\n" +
+	"\adevices\x18\x02 \x03(\v2\x1a.hima.wire.v1.InviteDeviceR\adevices\"=\n" +
+	"\vGroupAnswer\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
+	"\aconsent\x18\x02 \x01(\fR\aconsent\"X\n" +
+	"\x10GroupApplication\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
+	"\aconsent\x18\x02 \x01(\fR\aconsent\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\"<\n" +
+	"\fGroupVerdict\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xc7\x01\n" +
+	"\aConsent\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\fR\aaccount\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\bR\aapplied\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x17\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\"\r\n" +
+	"\vGroupCreate\":\n" +
+	"\n" +
+	"GroupAdmit\x12\x18\n" +
+	"\aconsent\x18\x01 \x01(\fR\aconsent\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\fR\x04from\"\f\n" +
+	"\n" +
+	"GroupLeave\"S\n" +
+	"\vGroupRemove\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12*\n" +
+	"\x04cuts\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupCutR\x04cuts\"\\\n" +
+	"\bGroupCut\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x12\n" +
+	"\x04feed\x18\x02 \x01(\rR\x04feed\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\"\x96\x01\n" +
+	"\tGroupRole\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x120\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x1c.hima.wire.v1.GroupRole.RoleR\x04role\"=\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vROLE_MEMBER\x10\x01\x12\x0e\n" +
+	"\n" +
+	"ROLE_ADMIN\x10\x02\"?\n" +
+	"\rGroupTransfer\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"p\n" +
+	"\rTransferProof\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\fR\x02to\x12\x17\n" +
+	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\"2\n" +
+	"\bGroupSet\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"+\n" +
+	"\rGroupNickname\x12\x1a\n" +
+	"\bnickname\x18\x01 \x01(\tR\bnickname\"G\n" +
+	"\n" +
+	"GroupEpoch\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x19\n" +
+	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\"Q\n" +
+	"\vGroupRevoke\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12*\n" +
+	"\x04cuts\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupCutR\x04cuts\"\x0f\n" +
+	"\rGroupDissolve\"M\n" +
+	"\tGroupKeys\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12*\n" +
+	"\x04keys\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupKeyR\x04keys\"2\n" +
+	"\bGroupKey\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\"\xd1\x01\n" +
+	"\tGroupLink\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\x12.\n" +
+	"\x04asks\x18\x04 \x01(\v2\x1a.hima.wire.v1.GroupContactR\x04asks\x125\n" +
+	"\bnetworks\x18\x05 \x03(\v2\x19.hima.wire.v1.NetworkLinkR\bnetworks\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\"\xdf\x02\n" +
+	"\tGroupCard\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
+	"\agenesis\x18\x02 \x01(\fR\agenesis\x12\x1c\n" +
+	"\ttransfers\x18\x03 \x03(\fR\ttransfers\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\fR\aaccount\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12\x12\n" +
+	"\x04size\x18\b \x01(\rR\x04size\x12\x12\n" +
+	"\x04join\x18\t \x01(\tR\x04join\x122\n" +
+	"\x06admins\x18\n" +
+	" \x03(\v2\x1a.hima.wire.v1.GroupContactR\x06admins\x12\x17\n" +
+	"\atime_ms\x18\v \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\f \x01(\x03R\texpiresMs\"=\n" +
+	"\rGroupQuestion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\"\n" +
+	"\n" +
+	"GroupCards\x12\x14\n" +
+	"\x05cards\x18\x01 \x03(\fR\x05cards\"\xa8\x02\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x17\n" +
@@ -6375,7 +8102,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x03cut\x18\b \x01(\bR\x03cut\"_\n" +
 	"\x0fSnapshotContact\x120\n" +
 	"\x05state\x18\x01 \x01(\v2\x1a.hima.wire.v1.ContactStateR\x05state\x12\x1a\n" +
-	"\busername\x18\x02 \x01(\tR\busername\"\xbc\x06\n" +
+	"\busername\x18\x02 \x01(\tR\busername\"\xf6\x06\n" +
 	"\x05Frame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.hima.wire.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x14.hima.wire.v1.RecordH\x00R\x06record\x121\n" +
@@ -6395,7 +8122,9 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x04fork\x18\x0f \x01(\v2\x17.hima.wire.v1.ForkProofH\x00R\x04fork\x12%\n" +
 	"\x03bye\x18\x10 \x01(\v2\x11.hima.wire.v1.ByeH\x00R\x03bye\x128\n" +
 	"\n" +
-	"mail_offer\x18\x11 \x01(\v2\x17.hima.wire.v1.MailOfferH\x00R\tmailOfferB\x04\n" +
+	"mail_offer\x18\x11 \x01(\v2\x17.hima.wire.v1.MailOfferH\x00R\tmailOffer\x128\n" +
+	"\n" +
+	"group_keys\x18\x12 \x01(\v2\x17.hima.wire.v1.GroupKeysH\x00R\tgroupKeysB\x04\n" +
 	"\x02of\"\xd9\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\rR\bversions\x12%\n" +
@@ -6442,12 +8171,13 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12&\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x12.hima.wire.v1.CodeR\x04code\"(\n" +
 	"\fReceiptFrame\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt\"\x88\x01\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt\"\x98\x01\n" +
 	"\aReceipt\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\fR\x06device\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12/\n" +
-	"\x05items\x18\x04 \x03(\v2\x19.hima.wire.v1.ReceiptItemR\x05items\"\x98\x01\n" +
+	"\x05items\x18\x04 \x03(\v2\x19.hima.wire.v1.ReceiptItemR\x05items\x12\x0e\n" +
+	"\x02to\x18\x05 \x01(\fR\x02to\"\x98\x01\n" +
 	"\vReceiptItem\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\rR\x04feed\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\fR\x06device\x12\x14\n" +
@@ -6500,8 +8230,8 @@ func file_wire_pb_wire_proto_rawDescGZIP() []byte {
 	return file_wire_pb_wire_proto_rawDescData
 }
 
-var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
 var file_wire_pb_wire_proto_goTypes = []any{
 	(Code)(0),                   // 0: hima.wire.v1.Code
 	(NameAnswer_Code)(0),        // 1: hima.wire.v1.NameAnswer.Code
@@ -6509,160 +8239,198 @@ var file_wire_pb_wire_proto_goTypes = []any{
 	(MailboxReply_Code)(0),      // 3: hima.wire.v1.MailboxReply.Code
 	(ContactState_State)(0),     // 4: hima.wire.v1.ContactState.State
 	(ContactState_Verified)(0),  // 5: hima.wire.v1.ContactState.Verified
-	(Bye_Reason)(0),             // 6: hima.wire.v1.Bye.Reason
-	(*Signed)(nil),              // 7: hima.wire.v1.Signed
-	(*Certificate)(nil),         // 8: hima.wire.v1.Certificate
-	(*AccountRecord)(nil),       // 9: hima.wire.v1.AccountRecord
-	(*NameClaim)(nil),           // 10: hima.wire.v1.NameClaim
-	(*Invite)(nil),              // 11: hima.wire.v1.Invite
-	(*InviteDevice)(nil),        // 12: hima.wire.v1.InviteDevice
-	(*NetworkLink)(nil),         // 13: hima.wire.v1.NetworkLink
-	(*NetworkQuestion)(nil),     // 14: hima.wire.v1.NetworkQuestion
-	(*NetworkCard)(nil),         // 15: hima.wire.v1.NetworkCard
-	(*Claim)(nil),               // 16: hima.wire.v1.Claim
-	(*Stamp)(nil),               // 17: hima.wire.v1.Stamp
-	(*NameRecord)(nil),          // 18: hima.wire.v1.NameRecord
-	(*NameRequest)(nil),         // 19: hima.wire.v1.NameRequest
-	(*NameRegister)(nil),        // 20: hima.wire.v1.NameRegister
-	(*NameLookup)(nil),          // 21: hima.wire.v1.NameLookup
-	(*NameReturn)(nil),          // 22: hima.wire.v1.NameReturn
-	(*NameAnswer)(nil),          // 23: hima.wire.v1.NameAnswer
-	(*DeviceRecord)(nil),        // 24: hima.wire.v1.DeviceRecord
-	(*Prekey)(nil),              // 25: hima.wire.v1.Prekey
-	(*MailboxRef)(nil),          // 26: hima.wire.v1.MailboxRef
-	(*RequestInbox)(nil),        // 27: hima.wire.v1.RequestInbox
-	(*OneTimePrekey)(nil),       // 28: hima.wire.v1.OneTimePrekey
-	(*Mail)(nil),                // 29: hima.wire.v1.Mail
-	(*MailOffer)(nil),           // 30: hima.wire.v1.MailOffer
-	(*MailInbox)(nil),           // 31: hima.wire.v1.MailInbox
-	(*Custody)(nil),             // 32: hima.wire.v1.Custody
-	(*MailboxRequest)(nil),      // 33: hima.wire.v1.MailboxRequest
-	(*MailboxTermsRequest)(nil), // 34: hima.wire.v1.MailboxTermsRequest
-	(*MailboxOpen)(nil),         // 35: hima.wire.v1.MailboxOpen
-	(*MailboxDeposit)(nil),      // 36: hima.wire.v1.MailboxDeposit
-	(*MailboxWatch)(nil),        // 37: hima.wire.v1.MailboxWatch
-	(*MailboxFetch)(nil),        // 38: hima.wire.v1.MailboxFetch
-	(*MailboxDone)(nil),         // 39: hima.wire.v1.MailboxDone
-	(*MailboxClose)(nil),        // 40: hima.wire.v1.MailboxClose
-	(*MailboxRenew)(nil),        // 41: hima.wire.v1.MailboxRenew
-	(*MailboxReply)(nil),        // 42: hima.wire.v1.MailboxReply
-	(*MailboxItem)(nil),         // 43: hima.wire.v1.MailboxItem
-	(*MailboxTerms)(nil),        // 44: hima.wire.v1.MailboxTerms
-	(*MailboxState)(nil),        // 45: hima.wire.v1.MailboxState
-	(*Vault)(nil),               // 46: hima.wire.v1.Vault
-	(*LanQuestion)(nil),         // 47: hima.wire.v1.LanQuestion
-	(*LanProfile)(nil),          // 48: hima.wire.v1.LanProfile
-	(*Header)(nil),              // 49: hima.wire.v1.Header
-	(*Entry)(nil),               // 50: hima.wire.v1.Entry
-	(*Run)(nil),                 // 51: hima.wire.v1.Run
-	(*Head)(nil),                // 52: hima.wire.v1.Head
-	(*ForkProof)(nil),           // 53: hima.wire.v1.ForkProof
-	(*Text)(nil),                // 54: hima.wire.v1.Text
-	(*Recall)(nil),              // 55: hima.wire.v1.Recall
-	(*Card)(nil),                // 56: hima.wire.v1.Card
-	(*Request)(nil),             // 57: hima.wire.v1.Request
-	(*Accept)(nil),              // 58: hima.wire.v1.Accept
-	(*Decline)(nil),             // 59: hima.wire.v1.Decline
-	(*CardUpdate)(nil),          // 60: hima.wire.v1.CardUpdate
-	(*ContactState)(nil),        // 61: hima.wire.v1.ContactState
-	(*Setting)(nil),             // 62: hima.wire.v1.Setting
-	(*ReadPosition)(nil),        // 63: hima.wire.v1.ReadPosition
-	(*InviteState)(nil),         // 64: hima.wire.v1.InviteState
-	(*MailboxGrant)(nil),        // 65: hima.wire.v1.MailboxGrant
-	(*Snapshot)(nil),            // 66: hima.wire.v1.Snapshot
-	(*SnapshotContact)(nil),     // 67: hima.wire.v1.SnapshotContact
-	(*Frame)(nil),               // 68: hima.wire.v1.Frame
-	(*Hello)(nil),               // 69: hima.wire.v1.Hello
-	(*Record)(nil),              // 70: hima.wire.v1.Record
-	(*Digest)(nil),              // 71: hima.wire.v1.Digest
-	(*Digests)(nil),             // 72: hima.wire.v1.Digests
-	(*Heads)(nil),               // 73: hima.wire.v1.Heads
-	(*RunFrame)(nil),            // 74: hima.wire.v1.RunFrame
-	(*AckItem)(nil),             // 75: hima.wire.v1.AckItem
-	(*Ack)(nil),                 // 76: hima.wire.v1.Ack
-	(*Refuse)(nil),              // 77: hima.wire.v1.Refuse
-	(*Knock)(nil),               // 78: hima.wire.v1.Knock
-	(*KnockAnswer)(nil),         // 79: hima.wire.v1.KnockAnswer
-	(*ReceiptFrame)(nil),        // 80: hima.wire.v1.ReceiptFrame
-	(*Receipt)(nil),             // 81: hima.wire.v1.Receipt
-	(*ReceiptItem)(nil),         // 82: hima.wire.v1.ReceiptItem
-	(*Typing)(nil),              // 83: hima.wire.v1.Typing
-	(*Presence)(nil),            // 84: hima.wire.v1.Presence
-	(*Ping)(nil),                // 85: hima.wire.v1.Ping
-	(*Pong)(nil),                // 86: hima.wire.v1.Pong
-	(*Bye)(nil),                 // 87: hima.wire.v1.Bye
+	(GroupRole_Role)(0),         // 6: hima.wire.v1.GroupRole.Role
+	(Bye_Reason)(0),             // 7: hima.wire.v1.Bye.Reason
+	(*Signed)(nil),              // 8: hima.wire.v1.Signed
+	(*Certificate)(nil),         // 9: hima.wire.v1.Certificate
+	(*AccountRecord)(nil),       // 10: hima.wire.v1.AccountRecord
+	(*NameClaim)(nil),           // 11: hima.wire.v1.NameClaim
+	(*Invite)(nil),              // 12: hima.wire.v1.Invite
+	(*InviteDevice)(nil),        // 13: hima.wire.v1.InviteDevice
+	(*NetworkLink)(nil),         // 14: hima.wire.v1.NetworkLink
+	(*NetworkQuestion)(nil),     // 15: hima.wire.v1.NetworkQuestion
+	(*NetworkCard)(nil),         // 16: hima.wire.v1.NetworkCard
+	(*Claim)(nil),               // 17: hima.wire.v1.Claim
+	(*Stamp)(nil),               // 18: hima.wire.v1.Stamp
+	(*NameRecord)(nil),          // 19: hima.wire.v1.NameRecord
+	(*NameRequest)(nil),         // 20: hima.wire.v1.NameRequest
+	(*NameRegister)(nil),        // 21: hima.wire.v1.NameRegister
+	(*NameLookup)(nil),          // 22: hima.wire.v1.NameLookup
+	(*NameReturn)(nil),          // 23: hima.wire.v1.NameReturn
+	(*NameAnswer)(nil),          // 24: hima.wire.v1.NameAnswer
+	(*DeviceRecord)(nil),        // 25: hima.wire.v1.DeviceRecord
+	(*Prekey)(nil),              // 26: hima.wire.v1.Prekey
+	(*MailboxRef)(nil),          // 27: hima.wire.v1.MailboxRef
+	(*RequestInbox)(nil),        // 28: hima.wire.v1.RequestInbox
+	(*OneTimePrekey)(nil),       // 29: hima.wire.v1.OneTimePrekey
+	(*Mail)(nil),                // 30: hima.wire.v1.Mail
+	(*MailOffer)(nil),           // 31: hima.wire.v1.MailOffer
+	(*MailInbox)(nil),           // 32: hima.wire.v1.MailInbox
+	(*Custody)(nil),             // 33: hima.wire.v1.Custody
+	(*MailboxRequest)(nil),      // 34: hima.wire.v1.MailboxRequest
+	(*MailboxTermsRequest)(nil), // 35: hima.wire.v1.MailboxTermsRequest
+	(*MailboxOpen)(nil),         // 36: hima.wire.v1.MailboxOpen
+	(*MailboxDeposit)(nil),      // 37: hima.wire.v1.MailboxDeposit
+	(*MailboxWatch)(nil),        // 38: hima.wire.v1.MailboxWatch
+	(*MailboxFetch)(nil),        // 39: hima.wire.v1.MailboxFetch
+	(*MailboxDone)(nil),         // 40: hima.wire.v1.MailboxDone
+	(*MailboxClose)(nil),        // 41: hima.wire.v1.MailboxClose
+	(*MailboxRenew)(nil),        // 42: hima.wire.v1.MailboxRenew
+	(*MailboxReply)(nil),        // 43: hima.wire.v1.MailboxReply
+	(*MailboxItem)(nil),         // 44: hima.wire.v1.MailboxItem
+	(*MailboxTerms)(nil),        // 45: hima.wire.v1.MailboxTerms
+	(*MailboxState)(nil),        // 46: hima.wire.v1.MailboxState
+	(*Vault)(nil),               // 47: hima.wire.v1.Vault
+	(*LanQuestion)(nil),         // 48: hima.wire.v1.LanQuestion
+	(*LanProfile)(nil),          // 49: hima.wire.v1.LanProfile
+	(*Header)(nil),              // 50: hima.wire.v1.Header
+	(*Entry)(nil),               // 51: hima.wire.v1.Entry
+	(*Run)(nil),                 // 52: hima.wire.v1.Run
+	(*Head)(nil),                // 53: hima.wire.v1.Head
+	(*ForkProof)(nil),           // 54: hima.wire.v1.ForkProof
+	(*Text)(nil),                // 55: hima.wire.v1.Text
+	(*Recall)(nil),              // 56: hima.wire.v1.Recall
+	(*Card)(nil),                // 57: hima.wire.v1.Card
+	(*Request)(nil),             // 58: hima.wire.v1.Request
+	(*Accept)(nil),              // 59: hima.wire.v1.Accept
+	(*Decline)(nil),             // 60: hima.wire.v1.Decline
+	(*CardUpdate)(nil),          // 61: hima.wire.v1.CardUpdate
+	(*ContactState)(nil),        // 62: hima.wire.v1.ContactState
+	(*Setting)(nil),             // 63: hima.wire.v1.Setting
+	(*ReadPosition)(nil),        // 64: hima.wire.v1.ReadPosition
+	(*InviteState)(nil),         // 65: hima.wire.v1.InviteState
+	(*MailboxGrant)(nil),        // 66: hima.wire.v1.MailboxGrant
+	(*GroupInvitation)(nil),     // 67: hima.wire.v1.GroupInvitation
+	(*GroupContact)(nil),        // 68: hima.wire.v1.GroupContact
+	(*GroupAnswer)(nil),         // 69: hima.wire.v1.GroupAnswer
+	(*GroupApplication)(nil),    // 70: hima.wire.v1.GroupApplication
+	(*GroupVerdict)(nil),        // 71: hima.wire.v1.GroupVerdict
+	(*Consent)(nil),             // 72: hima.wire.v1.Consent
+	(*GroupCreate)(nil),         // 73: hima.wire.v1.GroupCreate
+	(*GroupAdmit)(nil),          // 74: hima.wire.v1.GroupAdmit
+	(*GroupLeave)(nil),          // 75: hima.wire.v1.GroupLeave
+	(*GroupRemove)(nil),         // 76: hima.wire.v1.GroupRemove
+	(*GroupCut)(nil),            // 77: hima.wire.v1.GroupCut
+	(*GroupRole)(nil),           // 78: hima.wire.v1.GroupRole
+	(*GroupTransfer)(nil),       // 79: hima.wire.v1.GroupTransfer
+	(*TransferProof)(nil),       // 80: hima.wire.v1.TransferProof
+	(*GroupSet)(nil),            // 81: hima.wire.v1.GroupSet
+	(*GroupNickname)(nil),       // 82: hima.wire.v1.GroupNickname
+	(*GroupEpoch)(nil),          // 83: hima.wire.v1.GroupEpoch
+	(*GroupRevoke)(nil),         // 84: hima.wire.v1.GroupRevoke
+	(*GroupDissolve)(nil),       // 85: hima.wire.v1.GroupDissolve
+	(*GroupKeys)(nil),           // 86: hima.wire.v1.GroupKeys
+	(*GroupKey)(nil),            // 87: hima.wire.v1.GroupKey
+	(*GroupLink)(nil),           // 88: hima.wire.v1.GroupLink
+	(*GroupCard)(nil),           // 89: hima.wire.v1.GroupCard
+	(*GroupQuestion)(nil),       // 90: hima.wire.v1.GroupQuestion
+	(*GroupCards)(nil),          // 91: hima.wire.v1.GroupCards
+	(*Snapshot)(nil),            // 92: hima.wire.v1.Snapshot
+	(*SnapshotContact)(nil),     // 93: hima.wire.v1.SnapshotContact
+	(*Frame)(nil),               // 94: hima.wire.v1.Frame
+	(*Hello)(nil),               // 95: hima.wire.v1.Hello
+	(*Record)(nil),              // 96: hima.wire.v1.Record
+	(*Digest)(nil),              // 97: hima.wire.v1.Digest
+	(*Digests)(nil),             // 98: hima.wire.v1.Digests
+	(*Heads)(nil),               // 99: hima.wire.v1.Heads
+	(*RunFrame)(nil),            // 100: hima.wire.v1.RunFrame
+	(*AckItem)(nil),             // 101: hima.wire.v1.AckItem
+	(*Ack)(nil),                 // 102: hima.wire.v1.Ack
+	(*Refuse)(nil),              // 103: hima.wire.v1.Refuse
+	(*Knock)(nil),               // 104: hima.wire.v1.Knock
+	(*KnockAnswer)(nil),         // 105: hima.wire.v1.KnockAnswer
+	(*ReceiptFrame)(nil),        // 106: hima.wire.v1.ReceiptFrame
+	(*Receipt)(nil),             // 107: hima.wire.v1.Receipt
+	(*ReceiptItem)(nil),         // 108: hima.wire.v1.ReceiptItem
+	(*Typing)(nil),              // 109: hima.wire.v1.Typing
+	(*Presence)(nil),            // 110: hima.wire.v1.Presence
+	(*Ping)(nil),                // 111: hima.wire.v1.Ping
+	(*Pong)(nil),                // 112: hima.wire.v1.Pong
+	(*Bye)(nil),                 // 113: hima.wire.v1.Bye
 }
 var file_wire_pb_wire_proto_depIdxs = []int32{
-	10, // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
-	12, // 1: hima.wire.v1.Invite.devices:type_name -> hima.wire.v1.InviteDevice
-	13, // 2: hima.wire.v1.Invite.networks:type_name -> hima.wire.v1.NetworkLink
-	12, // 3: hima.wire.v1.NetworkLink.bootstraps:type_name -> hima.wire.v1.InviteDevice
-	20, // 4: hima.wire.v1.NameRequest.register:type_name -> hima.wire.v1.NameRegister
-	21, // 5: hima.wire.v1.NameRequest.lookup:type_name -> hima.wire.v1.NameLookup
-	22, // 6: hima.wire.v1.NameRequest.return:type_name -> hima.wire.v1.NameReturn
-	1,  // 7: hima.wire.v1.NameAnswer.code:type_name -> hima.wire.v1.NameAnswer.Code
-	25, // 8: hima.wire.v1.DeviceRecord.prekey:type_name -> hima.wire.v1.Prekey
-	26, // 9: hima.wire.v1.DeviceRecord.mailboxes:type_name -> hima.wire.v1.MailboxRef
-	27, // 10: hima.wire.v1.DeviceRecord.request:type_name -> hima.wire.v1.RequestInbox
-	51, // 11: hima.wire.v1.Mail.runs:type_name -> hima.wire.v1.Run
-	30, // 12: hima.wire.v1.Mail.offer:type_name -> hima.wire.v1.MailOffer
-	31, // 13: hima.wire.v1.MailOffer.inboxes:type_name -> hima.wire.v1.MailInbox
-	28, // 14: hima.wire.v1.MailOffer.one_time:type_name -> hima.wire.v1.OneTimePrekey
-	26, // 15: hima.wire.v1.MailInbox.mailbox:type_name -> hima.wire.v1.MailboxRef
-	34, // 16: hima.wire.v1.MailboxRequest.terms:type_name -> hima.wire.v1.MailboxTermsRequest
-	35, // 17: hima.wire.v1.MailboxRequest.open:type_name -> hima.wire.v1.MailboxOpen
-	36, // 18: hima.wire.v1.MailboxRequest.deposit:type_name -> hima.wire.v1.MailboxDeposit
-	37, // 19: hima.wire.v1.MailboxRequest.watch:type_name -> hima.wire.v1.MailboxWatch
-	38, // 20: hima.wire.v1.MailboxRequest.fetch:type_name -> hima.wire.v1.MailboxFetch
-	39, // 21: hima.wire.v1.MailboxRequest.done:type_name -> hima.wire.v1.MailboxDone
-	40, // 22: hima.wire.v1.MailboxRequest.close:type_name -> hima.wire.v1.MailboxClose
-	41, // 23: hima.wire.v1.MailboxRequest.renew:type_name -> hima.wire.v1.MailboxRenew
-	2,  // 24: hima.wire.v1.MailboxOpen.kind:type_name -> hima.wire.v1.MailboxOpen.Kind
-	3,  // 25: hima.wire.v1.MailboxReply.code:type_name -> hima.wire.v1.MailboxReply.Code
-	43, // 26: hima.wire.v1.MailboxReply.items:type_name -> hima.wire.v1.MailboxItem
-	44, // 27: hima.wire.v1.MailboxReply.terms:type_name -> hima.wire.v1.MailboxTerms
-	45, // 28: hima.wire.v1.MailboxReply.state:type_name -> hima.wire.v1.MailboxState
-	50, // 29: hima.wire.v1.Run.entries:type_name -> hima.wire.v1.Entry
-	56, // 30: hima.wire.v1.Request.card:type_name -> hima.wire.v1.Card
-	56, // 31: hima.wire.v1.Accept.card:type_name -> hima.wire.v1.Card
-	56, // 32: hima.wire.v1.CardUpdate.card:type_name -> hima.wire.v1.Card
-	4,  // 33: hima.wire.v1.ContactState.state:type_name -> hima.wire.v1.ContactState.State
-	5,  // 34: hima.wire.v1.ContactState.verified:type_name -> hima.wire.v1.ContactState.Verified
-	67, // 35: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
-	62, // 36: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
-	64, // 37: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
-	61, // 38: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	69, // 39: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	70, // 40: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	72, // 41: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	73, // 42: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	74, // 43: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	76, // 44: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	77, // 45: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	78, // 46: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	79, // 47: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	80, // 48: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	83, // 49: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	84, // 50: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	85, // 51: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	86, // 52: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	53, // 53: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	87, // 54: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	30, // 55: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	71, // 56: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	52, // 57: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	51, // 58: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	75, // 59: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,  // 60: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	51, // 61: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,  // 62: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	82, // 63: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	6,  // 64: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	65, // [65:65] is the sub-list for method output_type
-	65, // [65:65] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	11,  // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
+	13,  // 1: hima.wire.v1.Invite.devices:type_name -> hima.wire.v1.InviteDevice
+	14,  // 2: hima.wire.v1.Invite.networks:type_name -> hima.wire.v1.NetworkLink
+	13,  // 3: hima.wire.v1.NetworkLink.bootstraps:type_name -> hima.wire.v1.InviteDevice
+	21,  // 4: hima.wire.v1.NameRequest.register:type_name -> hima.wire.v1.NameRegister
+	22,  // 5: hima.wire.v1.NameRequest.lookup:type_name -> hima.wire.v1.NameLookup
+	23,  // 6: hima.wire.v1.NameRequest.return:type_name -> hima.wire.v1.NameReturn
+	1,   // 7: hima.wire.v1.NameAnswer.code:type_name -> hima.wire.v1.NameAnswer.Code
+	26,  // 8: hima.wire.v1.DeviceRecord.prekey:type_name -> hima.wire.v1.Prekey
+	27,  // 9: hima.wire.v1.DeviceRecord.mailboxes:type_name -> hima.wire.v1.MailboxRef
+	28,  // 10: hima.wire.v1.DeviceRecord.request:type_name -> hima.wire.v1.RequestInbox
+	52,  // 11: hima.wire.v1.Mail.runs:type_name -> hima.wire.v1.Run
+	31,  // 12: hima.wire.v1.Mail.offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 13: hima.wire.v1.Mail.keys:type_name -> hima.wire.v1.GroupKeys
+	32,  // 14: hima.wire.v1.MailOffer.inboxes:type_name -> hima.wire.v1.MailInbox
+	29,  // 15: hima.wire.v1.MailOffer.one_time:type_name -> hima.wire.v1.OneTimePrekey
+	27,  // 16: hima.wire.v1.MailInbox.mailbox:type_name -> hima.wire.v1.MailboxRef
+	35,  // 17: hima.wire.v1.MailboxRequest.terms:type_name -> hima.wire.v1.MailboxTermsRequest
+	36,  // 18: hima.wire.v1.MailboxRequest.open:type_name -> hima.wire.v1.MailboxOpen
+	37,  // 19: hima.wire.v1.MailboxRequest.deposit:type_name -> hima.wire.v1.MailboxDeposit
+	38,  // 20: hima.wire.v1.MailboxRequest.watch:type_name -> hima.wire.v1.MailboxWatch
+	39,  // 21: hima.wire.v1.MailboxRequest.fetch:type_name -> hima.wire.v1.MailboxFetch
+	40,  // 22: hima.wire.v1.MailboxRequest.done:type_name -> hima.wire.v1.MailboxDone
+	41,  // 23: hima.wire.v1.MailboxRequest.close:type_name -> hima.wire.v1.MailboxClose
+	42,  // 24: hima.wire.v1.MailboxRequest.renew:type_name -> hima.wire.v1.MailboxRenew
+	2,   // 25: hima.wire.v1.MailboxOpen.kind:type_name -> hima.wire.v1.MailboxOpen.Kind
+	3,   // 26: hima.wire.v1.MailboxReply.code:type_name -> hima.wire.v1.MailboxReply.Code
+	44,  // 27: hima.wire.v1.MailboxReply.items:type_name -> hima.wire.v1.MailboxItem
+	45,  // 28: hima.wire.v1.MailboxReply.terms:type_name -> hima.wire.v1.MailboxTerms
+	46,  // 29: hima.wire.v1.MailboxReply.state:type_name -> hima.wire.v1.MailboxState
+	51,  // 30: hima.wire.v1.Run.entries:type_name -> hima.wire.v1.Entry
+	57,  // 31: hima.wire.v1.Request.card:type_name -> hima.wire.v1.Card
+	57,  // 32: hima.wire.v1.Accept.card:type_name -> hima.wire.v1.Card
+	57,  // 33: hima.wire.v1.CardUpdate.card:type_name -> hima.wire.v1.Card
+	4,   // 34: hima.wire.v1.ContactState.state:type_name -> hima.wire.v1.ContactState.State
+	5,   // 35: hima.wire.v1.ContactState.verified:type_name -> hima.wire.v1.ContactState.Verified
+	68,  // 36: hima.wire.v1.GroupInvitation.members:type_name -> hima.wire.v1.GroupContact
+	14,  // 37: hima.wire.v1.GroupInvitation.networks:type_name -> hima.wire.v1.NetworkLink
+	13,  // 38: hima.wire.v1.GroupContact.devices:type_name -> hima.wire.v1.InviteDevice
+	77,  // 39: hima.wire.v1.GroupRemove.cuts:type_name -> hima.wire.v1.GroupCut
+	6,   // 40: hima.wire.v1.GroupRole.role:type_name -> hima.wire.v1.GroupRole.Role
+	77,  // 41: hima.wire.v1.GroupRevoke.cuts:type_name -> hima.wire.v1.GroupCut
+	87,  // 42: hima.wire.v1.GroupKeys.keys:type_name -> hima.wire.v1.GroupKey
+	68,  // 43: hima.wire.v1.GroupLink.asks:type_name -> hima.wire.v1.GroupContact
+	14,  // 44: hima.wire.v1.GroupLink.networks:type_name -> hima.wire.v1.NetworkLink
+	68,  // 45: hima.wire.v1.GroupCard.admins:type_name -> hima.wire.v1.GroupContact
+	93,  // 46: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
+	63,  // 47: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
+	65,  // 48: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
+	62,  // 49: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	95,  // 50: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	96,  // 51: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	98,  // 52: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	99,  // 53: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	100, // 54: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	102, // 55: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	103, // 56: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	104, // 57: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	105, // 58: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	106, // 59: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	109, // 60: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	110, // 61: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	111, // 62: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	112, // 63: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	54,  // 64: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	113, // 65: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	31,  // 66: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 67: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
+	97,  // 68: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	53,  // 69: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	52,  // 70: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	101, // 71: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,   // 72: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	52,  // 73: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,   // 74: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	108, // 75: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	7,   // 76: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	77,  // [77:77] is the sub-list for method output_type
+	77,  // [77:77] is the sub-list for method input_type
+	77,  // [77:77] is the sub-list for extension type_name
+	77,  // [77:77] is the sub-list for extension extendee
+	0,   // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
@@ -6685,7 +8453,7 @@ func file_wire_pb_wire_proto_init() {
 		(*MailboxRequest_Close)(nil),
 		(*MailboxRequest_Renew)(nil),
 	}
-	file_wire_pb_wire_proto_msgTypes[61].OneofWrappers = []any{
+	file_wire_pb_wire_proto_msgTypes[86].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Record)(nil),
 		(*Frame_Digests)(nil),
@@ -6703,14 +8471,15 @@ func file_wire_pb_wire_proto_init() {
 		(*Frame_Fork)(nil),
 		(*Frame_Bye)(nil),
 		(*Frame_MailOffer)(nil),
+		(*Frame_GroupKeys)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_pb_wire_proto_rawDesc), len(file_wire_pb_wire_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   81,
+			NumEnums:      8,
+			NumMessages:   106,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
