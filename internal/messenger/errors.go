@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"hima/identity"
+	"hima/internal/feed"
 )
 
 // The kinds of refusals. Every error a method returns because of what was asked wraps one of them; anything else is an
@@ -13,7 +14,7 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrNotFound: nobody and nothing has that name or ID.
 	ErrNotFound = errors.New("not found")
-	// ErrAmbiguous: a name means several people; errors.As to *Error gives the candidates.
+	// ErrAmbiguous: a name means several people or groups; errors.As to *Error gives the candidates.
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrExists: it is there already, as a contact that is added twice.
 	ErrExists = errors.New("exists")
@@ -35,6 +36,18 @@ var (
 	ErrReadOnly = errors.New("read only")
 	// ErrUnavailable: the part that would do it is not running.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrNotMember: the act needs a member of the group.
+	ErrNotMember = errors.New("not a member")
+	// ErrNotAllowed: the own role in the group does not give the right.
+	ErrNotAllowed = errors.New("not allowed")
+	// ErrLastOwner: an owner hands the group over or dissolves it, and cannot just go.
+	ErrLastOwner = errors.New("last owner")
+	// ErrDissolved: the group ended.
+	ErrDissolved = errors.New("dissolved")
+	// ErrMuted: only admins write in the group now.
+	ErrMuted = errors.New("muted")
+	// ErrExpired: an invitation, application or link is over.
+	ErrExpired = errors.New("expired")
 	// ErrNoSeed: this device does not hold the account's seed (R17).
 	ErrNoSeed = errors.New("no account seed on this device")
 )
@@ -47,12 +60,13 @@ type Error struct {
 	Candidates []Candidate
 }
 
-// Candidate is one of several people a name may mean.
+// Candidate is one of several people or groups a name may mean.
 type Candidate struct {
 	Account  identity.AccountID
 	Username string
 	Nickname string
 	Source   Source
+	Group    feed.ConversationID // a group: then Account is zero and Nickname is its name
 }
 
 // Error implements error.

@@ -76,7 +76,7 @@ const (
 	SourceNetwork Source = "network"
 )
 
-// ConversationKind is direct or self.
+// ConversationKind is direct, self or group.
 type ConversationKind string
 
 // The kinds of conversations.
@@ -265,6 +265,14 @@ type Message struct {
 	ClockAhead   bool
 	Hole         int // kind hole: how many are missing
 	Received     time.Time
+
+	// Groups.
+	Members     int                // own: to how many members it goes
+	DeliveredTo int                // own: how many of them have it
+	ReadBy      int                // own: how many of them let it be known that they read it
+	Backlog     bool               // said before this account was a member
+	Subject     identity.AccountID // acts: the account it concerns; zero: none
+	SubjectName string
 }
 
 // Conversation is one row of the conversation list.
@@ -272,13 +280,15 @@ type Conversation struct {
 	ID       feed.ConversationID
 	Kind     ConversationKind
 	Peer     identity.AccountID
-	Name     string // remark, nickname, username or short ID
+	Name     string // remark, nickname, username or short ID; of a group its name
 	Username string
 	Relation Relation
 	Unread   int
 	Last     *Message // nil: nothing said yet
 	Online   bool
 	Pending  int
+	Members  int      // groups: how many are in
+	Role     RoleName // groups: own; empty: not in it any more
 }
 
 // HistoryQuery is which part of a conversation to read.
@@ -398,6 +408,10 @@ type Event struct {
 	Name         string            // name: the username; mailbox: what the mailbox is called, if it is known
 	Holder       identity.DeviceID // mailbox: the node; zero: none
 	MessageIDs   []feed.EntryID    // state: those that changed, at most 256 an event
+
+	Subject     *identity.AccountID // group, invitation, application: the account it concerns besides; nil: none
+	AccountName string              // groups: what Account is called
+	SubjectName string              // groups: what Subject is called
 }
 
 // WatchQuery is where a watcher begins.
