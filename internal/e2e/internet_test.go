@@ -321,13 +321,13 @@ func TestNetlabForeignRelay(t *testing.T) {
 func TestNetlabNeverTogether(t *testing.T) {
 	internet(t, "cone,cone")
 	b := serve(t, "pub", "192.0.0.130")
-	alice, bob := user(t, "alice", "nat1", b.link), user(t, "bob", "nat2", b.link)
+	alice, bob := user(t, "alicequillfeather", "nat1", b.link), user(t, "bobmarchbanks", "nat2", b.link)
 	alice.joined()
 	bob.joined()
 	bob.findableWhileAway()
 	capture := record(t, "pub")
 	bob.must("node", "stop")
-	alice.must("contact", "add", "bob", "--yes", "--message", "secret sentence one")
+	alice.must("contact", "add", bob.name, "--yes", "--message", "secret sentence one")
 	alice.until("the request in the mailbox", func() bool {
 		for _, r := range alice.list("contact", "requests") {
 			id, _ := r["message_id"].(string)
@@ -338,70 +338,27 @@ func TestNetlabNeverTogether(t *testing.T) {
 	alice.must("node", "stop")
 
 	bob.until("the request", func() bool { return len(bob.list("contact", "requests")) == 1 })
-	bob.must("contact", "accept", "alice")
-	bob.must("send", "alice", "secret sentence two", "--wait", "sent", "--timeout", "60s")
+	bob.must("contact", "accept", alice.name)
+	bob.must("send", alice.name, "secret sentence two", "--wait", "sent", "--timeout", "60s")
 	bob.must("node", "stop")
 
-	alice.until("the answer", func() bool { mine, _ := alice.texts("bob"); return len(mine) == 1 })
-	alice.must("send", "bob", "secret sentence three", "--wait", "sent", "--timeout", "60s")
+	alice.until("the answer", func() bool { mine, _ := alice.texts(bob.name); return len(mine) == 1 })
+	alice.must("send", bob.name, "secret sentence three", "--wait", "sent", "--timeout", "60s")
 	alice.must("node", "stop")
 
-	bob.until("the third", func() bool { mine, _ := bob.texts("alice"); return len(mine) == 2 })
-	bob.until("that alice has the second", bob.delivered("alice", "secret sentence two"))
+	bob.until("the third", func() bool { mine, _ := bob.texts(alice.name); return len(mine) == 2 })
+	bob.until("that alice has the second", bob.delivered(alice.name, "secret sentence two"))
 	bob.must("node", "stop")
 
-	var ids []string
-	for _, p := range []person{alice, bob} {
-		who := p.one("whoami")
-		ids = append(ids, who["account"].(string))
-		p.must("node", "stop")
-	}
+	ids := append(idsOf(t, alice), idsOf(t, bob)...)
+	alice.must("node", "stop")
+	bob.must("node", "stop")
 	b.stop()
 	packets := capture()
-	for _, s := range []string{"secret sentence", "found you by name"} {
+	for _, s := range append(ids, "secret sentence", alice.name, bob.name) {
 		require.NotContains(t, packets, s, "on the wire")
 		require.Empty(t, grep(t, b.dir, s), "on the disk of the bootstrap node")
 	}
-	for _, id := range ids {
-		require.NotContains(t, packets, id)
-	}
-}
-
-// record captures every packet of a host until the returned function is called, which gives their bytes.
-func record(t *testing.T, host string) func() string {
-	t.Helper()
-	if _, err := exec.LookPath("tcpdump"); err != nil {
-		t.Log("no tcpdump here: packets are not looked at")
-		return func() string { return "" }
-	}
-	file := filepath.Join(t.TempDir(), "packets")
-	cmd := exec.Command("ip", "netns", "exec", labPrefix+"-"+host, "tcpdump", "-i", "any", "-s", "0", "-U", "-w", file)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	return func() string {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		b, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.NotEmpty(t, b)
-		return string(b)
-	}
-}
-
-// grep lists the files below dir that hold s.
-func grep(t *testing.T, dir, s string) (found []string) {
-	t.Helper()
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(b), s) {
-			found = append(found, path)
-		}
-		return err
-	}))
-	return found
 }
 
 // The figures of docs/performance.md: how soon after the start a slot on the relay is held, the first message arrives, and
