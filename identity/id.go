@@ -191,6 +191,9 @@ const (
 	DomainNetworkCard   Domain = "hima/network-card/1"
 	DomainMail          Domain = "hima/mail/1"
 	DomainCustody       Domain = "hima/custody/1"
+	DomainGroupConsent  Domain = "hima/group-consent/1"
+	DomainGroupTransfer Domain = "hima/group-transfer/1"
+	DomainGroupCard     Domain = "hima/group-card/1"
 )
 
 // message is what is signed: the domain, a zero byte, the payload.

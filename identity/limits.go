@@ -114,6 +114,31 @@ const (
 	// MaxCustody bounds the bytes of a signed mailbox receipt; one is about 190.
 	MaxCustody = 256
 
+	// MaxConsent bounds the bytes of a signed consent (about 370 without its message), MaxConsentMessage the sentence in it,
+	// ConsentLifetime how long it counts after it was made.
+	MaxConsent        = 2 << 10
+	MaxConsentMessage = 1 << 10
+	ConsentLifetime   = 30 * 24 * time.Hour
+
+	// MaxTransferProof bounds the bytes of a signed transfer proof; one is about 330.
+	MaxTransferProof = 512
+
+	// MaxGroupName bounds the name of a group, in bytes, as the setting in its roster does.
+	MaxGroupName = 256
+
+	// MaxGroupContacts is how many people a card or an invitation names as those to ask.
+	MaxGroupContacts = 4
+
+	// MaxGroupCard bounds the bytes of a signed group card: 16 transfers are 5 KiB, four people with two devices of four
+	// usual addresses each 2 KiB. GroupCardLifetime is how long one may count after it was made.
+	MaxGroupCard       = 12 << 10
+	MaxCardDescription = 1 << 10
+	MaxTransfers       = 16
+	GroupCardLifetime  = 7 * 24 * time.Hour
+
+	// MaxGenesis bounds a genesis header in a card, as package feed bounds headers.
+	MaxGenesis = 2 << 10
+
 	// MaxWorkBits is the most work that is ever asked for or done: 2^28 hashes are about a minute on one core.
 	MaxWorkBits = 28
 
