@@ -73,7 +73,7 @@ func (m *Mail) refresh(ctx context.Context) error {
 	var gone []holding
 	m.mu.Lock()
 	seen := map[identity.DeviceID]bool{}
-	lacks := map[identity.DeviceID]map[feed.FeedID]uint64{}
+	lacks := map[identity.DeviceID]map[feed.FeedID]uint64{{}: {}} // the zero device stands for whoever lacks most
 	for _, d := range owed {
 		seen[d.Device] = true
 		p := m.poster(d.Peer)
@@ -81,6 +81,9 @@ func (m *Mail) refresh(ctx context.Context) error {
 		lacks[d.Device] = map[feed.FeedID]uint64{}
 		for _, s := range d.Feeds {
 			lacks[d.Device][s.Feed] = s.From
+			if from, ok := lacks[identity.DeviceID{}][s.Feed]; !ok || s.From < from {
+				lacks[identity.DeviceID{}][s.Feed] = s.From
+			}
 		}
 	}
 	for dev, feeds := range m.ledger {
@@ -449,16 +452,20 @@ func (m *Mail) leaveIn(ctx context.Context, ex replica.Export, in identity.MailI
 		m.noteFailed(ctx, ex.Peer.Device, in.Mailbox.Device.Short(), err)
 		return err
 	}
-	// A mailbox's clock need not be ours: what counts is for how long it promises.
-	until := m.cfg.Now().Add(receipt.Until.Sub(receipt.Time))
-	if receipt.Until.Before(until) {
-		until = receipt.Until
-	}
-	if err := m.keep(ctx, ex, in.Mailbox.Device, until); err != nil {
+	if err := m.keep(ctx, ex, in.Mailbox.Device, m.promised(receipt)); err != nil {
 		return err
 	}
 	m.log.Debug("left an item", "device", ex.Peer.Device.Short(), "runs", len(ex.Runs), "receipts", len(ex.Receipts))
 	return noteAttempt(m.cfg.DB, ex.Peer.Device, Attempt{Time: m.cfg.Now(), Road: RoadMailbox, Addr: in.Mailbox.Device.Short()})
+}
+
+// promised is until when a receipt counts. A mailbox's clock need not be ours: what counts is for how long it promises.
+func (m *Mail) promised(receipt identity.Custody) time.Time {
+	until := m.cfg.Now().Add(receipt.Until.Sub(receipt.Time))
+	if receipt.Until.Before(until) {
+		return receipt.Until
+	}
+	return until
 }
 
 func (m *Mail) noteFailed(ctx context.Context, dev identity.DeviceID, box string, err error) {

@@ -53,6 +53,7 @@ const (
 	Contact Kind = Kind(pb.MailboxOpen_KIND_CONTACT) // whoever knows its ID may deposit
 	Request Kind = Kind(pb.MailboxOpen_KIND_REQUEST) // for strangers: proof of work, small quota
 	Slot    Kind = Kind(pb.MailboxOpen_KIND_SLOT)    // only the owner writes, and the newest item alone is kept
+	Log     Kind = Kind(pb.MailboxOpen_KIND_LOG)     // many know its secret and read it; an item goes when its time is over
 )
 
 // ServerConfig is what a Server needs. DB, Node and Key are required.
