@@ -36,7 +36,7 @@ func (n *Node) makeRoom() {
 	now := time.Now()
 	for _, c := range conns {
 		st := c.Stat()
-		if st.Direction == network.DirOutbound && now.Sub(st.Opened) > lookedAfter && len(c.GetStreams()) == 0 && !n.wanted(c) {
+		if st.Direction == network.DirOutbound && now.Sub(st.Opened) > lookedAfter && !busy(c) && !n.wanted(c) {
 			c.Close()
 		}
 	}
@@ -45,7 +45,7 @@ func (n *Node) makeRoom() {
 // sweepIdle closes connections that nobody uses until ctx ends. libp2p's connection manager acts on numbers alone, and far
 // above those of a person who has some friends online.
 func (n *Node) sweepIdle(ctx context.Context) {
-	busy := map[network.Conn]time.Time{} // when each was last seen with a stream
+	used := map[network.Conn]time.Time{} // when each was last seen with a stream
 	t := time.NewTicker(idleSweep)
 	defer t.Stop()
 	for {
@@ -54,32 +54,38 @@ func (n *Node) sweepIdle(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		for _, c := range n.idle(busy, time.Now()) {
+		for _, c := range n.idle(used, time.Now()) {
 			c.Close()
 		}
 	}
 }
 
-// idle lists what to close, and keeps busy.
-func (n *Node) idle(busy map[network.Conn]time.Time, now time.Time) []network.Conn {
+// idle lists what to close, and keeps used.
+func (n *Node) idle(used map[network.Conn]time.Time, now time.Time) []network.Conn {
 	var idle []network.Conn
 	seen := map[network.Conn]bool{}
 	for _, c := range n.host.Network().Conns() {
 		seen[c] = true
-		if _, ok := busy[c]; !ok || len(c.GetStreams()) > 0 || n.wanted(c) {
-			busy[c] = now
+		if _, ok := used[c]; !ok || busy(c) || n.wanted(c) {
+			used[c] = now
 		}
-		if now.Sub(busy[c]) >= idleAfter {
+		if now.Sub(used[c]) >= idleAfter {
 			idle = append(idle, c)
 		}
 	}
-	for c := range busy {
+	for c := range used {
 		if !seen[c] {
-			delete(busy, c)
+			delete(used, c)
 		}
 	}
-	slices.SortFunc(idle, func(a, b network.Conn) int { return busy[b].Compare(busy[a]) })
+	slices.SortFunc(idle, func(a, b network.Conn) int { return used[b].Compare(used[a]) })
 	return idle[min(len(idle), idleKept):]
+}
+
+// busy: somebody uses the connection. Gossip alone is no reason to keep one: whom to be connected with for a group is
+// decided by the sessions of its members.
+func busy(c network.Conn) bool {
+	return slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool { return s.Protocol() != GossipProtocol })
 }
 
 // wanted: the connection is kept for its own sake. Whoever is on our LAN stays connected: it costs nobody's money, and the
