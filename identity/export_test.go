@@ -37,6 +37,9 @@ func InviteLink(b []byte) string { return inviteKind().text(bytes.Clone(b)) }
 // NetworkLinkText makes a network link with a right checksum of any content.
 func NetworkLinkText(b []byte) string { return networkKind().text(bytes.Clone(b)) }
 
+// GroupLinkText makes a group link with a right checksum of any content.
+func GroupLinkText(b []byte) string { return groupKind().text(bytes.Clone(b)) }
+
 // LinkContent returns the version and message of a link of any kind.
 func LinkContent(s string) []byte {
 	_, text, _ := strings.Cut(s, ":")
@@ -57,3 +60,17 @@ func Pad(b []byte) []byte {
 }
 
 func Unpad(b []byte) ([]byte, error) { return unpad(b) }
+
+// SignedPayload returns what was signed.
+func SignedPayload(raw []byte) []byte {
+	payload, _, err := parseSigned(raw, len(raw))
+	if err != nil {
+		panic(err)
+	}
+	return payload
+}
+
+// SignedBy signs any payload.
+func SignedBy(key DeviceKey, d Domain, payload []byte) []byte {
+	return appendSigned(payload, key.Sign(d, payload))
+}

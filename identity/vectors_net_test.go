@@ -14,7 +14,7 @@ import (
 	"hima/internal/wire/pb"
 )
 
-// netVectors is one of docs/spec/vectors/{network,records,names,prekeys}.json. Everything in it follows from the seeds,
+// netVectors is one of docs/spec/vectors/{network,records,names,prekeys,groups}.json. Everything in it follows from the seeds,
 // except what was sealed at random once and has to go on opening.
 type netVectors struct {
 	Comment   string          `json:"comment"`
@@ -91,6 +91,9 @@ func vectorParsers() map[string]func([]byte) error {
 		"mail":           func(b []byte) error { _, err := identity.ParseMail(b, device(3)); return err },
 		"custody":        func(b []byte) error { _, err := identity.ParseCustody(b); return err },
 		"item":           func(b []byte) error { _, err := identity.MailHint(b); return err },
+		"consent":        func(b []byte) error { _, err := identity.ParseConsent(b); return err },
+		"transfer_proof": func(b []byte) error { _, err := identity.ParseTransferProof(b); return err },
+		"group_card":     func(b []byte) error { _, err := identity.ParseGroupCard(b); return err },
 		"mail_offer": func(b []byte) error {
 			var m pb.MailOffer
 			if err := proto.Unmarshal(b, &m); err != nil {
@@ -295,6 +298,7 @@ func sealAnew(t *testing.T) []sealedVector {
 func TestNetVectors(t *testing.T) {
 	for file, want := range map[string]netVectors{
 		"network": networkVectors(t), "records": recordVectors(t), "names": nameVectors(t), "prekeys": prekeyVectors(t),
+		"groups": groupVectors(t),
 	} {
 		t.Run(file, func(t *testing.T) {
 			path := "../docs/spec/vectors/" + file + ".json"
@@ -330,10 +334,15 @@ func readNetVectors(t *testing.T, v netVectors) {
 		require.Error(t, parsers[x.Kind](unhex(x.Bytes)), "%s %s", x.Kind, x.What)
 	}
 	for _, x := range v.Texts {
-		if x.Kind == "invite" {
+		switch x.Kind {
+		case "invite":
 			_, err := identity.ParseInvite(x.Text)
 			require.NoError(t, err)
-		} else {
+		case "group_link":
+			l, err := identity.ParseGroupLink(x.Text)
+			require.NoError(t, err)
+			require.Equal(t, x.Text, l.String())
+		default:
 			l, err := identity.ParseNetworkLink(x.Text)
 			require.NoError(t, err)
 			require.Equal(t, x.Text, l.String())
