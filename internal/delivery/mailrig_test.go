@@ -425,6 +425,12 @@ func (r *resident) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) 
 
 func (r *resident) Read(*storage.Tx, feed.FeedID) (uint64, error) { return 0, nil }
 
+func (r *resident) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (replica.Window, error) {
+	return nil, nil
+}
+
+func (r *resident) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+
 // judge is the gate.
 type judge struct{ r *resident }
 

@@ -29,13 +29,27 @@ func (a Author) WithRand(r io.Reader) Author {
 	return a
 }
 
+// Group is what the headers of groups hold besides. The zero Group is that of every other conversation.
+type Group struct {
+	Parents []EntryID // of a control entry, in the order in which they are written
+	Epoch   []byte    // the epoch act that a chat entry is written under
+	Nonce   []byte    // 32 bytes: this is a genesis, its hash names the conversation
+}
+
 // Next makes the entry that follows the tip; the zero Tip begins a feed. The content is what the kind prescribes, as
 // encoded bytes. A time outside the range of the format is moved to its nearest end: a wrong clock must not keep
 // anybody from writing. The entry is not signed; see [SignRun].
 func (a Author) Next(tip Tip, conv ConversationID, number Number, kind Kind, clock uint64, timeMS int64, content []byte) (Entry, error) {
+	return a.NextInGroup(tip, conv, number, kind, clock, timeMS, content, Group{})
+}
+
+// NextInGroup is Next with what the header of a group holds besides. A genesis is written to the zero conversation, and
+// is the first entry of a control feed.
+func (a Author) NextInGroup(tip Tip, conv ConversationID, number Number, kind Kind, clock uint64, timeMS int64, content []byte, g Group) (Entry, error) {
 	e := Entry{Header: Header{
 		Conversation: conv, Number: number, Account: a.account, Device: a.device,
 		Seq: tip.Seq + 1, Prev: tip.Hash, Clock: clock, TimeMS: min(max(timeMS, 0), MaxTimeMS), Kind: kind,
+		Parents: g.Parents, Epoch: g.Epoch, Nonce: g.Nonce,
 	}}
 	if tip.Seq == 0 {
 		e.Prev = EntryID{}
@@ -53,8 +67,17 @@ func (a Author) Next(tip Tip, conv ConversationID, number Number, kind Kind, clo
 	if err := e.Header.check(); err != nil {
 		return Entry{}, fmt.Errorf("making entry: %w", err)
 	}
-	e.header = e.Header.append(make([]byte, 0, 232+len(e.Certificate)))
+	if len(g.Parents) > MaxParents || len(g.Epoch) > MaxEpoch || g.Nonce != nil && len(g.Nonce) != 32 {
+		return Entry{}, fmt.Errorf("making entry: parents, epoch or nonce: %w", ErrMalformed)
+	}
+	e.header = e.Header.append(make([]byte, 0, 232+len(e.Certificate)+34*len(g.Parents)+len(g.Epoch)+len(g.Nonce)))
+	if len(e.header) > MaxHeader {
+		return Entry{}, fmt.Errorf("making entry: header of %d bytes: %w", len(e.header), ErrTooLarge)
+	}
 	e.ID = sha256.Sum256(e.header)
+	if e.Nonce != nil {
+		e.Conversation = ConversationID(e.ID)
+	}
 	return e, nil
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"hima/identity"
 	"hima/internal/feed"
+	"hima/internal/replica"
 	"hima/internal/wire/pb"
 	"hima/storage"
 )
@@ -56,6 +57,14 @@ func (m *Messenger) Read(tx *storage.Tx, id feed.FeedID) (uint64, error) {
 	}
 	return f.read, nil
 }
+
+// Window implements replica.Members: whoever shares a direct conversation may have all of it.
+func (m *Messenger) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (replica.Window, error) {
+	return nil, nil
+}
+
+// Lazy implements replica.Members.
+func (m *Messenger) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
 
 // peer gives the other side of a direct conversation; zero for self and for unknown conversations.
 func (m *Messenger) peer(tx *storage.Tx, conv feed.ConversationID) (identity.AccountID, contactRow, error) {

@@ -66,7 +66,18 @@ type Members interface {
 	KnockToken(tx *storage.Tx, conv feed.ConversationID) ([]byte, error)
 	// Read returns up to which number the user has read a feed of somebody else and lets its author know; 0: not said.
 	Read(tx *storage.Tx, id feed.FeedID) (uint64, error)
+	// Window says what an account may have of a conversation's feeds. Of the own account it says what may be taken: a
+	// newcomer's chat feeds may begin above 1.
+	Window(tx *storage.Tx, conv feed.ConversationID, account identity.AccountID) (Window, error)
+	// Lazy says whether a conversation is one of many, a group: entries of others are passed on after a pause, because
+	// other roads usually bring them, and what came over any road is told to every session.
+	Lazy(tx *storage.Tx, conv feed.ConversationID) bool
 }
+
+// Window says which numbers of a feed an account may have; last 0: nothing of it. A first of 0, for the own account
+// only, says that where it begins is not known here. The nil Window is everything. It answers as of the moment it was
+// asked for and is cheap; call Reannounce when another one would be given.
+type Window func(id feed.FeedID) (first, last uint64)
 
 // Incoming is a run that verified and would extend what is held.
 type Incoming struct {
@@ -178,12 +189,17 @@ type Config struct {
 	Gate        Gate
 	Hooks       Hooks
 	Side        Side                     // nil: nothing is said beside the entries
+	Keys        Keys                     // nil: no keys of groups are handed over
 	Logger      *slog.Logger             // nil: nothing is logged
 	Now         func() time.Time         // nil: time.Now
 	Agent       string                   // shown to peers; empty: "hima"
 	Limits      Limits                   // zero fields: the defaults
 	Fail        func(point string) error // tests: an error at a named point ends the step as a crash would
 	OnAck       func(Ack)                // measurements: an acknowledgement arrived, not yet stored; nil: not told
+
+	// OnStored is told of entries that became durable here, own ones too, which have the zero Peer. It runs on the
+	// committer's goroutine and must not block. nil: nobody is told.
+	OnStored func(conv feed.ConversationID, entries []feed.Entry, from Peer)
 }
 
 // Limits bounds what peers may cost. A zero field takes the value of DefaultLimits.
@@ -232,6 +248,12 @@ type Draft struct {
 	Kind         feed.Kind
 	Content      []byte    // unpadded
 	Time         time.Time // zero: now
+
+	// Of groups. A draft with a Genesis, 32 random bytes, has no Conversation: it is the first control entry of a new
+	// one, whose ID is that of the entry.
+	Parents []feed.EntryID
+	Epoch   []byte
+	Genesis []byte
 }
 
 func (c Config) withDefaults() Config {

@@ -20,7 +20,7 @@ func (r *Replica) Append(tx *storage.Tx, drafts ...Draft) ([]feed.Entry, error) 
 	for len(drafts) > 0 {
 		// Neighbours of one feed share the reading and writing of its state.
 		n := 1
-		for n < len(drafts) && drafts[n].Conversation == drafts[0].Conversation && drafts[n].Number == drafts[0].Number {
+		for n < len(drafts) && drafts[n].Genesis == nil && drafts[n].Conversation == drafts[0].Conversation && drafts[n].Number == drafts[0].Number {
 			n++
 		}
 		var err error
@@ -33,6 +33,9 @@ func (r *Replica) Append(tx *storage.Tx, drafts ...Draft) ([]feed.Entry, error) 
 }
 
 func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entry) ([]feed.Entry, error) {
+	if drafts[0].Genesis != nil {
+		return r.appendGenesis(tx, drafts[0], entries)
+	}
 	id := r.OwnFeed(drafts[0].Conversation, drafts[0].Number)
 	st, err := openFeed(tx, id, r.cfg.Account)
 	if err != nil {
@@ -55,7 +58,7 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 			at = now
 		}
 		tip := st.tip()
-		e, err := r.author.Next(tip, id.Conversation, id.Number, d.Kind, feed.NextClock(tip, seen), at.UnixMilli(), d.Content)
+		e, err := r.author.NextInGroup(tip, id.Conversation, id.Number, d.Kind, feed.NextClock(tip, seen), at.UnixMilli(), d.Content, feed.Group{Parents: d.Parents, Epoch: d.Epoch})
 		if err != nil {
 			return nil, fmt.Errorf("appending to own feed: %w", err)
 		}
@@ -85,8 +88,36 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 	return entries, nil
 }
 
+// appendGenesis begins a conversation that is named by its first entry (R6).
+func (r *Replica) appendGenesis(tx *storage.Tx, d Draft, entries []feed.Entry) ([]feed.Entry, error) {
+	now := r.cfg.Now()
+	at := d.Time
+	if at.IsZero() {
+		at = now
+	}
+	e, err := r.author.NextInGroup(feed.Tip{}, d.Conversation, d.Number, d.Kind, 1, at.UnixMilli(), d.Content, feed.Group{Nonce: d.Genesis})
+	if err != nil {
+		return nil, fmt.Errorf("beginning a conversation: %w", err)
+	}
+	st, err := openFeed(tx, e.Feed(), r.cfg.Account)
+	if err != nil {
+		return nil, err
+	}
+	st.last, st.hash, st.clock, st.touched = e.Seq, e.ID, e.Clock, now.UnixMilli()
+	if err := saveEntries(tx, st.local, []feed.Entry{e}, nil); err != nil {
+		return nil, err
+	}
+	if err := saveFeed(tx, e.Feed(), &st); err != nil {
+		return nil, err
+	}
+	r.clocks.raise(e.Conversation, e.Clock)
+	tx.OnCommit(func() { r.appended(e.Feed(), []feed.Entry{e}, false) })
+	return append(entries, e), nil
+}
+
 // appended runs after the commit, in commit order.
 func (r *Replica) appended(id feed.FeedID, entries []feed.Entry, offered bool) {
+	r.stored(id.Conversation, entries, Peer{})
 	if offered {
 		r.tails.add(id, entries)
 	}

@@ -198,6 +198,7 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 		if err != nil {
 			return outcome{}, fmt.Errorf("telling of entries: %w", err)
 		}
+		tx.OnCommit(func() { r.stored(id.Conversation, fresh, in.peer) })
 	}
 	if detached {
 		return outcome{}, nil
@@ -214,6 +215,13 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 		r.receipts.changed(id.Conversation, r.cfg.Now())
 	})
 	return outcome{ack: &h}, nil
+}
+
+// stored tells whoever listens that entries are durable. It runs after the commit, in commit order.
+func (r *Replica) stored(conv feed.ConversationID, entries []feed.Entry, from Peer) {
+	if r.cfg.OnStored != nil {
+		r.cfg.OnStored(conv, entries, from)
+	}
 }
 
 // write stores the entries of a run and returns those that were not known before.

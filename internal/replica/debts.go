@@ -17,6 +17,11 @@ type Debt struct {
 	Feeds   []Span // which; at most two of a conversation, in no particular order of conversations
 }
 
+// Lazy says that nothing is owed but entries of groups, which other members pass on too.
+func (d Debt) Lazy() bool {
+	return !slices.ContainsFunc(d.Feeds, func(s Span) bool { return !s.Lazy })
+}
+
 // debts keeps who is owed something. It is derived from own heads and acknowledged heads: there is no outbox. It is
 // computed anew for those conversations that changed since it was last asked for.
 type debts struct {
@@ -180,6 +185,7 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 		return nil, err
 	}
 	now := r.cfg.Now()
+	lazy := r.cfg.Members.Lazy(tx, conv)
 	var list []Debt
 	for _, account := range append([]identity.AccountID{r.cfg.Account}, readers...) {
 		if rec, ok := r.cfg.Records.Record(account); ok && rec.Expired(now) {
@@ -206,7 +212,7 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 				}
 				if acked < st.last {
 					debt.Entries += st.last - acked
-					debt.Feeds = append(debt.Feeds, Span{Feed: id, From: acked + 1, Last: st.last})
+					debt.Feeds = append(debt.Feeds, Span{Feed: id, From: acked + 1, Last: st.last, Lazy: lazy})
 				}
 			}
 			if debt.Entries > 0 {

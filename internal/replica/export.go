@@ -20,6 +20,7 @@ import (
 type Span struct {
 	Feed       feed.FeedID
 	From, Last uint64
+	Lazy       bool // the conversation is a group
 }
 
 // ExportOptions bounds an export.
@@ -28,6 +29,8 @@ type ExportOptions struct {
 	Skip func(feed.FeedID) uint64
 	// MaxBytes bounds the encoded runs and receipts together; 0: DefaultExportBytes. The first run always fits.
 	MaxBytes int
+	// Control adds the control entries that others wrote in groups, so that a newcomer can begin with a mail alone.
+	Control bool
 }
 
 // DefaultExportBytes leaves room in a mail for what goes with runs.
@@ -36,10 +39,11 @@ const DefaultExportBytes = 56 << 10
 // Export is what one device lacks, in the form in which other roads than a session carry it.
 type Export struct {
 	Peer     Peer
-	Runs     []*pb.Run // signed
-	Spans    []Span    // what the runs hold, in the same order
-	Receipts [][]byte  // signed receipts of this device that the other one may lack
-	Knock    bool      // the first exchange with an account that has not answered: Token or Work is set
+	Runs     []*pb.Run       // signed
+	Spans    []Span          // what the runs hold, in the same order
+	Receipts [][]byte        // signed receipts of this device that the other one may lack
+	Keys     []*pb.GroupKeys // of groups that both are in, from Config.Keys
+	Knock    bool            // the first exchange with an account that has not answered: Token or Work is set
 	Token    []byte
 	Work     []byte
 	More     bool // the bound left something out
@@ -93,10 +97,24 @@ func (r *Replica) Export(ctx context.Context, device identity.DeviceID, o Export
 	if err != nil {
 		return Export{}, fmt.Errorf("exporting: %w", err)
 	}
+	if err := x.keys(); err != nil {
+		return Export{}, fmt.Errorf("exporting: %w", err)
+	}
 	if x.out.Knock && len(x.out.Token) == 0 {
 		x.out.Work = r.works.of(r.cfg.Account, account, x.first)
 	}
 	return x.out, nil
+}
+
+// keys adds the keys of groups. They alone are no reason for a mail.
+func (x *exporter) keys() error {
+	if x.r.cfg.Keys == nil || x.out.Empty() || x.out.Knock {
+		return nil
+	}
+	return x.r.view(func(tx *storage.Tx) (err error) {
+		x.out.Keys, err = x.r.cfg.Keys.KeysFor(tx, x.to)
+		return err
+	})
 }
 
 // accountOf says whose device it is, of the accounts that something may be owed to.

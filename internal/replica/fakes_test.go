@@ -172,6 +172,12 @@ func (f *fakes) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) {
 	return f.token, nil
 }
 
+func (f *fakes) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (Window, error) {
+	return nil, nil
+}
+
+func (f *fakes) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+
 func (f *fakes) Read(_ *storage.Tx, id feed.FeedID) (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -97,7 +97,7 @@ func TestMailBringsEntriesAndReceipts(t *testing.T) {
 	a, b := friendsApart(t, nil)
 	a.say(b.person, numbered(3)...)
 	e := a.export(b, ExportOptions{})
-	if e.Peer != b.peer() || len(e.Runs) != 1 || e.Spans[0] != (Span{a.chat(b.person), 1, 3}) || e.More || e.Knock != true {
+	if e.Peer != b.peer() || len(e.Runs) != 1 || e.Spans[0] != (Span{Feed: a.chat(b.person), From: 1, Last: 3}) || e.More || e.Knock != true {
 		t.Fatalf("exported %+v", e)
 	}
 	ran := 0
@@ -548,7 +548,7 @@ func TestWatchOwed(t *testing.T) {
 	default:
 	}
 	owed, err := a.rep.Owed()
-	if want := []Span{{a.chat(b.person), 1, 2}}; err != nil || len(owed) != 1 || !slices.Equal(owed[0].Feeds, want) {
+	if want := []Span{{Feed: a.chat(b.person), From: 1, Last: 2}}; err != nil || len(owed) != 1 || !slices.Equal(owed[0].Feeds, want) {
 		t.Errorf("owed %s, %v", fmt.Sprint(owed), err)
 	}
 }

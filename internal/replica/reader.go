@@ -94,6 +94,8 @@ func (s *session) handle(ctx context.Context, f *pb.Frame) error {
 		return s.handleFork(ctx, of.Fork)
 	case *pb.Frame_MailOffer:
 		return s.handleOffer(ctx, of.MailOffer)
+	case *pb.Frame_GroupKeys:
+		return s.handleKeys(ctx, of.GroupKeys)
 	case *pb.Frame_Typing, *pb.Frame_Presence:
 		s.handleUnstored(f)
 		return nil

@@ -365,6 +365,12 @@ func (d *device) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) { 
 
 func (d *device) Read(*storage.Tx, feed.FeedID) (uint64, error) { return 0, nil }
 
+func (d *device) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (replica.Window, error) {
+	return nil, nil
+}
+
+func (d *device) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+
 func (d *device) Listening(identity.AccountID) pb.Code { return pb.Code_CODE_TAKEN }
 
 func (d *device) Admit(_ *storage.Tx, in replica.Incoming) (int, pb.Code, error) {

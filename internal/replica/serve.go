@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 
 	"hima/internal/feed"
 	"hima/internal/wire/pb"
@@ -45,6 +46,57 @@ func (r *Replica) readRun(tx *storage.Tx, id feed.FeedID, st feedState, from uin
 		signature = feed.SignRun(r.cfg.Key, entries[whole-1])
 	}
 	return entries, signature, nil
+}
+
+// ReadRun returns the longest signed run that begins at a number, for other roads than a session. Of an own feed it is
+// durable before it returns that the run was offered (R1). ErrNoEntry: there is none.
+func (r *Replica) ReadRun(id feed.FeedID, from uint64) (*pb.Run, error) {
+	if id.Device == r.self {
+		if r.diverged.Load() {
+			return nil, ErrDiverged
+		}
+		if err := r.reserveNow(id); err != nil {
+			return nil, fmt.Errorf("reading a run: %w", err)
+		}
+	}
+	var entries []feed.Entry
+	var signature []byte
+	err := r.view(func(tx *storage.Tx) error {
+		st, ok, err := loadFeed(tx, id)
+		if !ok || err != nil || st.forkAt != 0 {
+			return err
+		}
+		entries, signature, err = r.readRun(tx, id, st, from)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading a run: %w", err)
+	}
+	if len(entries) == 0 {
+		return nil, ErrNoEntry
+	}
+	return runPB(entries, signature), nil
+}
+
+// reserveNow makes it durable that an own feed is offered up to its end, unless it is (R1).
+func (r *Replica) reserveNow(id feed.FeedID) error {
+	done, err := r.reserved(id)
+	if done || err != nil {
+		return err
+	}
+	if err := r.fail("before-offered"); err != nil {
+		return err
+	}
+	return r.cfg.DB.Update(context.Background(), func(tx *storage.Tx) error { return r.reserve(tx, id) })
+}
+
+func (r *Replica) reserved(id feed.FeedID) (done bool, err error) {
+	err = r.view(func(tx *storage.Tx) error {
+		st, ok, err := loadFeed(tx, id)
+		done = !ok || st.offered >= st.last
+		return err
+	})
+	return done, err
 }
 
 // runOverhead is what a run adds to its entries: the signature.
@@ -157,25 +209,16 @@ func (w *writer) load(id feed.FeedID, from, limit uint64) (entries []feed.Entry,
 	return entries, signature, err
 }
 
-// reserve makes it durable that an own feed is offered up to its end, unless it is (R1).
+// reserve is reserveNow for a writer, which first sends what it has.
 func (w *writer) reserve(id feed.FeedID) error {
-	r := w.s.r
-	done := false
-	err := r.view(func(tx *storage.Tx) error {
-		st, ok, err := loadFeed(tx, id)
-		done = !ok || st.offered >= st.last
-		return err
-	})
+	done, err := w.s.r.reserved(id)
 	if done || err != nil {
 		return err
 	}
 	if err := w.flush(); err != nil { // the other side need not wait for our disk
 		return err
 	}
-	if err := r.fail("before-offered"); err != nil {
-		return err
-	}
-	return r.cfg.DB.Update(context.Background(), func(tx *storage.Tx) error { return r.reserve(tx, id) })
+	return w.s.r.reserveNow(id)
 }
 
 func runPB(entries []feed.Entry, signature []byte) *pb.Run {

@@ -65,6 +65,7 @@ type session struct {
 	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
 	offers   *rate.Limiter // what is for the Side
+	keyRate  *rate.Limiter // what is for Keys
 	steps    *rate.Limiter // heads and receipts
 
 	wake   chan struct{} // one slot, for the writer
@@ -96,6 +97,7 @@ type session struct {
 	handed    map[feed.ConversationID]handed // receipts that were written
 	offerDue  bool                           // the Side is to be asked
 	offering  bool                           // it is being asked
+	keysDue   bool                           // Keys is to be asked
 	pingNonce uint64
 	pingAt    time.Time // zero: no ping is out
 	pongs     []chan struct{}
@@ -162,6 +164,7 @@ func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Read
 		frames:    rate.NewLimiter(strangerFrames, 4*strangerFrames),
 		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
 		offers:    newOfferLimiter(),
+		keyRate:   newKeysLimiter(),
 		steps:     rate.NewLimiter(stepRate, stepBurst),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),

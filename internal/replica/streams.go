@@ -217,6 +217,13 @@ func (t *streams) live(conv feed.ConversationID) bool {
 	return len(t.byConv[conv]) > 0
 }
 
+// having returns the sessions that have a conversation open.
+func (t *streams) having(conv feed.ConversationID) []*session {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Collect(maps.Keys(t.byConv[conv]))
+}
+
 // wake tells every session that a feed grew.
 func (t *streams) wake(id feed.FeedID, last uint64) {
 	t.mu.RLock()

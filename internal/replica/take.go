@@ -10,8 +10,8 @@ import (
 	"hima/storage"
 )
 
-// Take applies a run that came over another road than a session (gossip, mailbox). It returns after what it stored is
-// durable. ErrRefused: the gate did not take it. An error of package feed: the bytes are worth nothing.
+// Take applies a run that came over another road than a session: gossip, a mailbox. The zero Peer brings what nobody in
+// particular vouches for. It returns after what it stored is durable. ErrRefused: the gate did not take it. An error of package feed: the bytes are worth nothing.
 func (r *Replica) Take(ctx context.Context, from Peer, raw *pb.Run) error {
 	run, err := feed.CheckDetached(raw)
 	if err != nil {

@@ -20,6 +20,8 @@ type writer struct {
 	buf []byte // of one frame
 	wg  *sync.WaitGroup
 	set time.Time // when the write deadline was last moved
+
+	toldKeys map[feed.ConversationID][32]byte // hashes of the keys that were told
 }
 
 // write sends what the session has to say until it ends, and a goodbye at last. What takes long is done in wg.
@@ -112,6 +114,9 @@ func (w *writer) deadline() {
 func (w *writer) step() (idle bool, err error) {
 	s := w.s
 	w.offer()
+	if err := w.keys(); err != nil {
+		return false, err
+	}
 	s.mu.Lock()
 	answers := s.answers
 	s.answers = nil
@@ -284,6 +289,7 @@ func (w *writer) open(c *convSync) error {
 	if !s.opened {
 		s.opened = true
 		s.offerLocked()
+		s.keysLocked()
 	}
 	c.receipt = c.receipt || first
 	s.mu.Unlock()

@@ -1,0 +1,134 @@
+package replica
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	"hima/internal/feed"
+	"hima/internal/wire"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Keys hands the epoch keys of groups over (R29).
+type Keys interface {
+	// KeysFor returns what a device may have, one message per group, the newest epochs. It is asked once in each session
+	// that has a conversation open, after PushKeys, and for each Export. What a session has told already is not repeated.
+	KeysFor(tx *storage.Tx, p Peer) ([]*pb.GroupKeys, error)
+	// TookKeys takes what a device that shares the group tells. The session reads nothing more until it returns; an
+	// error that is ErrProtocol ends it.
+	TookKeys(ctx context.Context, p Peer, k *pb.GroupKeys) error
+}
+
+// Keys come when a session begins, for each group, and when an epoch does. Each may cost its receiver a commit.
+const (
+	keysPause = time.Second
+	keysBurst = 1024
+	// maxGroupKeys bounds the keys of one message.
+	maxGroupKeys = 16
+)
+
+func newKeysLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(keysPause), keysBurst) }
+
+// PushKeys asks Keys anew what those may have who share a conversation, in every session that has it open.
+func (r *Replica) PushKeys(conv feed.ConversationID) {
+	for _, s := range r.streams.having(conv) {
+		s.mu.Lock()
+		s.keysLocked()
+		s.mu.Unlock()
+	}
+}
+
+// keysLocked lets the writer ask Keys, unless nothing is open yet: then open will. Called with mu held.
+func (s *session) keysLocked() {
+	if s.r.cfg.Keys != nil && s.opened {
+		s.keysDue = true
+		s.poke()
+	}
+}
+
+// keys writes what the other side may have and was not told in this session.
+func (w *writer) keys() error {
+	s := w.s
+	s.mu.Lock()
+	due := s.keysDue
+	s.keysDue = false
+	s.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := s.stillListed(); err != nil {
+		return err
+	}
+	var all []*pb.GroupKeys
+	err := s.r.view(func(tx *storage.Tx) (err error) {
+		all, err = s.r.cfg.Keys.KeysFor(tx, s.peer)
+		return err
+	})
+	if err != nil {
+		s.r.log.Warn("asking for the keys of groups", "device", s.peer.Device.Short(), "error", err)
+		return nil
+	}
+	for _, k := range all {
+		if len(k.GetGroup()) != 32 || len(k.Keys) == 0 {
+			continue
+		}
+		raw, err := proto.Marshal(k)
+		if err != nil || len(raw) > wire.MaxSyncFrame-16 {
+			s.r.log.Warn("handing over the keys of a group", "size", len(raw), "error", err)
+			continue
+		}
+		sum, conv := sha256.Sum256(raw), feed.ConversationID(k.Group)
+		if w.toldKeys[conv] == sum {
+			continue
+		}
+		if w.toldKeys == nil {
+			w.toldKeys = map[feed.ConversationID][32]byte{}
+		}
+		w.toldKeys[conv] = sum
+		if err := w.frame(&pb.Frame{Of: &pb.Frame_GroupKeys{GroupKeys: k}}); err != nil {
+			return err
+		}
+	}
+	return w.flush()
+}
+
+// handleKeys hands what the other side tells to Keys, if the group is one that both share.
+func (s *session) handleKeys(ctx context.Context, k *pb.GroupKeys) error {
+	if len(k.GetGroup()) != 32 || len(k.Keys) > maxGroupKeys {
+		return fmt.Errorf("reading keys of a group: %w", ErrProtocol)
+	}
+	for _, one := range k.Keys {
+		if len(one.GetEpoch()) != 32 || len(one.Key) != 32 {
+			return fmt.Errorf("reading keys of a group: %w", ErrProtocol)
+		}
+	}
+	if s.r.cfg.Keys == nil {
+		return s.tax()
+	}
+	open, err := s.shares(feed.ConversationID(k.Group))
+	if err != nil {
+		return err
+	}
+	if !open {
+		return s.tax()
+	}
+	if !s.keyRate.Allow() {
+		return fmt.Errorf("too many keys of groups: %w", ErrBusy)
+	}
+	err = s.r.cfg.Keys.TookKeys(ctx, s.peer, k)
+	if errors.Is(err, ErrProtocol) {
+		return fmt.Errorf("taking keys of a group: %w", err)
+	}
+	if err != nil {
+		s.r.log.Warn("keeping keys of a group", "device", s.peer.Device.Short(), "error", err)
+	}
+	s.lastIn.Store(time.Now().UnixNano()) // the silence was ours
+	return nil
+}
