@@ -308,6 +308,9 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 // cancelled, so that the end of Run ends it too.
 func (d *Directory) untilCancelled(ctx context.Context) (context.Context, func()) {
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if errors.Is(ctx.Err(), context.Canceled) {
+		cancel() // at once: what AfterFunc starts may come too late
+	}
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			cancel()
