@@ -175,7 +175,7 @@ func (u *unlocked) attendOnce(ctx context.Context) (soon bool) {
 	}
 	u.mail.SetRequests(u.messenger.RequestPolicy())
 	u.dropWithdrawn(ctx)
-	u.tellPublished(networks)
+	u.tellPublished()
 	u.claimMissing(networks)
 	if err := u.publishSelf(ctx, u.now()); err != nil && ctx.Err() == nil {
 		u.log.Error("making the own record", "err", err)
@@ -235,26 +235,22 @@ func (u *unlocked) dropWithdrawn(ctx context.Context) {
 
 // tellPublished tells the mail since when the world knows the present prekey (R24): since every network that answers was
 // seen to hold a record that was made with it.
-func (u *unlocked) tellPublished(networks []directory.NetworkState) {
+func (u *unlocked) tellPublished() {
 	r, ok := u.directory.DeviceRecord(u.node.ID())
 	if !ok || r.Prekey.IsZero() || r.Prekey == u.published {
 		return
 	}
-	made := r.Expires.Add(-identity.DeviceRecordLifetime)
-	var at time.Time
-	for _, n := range networks {
-		switch {
-		case !n.Online:
-		case n.Published.Before(made):
+	known := false
+	for _, n := range u.directory.Networks() { // after the record was read: one that is newer now is not published
+		if n.Online && n.Published.IsZero() {
 			return
-		case n.Published.After(at):
-			at = n.Published
 		}
+		known = known || n.Online
 	}
-	if at.IsZero() {
+	if !known {
 		return
 	}
-	if err := u.mail.Published(r.Prekey, at); err != nil {
+	if err := u.mail.Published(r.Prekey, u.now()); err != nil {
 		u.log.Error("noting what was published", "err", err)
 		return
 	}

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,7 +50,9 @@ type NetworkState struct {
 	DHTPeers   int  // nodes in the routing table
 	Username   NameState
 	Joined     time.Time
-	Published  time.Time // when the own records were last seen stored by others; zero: not yet
+	// Published is when the own records, as they are now, were last seen stored by others, each of them; zero: not yet, or
+	// one is about to be made anew.
+	Published time.Time
 }
 
 // NetworkEvent says that something about a network changed.
@@ -146,14 +149,14 @@ type joined struct {
 	id   identity.NetworkID
 	name string
 
-	mu        sync.Mutex
-	saved     savedNetwork
-	table     dht // nil: not open
-	published time.Time
-	online    bool                            // as was told
-	items     map[string]itemState            // what was published, see publishLoop
-	greet     map[identity.DeviceID]time.Time // when bootstrap nodes are asked what they serve
-	skew      map[identity.DeviceID]time.Duration
+	mu     sync.Mutex
+	saved  savedNetwork
+	table  dht                             // nil: not open
+	online bool                            // as was told
+	items  map[string]itemState            // what was published, see publishLoop
+	told   [sha256.Size]byte               // the own items that were last told to be published
+	greet  map[identity.DeviceID]time.Time // when bootstrap nodes are asked what they serve
+	skew   map[identity.DeviceID]time.Duration
 
 	wake, attend chan struct{} // something may be due for publishLoop, attendLoop; 1 deep
 }
@@ -456,11 +459,8 @@ func (d *Directory) networkState(j *joined) NetworkState {
 		st.Online = st.Online || out.Connected
 		st.Bootstraps = append(st.Bootstraps, out)
 	}
-	j.mu.Lock()
-	st.Published = j.published
-	table := j.table
-	j.mu.Unlock()
-	if table != nil {
+	st.Published = d.published(j)
+	if table := j.dht(); table != nil {
 		st.DHTPeers = table.Peers()
 	}
 	return st

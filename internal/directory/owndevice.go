@@ -30,12 +30,15 @@ type ownDevice struct {
 	last    identity.DeviceRecord // newest that was made; zero: none yet
 	seen    uint64                // highest number met anywhere: a restored disk may know less than the world (R18)
 	info    DeviceInfo
-	set     bool // SetDevice was called
-	stale   bool // a newer record than last is about
+	set     bool   // SetDevice was called
+	stale   bool   // a newer record than last is about
+	news    uint64 // counts what may make a new record
+	settled uint64 // news up to which last is what is to be said
 	changed chan struct{}
 }
 
-func (o *ownDevice) init() { o.changed = make(chan struct{}, 1) }
+// init leaves one look at it all pending, the first.
+func (o *ownDevice) init() { o.changed, o.news = make(chan struct{}, 1), 1 }
 
 func (o *ownDevice) load(tx *storage.Tx) error {
 	raw, err := tx.Get(ownRecordKey())
@@ -59,7 +62,17 @@ func (o *ownDevice) record() identity.DeviceRecord {
 	return o.last
 }
 
+// pending tells whether a newer record may be made in a moment.
+func (o *ownDevice) pending() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.settled != o.news
+}
+
 func (o *ownDevice) nudge() {
+	o.mu.Lock()
+	o.news++
+	o.mu.Unlock()
 	select {
 	case o.changed <- struct{}{}:
 	default:
@@ -91,10 +104,13 @@ func (d *Directory) SetDevice(info DeviceInfo) {
 	d.own.nudge()
 }
 
+// signs tells whether the device record can be made: without a key, or with that of another device, nothing can be said.
+func (d *Directory) signs() bool { return d.cfg.Key.ID() == d.cfg.Certificate.Device }
+
 // runDevice keeps the own record in step with what it has to say.
 func (d *Directory) runDevice(ctx context.Context) error {
-	if d.cfg.Key.ID() != d.cfg.Certificate.Device {
-		<-ctx.Done() // no key, or that of another device: nothing can be said
+	if !d.signs() {
+		<-ctx.Done()
 		return nil
 	}
 	// Who has something to say about mailboxes says it soon after the start; a record without them would be replaced at once.
@@ -129,7 +145,7 @@ func (d *Directory) renewDevice(ctx context.Context) error {
 	}
 	o := &d.own
 	o.mu.Lock()
-	last, seen, info, set, stale := o.last, o.seen, o.info, o.set, o.stale
+	last, seen, info, set, stale, news := o.last, o.seen, o.info, o.set, o.stale, o.news
 	o.mu.Unlock()
 	if !set && !last.IsZero() {
 		// Nobody said anything since the start: what was said before it still stands.
@@ -143,6 +159,8 @@ func (d *Directory) renewDevice(ctx context.Context) error {
 		return err
 	}
 	if !stale && sameDevice(last, next) && last.Expires.Sub(now) > identity.DeviceRecordLifetime/2 {
+		o.settle(news)
+		d.nudgeAll() // who waited for a new record need not wait for it
 		return nil
 	}
 	if err := d.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return tx.Set(ownRecordKey(), next.Raw()) }); err != nil {
@@ -151,8 +169,16 @@ func (d *Directory) renewDevice(ctx context.Context) error {
 	o.mu.Lock()
 	o.last, o.seen, o.stale = next, max(o.seen, next.Seq), next.Seq <= o.seen
 	o.mu.Unlock()
+	o.settle(news)
 	d.nudgeAll()
 	return nil
+}
+
+// settle notes that the last record says all up to news.
+func (o *ownDevice) settle(news uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.settled = max(o.settled, news)
 }
 
 // sameDevice tells whether two records say the same, whenever they were made.

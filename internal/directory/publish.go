@@ -3,6 +3,7 @@ package directory
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -27,11 +28,11 @@ type item struct {
 
 // itemState is how an item stands in one network.
 type itemState struct {
-	raw    []byte // what was put
-	stored bool   // others were seen to hold it
-	again  bool   // and it was put a second time
-	fails  int
-	next   time.Time
+	raw   []byte    // what was put
+	seen  time.Time // when others were last seen to hold it; zero: never
+	again bool      // and it was put a second time
+	fails int
+	next  time.Time
 }
 
 // errNotStored is the reason for another try: the put succeeded, and too few of the closest nodes hold the record.
@@ -94,7 +95,7 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 		}
 	}
 	j.mu.Unlock()
-	wait, all, put, news := republish, len(items) > 0, false, false
+	wait := republish
 	for _, it := range items {
 		st := j.item(it.key)
 		if !bytes.Equal(st.raw, it.raw) {
@@ -107,23 +108,60 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 				return 0
 			}
 			st = settled(st, err, d.now())
-			news = news || st.stored && !j.item(it.key).stored
-			put = true
 			j.setItem(it.key, st)
 			d.log.Debug("published", "network", j.id.Short(), "key", it.key, "error", err)
 		}
-		all = all && (st.stored || it.name) // a name may be fought over; that is told by its own state
 		wait = min(wait, st.next.Sub(d.now()))
 	}
-	if all && put {
-		j.mu.Lock()
-		j.published = d.now()
-		j.mu.Unlock()
-		if news {
-			d.tellNetwork(j, "published")
-		}
+	if d.newlyPublished(j, items) {
+		d.tellNetwork(j, "published")
 	}
 	return max(wait, time.Second)
+}
+
+// published is since when at the latest others hold the own records as they are now: the earliest of the times when each
+// was last seen stored, or zero while a newer one is to be made or one was not seen. A name is left out: it may be fought
+// over, and its own state tells that.
+func (d *Directory) published(j *joined) time.Time {
+	if d.signs() && d.own.pending() {
+		return time.Time{}
+	}
+	items := d.ownItems(j)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var at time.Time
+	for _, it := range items {
+		if it.name {
+			continue
+		}
+		st := j.items[it.key]
+		if st.seen.IsZero() || !bytes.Equal(st.raw, it.raw) {
+			return time.Time{}
+		}
+		if at.IsZero() || st.seen.Before(at) {
+			at = st.seen
+		}
+	}
+	return at
+}
+
+// newlyPublished tells once, for each set of own items, that all of them were seen stored.
+func (d *Directory) newlyPublished(j *joined, items []item) bool {
+	if d.published(j).IsZero() {
+		return false
+	}
+	hash := sha256.New()
+	for _, it := range items {
+		if it.name && !j.item(it.key).seen.IsZero() || !it.name {
+			hash.Write(it.raw)
+		}
+	}
+	now := [sha256.Size]byte(hash.Sum(nil))
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	news := j.told != now
+	j.told = now
+	return news
 }
 
 // settled says when an item is due next: after half a day, less what keeps all devices of an account from doing it at one
@@ -131,14 +169,13 @@ func (d *Directory) publishDue(ctx context.Context, j *joined, table dht) time.D
 func settled(st itemState, err error, now time.Time) itemState {
 	if err == nil {
 		st.next = now.Add(republish - rand.N(republish/12))
-		if !st.stored && !st.again {
+		if !st.again {
 			// In a young network, and with a young table, the nodes that seemed closest were not always.
 			st.again, st.next = true, now.Add(putAgain/2+rand.N(putAgain))
 		}
-		st.fails, st.stored = 0, true
+		st.fails, st.seen = 0, now
 		return st
 	}
-	st.stored = false
 	st.next = now.Add(min(publishPause<<min(st.fails, 16), publishPauseMax))
 	st.fails++
 	return st

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -64,6 +65,50 @@ func TestSwallowedPutIsRepeated(t *testing.T) {
 	w.pass(31 * time.Minute)
 	require.False(t, alice.Networks()[0].Published.IsZero())
 	require.Greater(t, w.cloud.holders(key, raw(t, alice, key)), 5)
+}
+
+// busyTable lets something happen while a record is put.
+type busyTable struct {
+	*cloudTable
+	during func()
+}
+
+func (b busyTable) Put(ctx context.Context, key string, value []byte) error {
+	b.during()
+	return b.cloudTable.Put(ctx, key, value)
+}
+
+// Nothing counts as published that is about to be made anew, or was made anew while another record was put.
+func TestNothingIsPublishedThatIsPending(t *testing.T) {
+	w := newTown(t, 1, 30)
+	alice := w.come(1)
+	j := alice.nets.list()[0]
+	published := func() bool { return !alice.Networks()[0].Published.IsZero() }
+	require.False(t, published())
+	w.pass(time.Minute)
+	require.True(t, published())
+
+	alice.SetDevice(DeviceInfo{Mailboxes: []identity.MailboxRef{{Device: bootKey(3).ID()}}})
+	require.False(t, published(), "the record that says so is not made yet")
+	own, _ := alice.Record(account(1))
+	next, err := identity.NewAccountRecord(accountKey(1), identity.RecordConfig{LastSeq: own.Seq, Now: w.now(), Devices: own.Devices})
+	require.NoError(t, err)
+	require.NoError(t, alice.SetOwn(t.Context(), next))
+	alice.publishDue(t.Context(), j, busyTable{alice.table, func() { require.NoError(t, alice.renewDevice(t.Context())) }})
+	require.Equal(t, cloudClosest, w.cloud.holders(identity.AccountRecordKey(account(1)), next.Raw())-1)
+	require.Zero(t, w.cloud.holders(identity.DeviceRecordKey(device(1)), alice.own.record().Raw()))
+	require.False(t, published(), "it is made, and nobody holds it")
+	alice.publishDue(t.Context(), j, alice.table)
+	require.True(t, published())
+
+	// What turns out to say the same is published without another put.
+	told := len(alice.online)
+	alice.SetDevice(DeviceInfo{Mailboxes: []identity.MailboxRef{{Device: bootKey(3).ID()}}})
+	require.False(t, published())
+	require.NoError(t, alice.renewDevice(t.Context()))
+	require.True(t, published())
+	alice.publishDue(t.Context(), j, alice.table)
+	require.Len(t, alice.online, told, "and is no news")
 }
 
 // A device whose disk was set back makes its next record above what the world has (R18).
