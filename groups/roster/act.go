@@ -78,6 +78,7 @@ const (
 	SettingInvite       = "invite"  // admins, members
 	SettingHistory      = "history" // none, all, or a number of messages
 	SettingMute         = "mute"    // yes: only admins write
+	SettingMailbox      = "mailbox" // where the group's log is kept; who reads it says how
 )
 
 // Cut names the last entry of a feed that counts.
@@ -145,7 +146,7 @@ func validSetting(key, value string) bool {
 	switch key {
 	case SettingName:
 		return value != "" && len(value) <= 256
-	case SettingDescription, SettingAnnouncement:
+	case SettingDescription, SettingAnnouncement, SettingMailbox:
 		return true
 	case SettingPublic, SettingMute:
 		return value == "yes" || value == "no"

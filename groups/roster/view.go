@@ -68,6 +68,7 @@ func (r *Roster) View() View {
 	})
 	for _, key := range []string{
 		SettingName, SettingDescription, SettingAnnouncement, SettingPublic, SettingJoin, SettingInvite, SettingHistory, SettingMute,
+		SettingMailbox,
 	} {
 		v.Settings[key] = f.value(key, nil)
 	}

@@ -1,0 +1,108 @@
+package groups
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Feeds is what groups need of the entry store and its sessions; *replica.Replica is the real one, with the messenger's
+// Append, so that own acts stand in the history. It is an interface because the tests need many accounts in one process
+// without a network.
+type Feeds interface {
+	Append(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entry, error)
+	Entry(tx *storage.Tx, id feed.FeedID, seq uint64) (feed.Entry, error)
+	Entries(tx *storage.Tx, id feed.FeedID, from, to uint64, f func(feed.Entry) (more bool, err error)) error
+	Head(tx *storage.Tx, id feed.FeedID) (feed.Head, bool, error)
+	Heads(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, error)
+	AckedBy(tx *storage.Tx, id feed.FeedID, f func(device identity.DeviceID, last uint64) (more bool, err error)) error
+	OwnFeed(conv feed.ConversationID, n feed.Number) feed.FeedID
+	ReadRun(id feed.FeedID, from uint64) (*pb.Run, error)
+	Take(ctx context.Context, from replica.Peer, raw *pb.Run) error
+
+	Connected(device identity.DeviceID) bool
+	Open(ctx context.Context, device identity.DeviceID) error
+	Sessions() []replica.SessionInfo
+	Reannounce(conv feed.ConversationID)
+	PushKeys(conv feed.ConversationID)
+}
+
+// Parts are the other packages, which need Groups to exist before they do.
+type Parts struct {
+	Feeds Feeds // required
+	// Say writes an entry of the direct conversation with an account, also a stranger's; nil: nothing can be said.
+	Say func(tx *storage.Tx, to identity.AccountID, kind feed.Kind, content []byte) error
+	// Devices lists the devices known of an account; nil: none are.
+	Devices func(identity.AccountID) []identity.DeviceID
+	// Networks, Addrs and Mailboxes say where this device is found, for invitations and links, and who keeps its mail; nil:
+	// nothing is said.
+	Networks  func() []identity.NetworkLink
+	Addrs     func() []string
+	Mailboxes func() []identity.MailboxRef
+	// Hint notes where a device of an account may be, Join that a network may lead there. Nothing of it is proven. They run
+	// on goroutines of Run. nil: not noted.
+	Hint func(account identity.AccountID, device identity.DeviceID, addrs []string)
+	Join func(ctx context.Context, link identity.NetworkLink)
+
+	Log Log // the groups' mailboxes; nil: none
+}
+
+// Groups are the groups of one account on one device. Make it with New, give it the other parts with Bind.
+type Groups struct {
+	cfg   Config
+	parts Parts
+	log   *slog.Logger
+	now   func() time.Time
+	self  replica.Peer
+}
+
+// New checks the configuration. It starts nothing.
+func New(c Config) (*Groups, error) {
+	if c.DB == nil || c.Account.IsZero() || c.Key.IsZero() || c.Certificate.IsZero() || c.Records == nil {
+		return nil, errors.New("making groups: incomplete configuration")
+	}
+	if c.Certificate.Device != c.Key.ID() || c.Certificate.Account != c.Account {
+		return nil, fmt.Errorf("making groups: certificate of another device: %w", ErrInvalid)
+	}
+	c = c.withDefaults()
+	return &Groups{cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()}}, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.News == nil {
+		c.News = func(*storage.Tx, News) error { return nil }
+	}
+	l, d := &c.Limits, DefaultLimits()
+	l.Acts, l.Burst, l.ActBurst, l.Waiting = cmp.Or(l.Acts, d.Acts), cmp.Or(l.Burst, d.Burst), cmp.Or(l.ActBurst, d.ActBurst), cmp.Or(l.Waiting, d.Waiting)
+	l.Rate, l.ActRate = cmp.Or(l.Rate, d.Rate), cmp.Or(l.ActRate, d.ActRate)
+	l.Applications, l.Invitations, l.Links = cmp.Or(l.Applications, d.Applications), cmp.Or(l.Invitations, d.Invitations), cmp.Or(l.Links, d.Links)
+	l.Cached, l.EpochEntries = cmp.Or(l.Cached, d.Cached), cmp.Or(l.EpochEntries, d.EpochEntries)
+	l.EpochAge, l.Invitation = cmp.Or(l.EpochAge, d.EpochAge), min(cmp.Or(l.Invitation, d.Invitation), identity.ConsentLifetime)
+	return c
+}
+
+// Bind gives the other parts. It is called once, before anything else.
+func (g *Groups) Bind(p Parts) { g.parts = p }
+
+// Run does what goes on by itself until the context ends: see the functions it starts.
+func (g *Groups) Run(ctx context.Context) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	return eg.Wait()
+}
