@@ -72,45 +72,53 @@ type ServerConfig struct {
 
 // ServerLimits bounds what a mailbox keeps. A zero field takes the value of DefaultServerLimits.
 type ServerLimits struct {
-	TotalBytes   uint64        // of all items
-	TotalItems   int           // of all inboxes
-	Inboxes      int           // of all owners
-	InboxBytes   uint64        // of one contact inbox
-	InboxItems   int           // of one contact inbox
-	RequestBytes uint64        // of one request inbox
-	RequestItems int           // of one request inbox
-	Expiry       time.Duration // how long an item is kept
-	InboxIdle    time.Duration // how long an inbox is kept that nobody renewed
-	WorkBits     int           // owed for a deposit in a request inbox; negative: none
-	Watched      int           // inboxes that one stream may watch
-	Rate         float64       // requests a second of one device
-	Burst        int           // requests of one device at once
-	ByteRate     float64       // bytes a second that one device may deposit
-	ByteBurst    int           // bytes that one device may deposit at once
-	OpenRate     float64       // new inboxes a second of one device
-	OpenBurst    int           // new inboxes of one device at once
+	TotalBytes     uint64        // of all items
+	TotalItems     int           // of all inboxes
+	Inboxes        int           // of all owners
+	InboxBytes     uint64        // of one contact inbox
+	InboxItems     int           // of one contact inbox
+	RequestBytes   uint64        // of one request inbox
+	RequestItems   int           // of one request inbox
+	LogBytes       uint64        // of one log
+	LogItems       int           // of one log
+	LogDeviceBytes uint64        // of one log, left by one device
+	LogDeviceItems int           // of one log, left by one device
+	Expiry         time.Duration // how long an item is kept
+	InboxIdle      time.Duration // how long an inbox is kept that nobody renewed
+	WorkBits       int           // owed for a deposit in a request inbox; negative: none
+	Watched        int           // inboxes that one stream may watch
+	Rate           float64       // requests a second of one device
+	Burst          int           // requests of one device at once
+	ByteRate       float64       // bytes a second that one device may deposit
+	ByteBurst      int           // bytes that one device may deposit at once
+	OpenRate       float64       // new inboxes a second of one device
+	OpenBurst      int           // new inboxes of one device at once
 }
 
 // DefaultServerLimits returns the limits of a bootstrap node.
 func DefaultServerLimits() ServerLimits {
 	return ServerLimits{
-		TotalBytes:   4 << 30,
-		TotalItems:   1 << 20,
-		Inboxes:      1 << 18,
-		InboxBytes:   16 << 20,
-		InboxItems:   2048,
-		RequestBytes: 1 << 20,
-		RequestItems: 64,
-		Expiry:       30 * 24 * time.Hour,
-		InboxIdle:    180 * 24 * time.Hour,
-		WorkBits:     18,
-		Watched:      4096,
-		Rate:         100,
-		Burst:        2000,
-		ByteRate:     256 << 10,
-		ByteBurst:    16 << 20,
-		OpenRate:     1,
-		OpenBurst:    1024,
+		TotalBytes:     4 << 30,
+		TotalItems:     1 << 20,
+		Inboxes:        1 << 18,
+		InboxBytes:     16 << 20,
+		InboxItems:     2048,
+		RequestBytes:   1 << 20,
+		RequestItems:   64,
+		LogBytes:       64 << 20,
+		LogItems:       16384,
+		LogDeviceBytes: 16 << 20,
+		LogDeviceItems: 4096,
+		Expiry:         30 * 24 * time.Hour,
+		InboxIdle:      180 * 24 * time.Hour,
+		WorkBits:       18,
+		Watched:        4096,
+		Rate:           100,
+		Burst:          2000,
+		ByteRate:       256 << 10,
+		ByteBurst:      16 << 20,
+		OpenRate:       1,
+		OpenBurst:      1024,
 	}
 }
 

@@ -232,16 +232,13 @@ func lookOf(r *pb.MailboxReply) (waiting, missing []identity.InboxID, err error)
 
 // Watch tells of inboxes in which something waits and of those that are not there, first of what is so now and then of what
 // changes, until ctx or the stream ends; it always returns an error. tell runs on the goroutine that reads the stream and
-// must not block. One Watch per mailbox runs at a time.
+// must not block. Several may run on one stream; each hears of what any of them asked about.
 func (c *Client) Watch(ctx context.Context, ref Ref, secrets []identity.InboxSecret, tell func(waiting, missing []identity.InboxID)) error {
 	l, _, err := c.link(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("watching a mailbox: %w", err)
 	}
-	if !l.listen(tell) {
-		return fmt.Errorf("watching a mailbox twice: %w", ErrBadRequest)
-	}
-	defer l.listen(nil)
+	defer l.listen(tell)()
 	err = inFrames(secrets, func(raw [][]byte) error {
 		r, err := l.ask(ctx, watchFrame(raw))
 		if err != nil {

@@ -34,6 +34,7 @@ func FuzzRequest(f *testing.F) {
 	addSeeds(f,
 		&pb.MailboxRequest{Id: 1, Of: &pb.MailboxRequest_Terms{Terms: &pb.MailboxTermsRequest{}}},
 		&pb.MailboxRequest{Id: 2, Of: &pb.MailboxRequest_Open{Open: &pb.MailboxOpen{Secret: raw, Kind: pb.MailboxOpen_KIND_REQUEST, QuotaBytes: 9, Grant: item}}},
+		&pb.MailboxRequest{Id: 2, Of: &pb.MailboxRequest_Open{Open: &pb.MailboxOpen{Secret: raw, Kind: pb.MailboxOpen_KIND_LOG, QuotaBytes: 9}}},
 		&pb.MailboxRequest{Id: 3, Of: &pb.MailboxRequest_Deposit{Deposit: &pb.MailboxDeposit{Inbox: id.Bytes(), Item: item, Work: item, Secret: raw}}},
 		&pb.MailboxRequest{Id: 4, Of: &pb.MailboxRequest_Watch{Watch: &pb.MailboxWatch{Secrets: [][]byte{raw}}}},
 		&pb.MailboxRequest{Id: 5, Of: &pb.MailboxRequest_Fetch{Fetch: &pb.MailboxFetch{Secret: raw, After: 1<<64 - 1, Max: 1 << 31}}},

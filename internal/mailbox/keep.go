@@ -27,16 +27,26 @@ const closeBatch = 256
 
 // openInbox makes an inbox or changes its quota, and renews it.
 func (s *Server) openInbox(tx *storage.Tx, id identity.InboxID, kind Kind, quota uint64, grant []byte) (pb.MailboxReply_Code, *pb.MailboxState, []change, error) {
+	in, ok, err := loadInbox(tx, id)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if ok && in.kind == Log && kind == Log {
+		// Many know the secret, also some that are not in the group any more: whoever comes later changes nothing of it.
+		living, err := s.living(tx, &in)
+		if err != nil {
+			return 0, nil, nil, err
+		}
+		if living {
+			quota, grant = in.quota, in.grant
+		}
+	}
 	limit, code, err := s.limitOf(tx, kind, grant)
 	if err != nil || code != pb.MailboxReply_CODE_OK {
 		return code, nil, nil, err
 	}
-	if quota == 0 || quota > limit {
+	if quota == 0 || quota > limit || kind == Log {
 		quota = limit
-	}
-	in, ok, err := loadInbox(tx, id)
-	if err != nil {
-		return 0, nil, nil, err
 	}
 	var did []change
 	switch {
@@ -56,6 +66,11 @@ func (s *Server) openInbox(tx *storage.Tx, id identity.InboxID, kind Kind, quota
 			return 0, nil, nil, err
 		}
 		in = inbox{local: local, kind: kind, next: 1}
+		if kind == Log {
+			// Cursors of a log are kept by its readers, perhaps longer than this node keeps its disk: they begin above those
+			// of any log of before.
+			in.next = uint64(s.now().UnixMilli()) << 16
+		}
 		did = []change{{inboxes: 1}}
 		if err := tx.Set(localKey(keyLocal, local, 0), id[:]); err != nil {
 			return 0, nil, nil, err
@@ -84,8 +99,31 @@ func (s *Server) limitOf(tx *storage.Tx, kind Kind, grant []byte) (uint64, pb.Ma
 		limit = min(limit, l.RequestBytes)
 	case Slot:
 		limit = identity.MaxMailItem
+	case Log:
+		limit = min(limit, l.LogBytes)
+		if len(grant) == 0 {
+			limit = l.LogBytes
+		}
 	}
 	return limit, pb.MailboxReply_CODE_OK, nil
+}
+
+// living says whether what an inbox was opened under still counts.
+func (s *Server) living(tx *storage.Tx, in *inbox) (bool, error) {
+	if len(in.grant) == 0 {
+		return s.cfg.Open, nil
+	}
+	_, ok, err := s.grant(tx, in.grant)
+	return ok, err
+}
+
+// idleAfter is how long an inbox is kept that nobody renewed. A log of a past epoch is renewed by nobody, and what was in it
+// has ended by then.
+func (s *Server) idleAfter(in *inbox) time.Duration {
+	if in.kind == Log {
+		return min(s.cfg.Limits.InboxIdle, s.cfg.Limits.Expiry)
+	}
+	return s.cfg.Limits.InboxIdle
 }
 
 func (s *Server) grant(tx *storage.Tx, grant []byte) (uint64, bool, error) {
@@ -103,14 +141,15 @@ type kept struct {
 	did   change
 }
 
-// deposit stores an item, or finds it stored. Work and secret are checked already.
-func (s *Server) deposit(tx *storage.Tx, id identity.InboxID, item []byte, hash [32]byte) (kept, error) {
+// deposit stores an item, or finds it stored. Work and secret are checked already. share is asked for each new item of a log
+// whether its depositor has had its part.
+func (s *Server) deposit(tx *storage.Tx, id identity.InboxID, item []byte, hash [32]byte, share func(localInbox) bool) (kept, error) {
 	l, now := s.cfg.Limits, s.now()
 	in, ok, err := loadInbox(tx, id)
 	if err != nil {
 		return kept{}, err
 	}
-	if !ok || in.idle(now, l.InboxIdle) {
+	if !ok || in.idle(now, s.idleAfter(&in)) {
 		return kept{code: pb.MailboxReply_CODE_NO_INBOX}, nil
 	}
 	if in.kind == Slot {
@@ -134,6 +173,9 @@ func (s *Server) deposit(tx *storage.Tx, id identity.InboxID, item []byte, hash 
 	if err != nil {
 		return kept{}, err
 	}
+	if code == pb.MailboxReply_CODE_OK && in.kind == Log && !share(in.local) {
+		code = pb.MailboxReply_CODE_FULL
+	}
 	if out.code = code; code != pb.MailboxReply_CODE_OK {
 		return out, saveInbox(tx, id, &in) // what had ended is gone all the same
 	}
@@ -150,8 +192,11 @@ func (s *Server) deposit(tx *storage.Tx, id identity.InboxID, item []byte, hash 
 func (s *Server) room(tx *storage.Tx, in *inbox, size int) (pb.MailboxReply_Code, error) {
 	l := s.cfg.Limits
 	items := l.InboxItems
-	if in.kind == Request {
+	switch in.kind {
+	case Request:
 		items = l.RequestItems
+	case Log:
+		items = l.LogItems
 	}
 	if in.kind != Slot && (in.used+uint64(size) > in.quota || int(in.items) >= items) {
 		return pb.MailboxReply_CODE_FULL, nil
@@ -241,6 +286,9 @@ func (s *Server) done(tx *storage.Tx, id identity.InboxID, hashes [][]byte) (pb.
 	if !ok {
 		return pb.MailboxReply_CODE_NO_INBOX, change{}, nil
 	}
+	if in.kind == Log {
+		return pb.MailboxReply_CODE_OK, change{}, nil // others have still to read it
+	}
 	did := change{grant: in.grant}
 	for _, h := range hashes {
 		if err := s.dropItem(tx, &in, h, &did); err != nil {
@@ -261,6 +309,9 @@ func (s *Server) closeInbox(tx *storage.Tx, id identity.InboxID) (pb.MailboxRepl
 	}
 	if !ok {
 		return pb.MailboxReply_CODE_NO_INBOX, change{}, nil
+	}
+	if in.kind == Log {
+		return pb.MailboxReply_CODE_DENIED, change{}, nil // it is not one reader's alone
 	}
 	return pb.MailboxReply_CODE_OK, change{inboxes: -1}, goneInbox(tx, id, &in)
 }
@@ -404,7 +455,7 @@ func (s *Server) sweepIdle(tx *storage.Tx, start []byte, now time.Time) (did cha
 		if err := in.decode(v); err != nil {
 			return false, err
 		}
-		if !in.idle(now, s.cfg.Limits.InboxIdle) || (in.items > 0 && in.kind != Slot) {
+		if !in.idle(now, s.idleAfter(&in)) || (in.items > 0 && in.kind != Slot) {
 			return true, nil
 		}
 		did.inboxes--

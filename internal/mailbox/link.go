@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,8 +33,8 @@ type link struct {
 
 	mu    sync.Mutex
 	next  uint64
-	asked []*asked                                  // guarded by mu; in order, without an answer yet
-	heard func(waiting, missing []identity.InboxID) // guarded by mu
+	asked []*asked               // guarded by mu; in order, without an answer yet
+	heard map[*listener]struct{} // guarded by mu
 }
 
 // asked is a request without an answer yet.
@@ -41,9 +43,14 @@ type asked struct {
 	reply chan *pb.MailboxReply // one slot
 }
 
+// listener hears the notices of a mailbox.
+type listener struct {
+	tell func(waiting, missing []identity.InboxID)
+}
+
 func newLink(c *Client, device identity.DeviceID) *link {
 	return &link{
-		c: c, device: device, slots: make(chan struct{}, c.cfg.Limits.Window), ready: make(chan struct{}), dead: make(chan struct{}),
+		c: c, device: device, heard: map[*listener]struct{}{}, slots: make(chan struct{}, c.cfg.Limits.Window), ready: make(chan struct{}), dead: make(chan struct{}),
 	}
 }
 
@@ -95,16 +102,20 @@ func (l *link) fail(err error) {
 // errIdle ends a stream on which nothing was said for a while.
 var errIdle = errors.New("stream closed after a while without use")
 
-// listen sets who hears notices, nil for nobody; false if somebody does already.
-func (l *link) listen(tell func(waiting, missing []identity.InboxID)) bool {
+// listen lets somebody hear notices until the function that it returns is called. All hear all: who asked for what is for
+// them to know.
+func (l *link) listen(tell func(waiting, missing []identity.InboxID)) (stop func()) {
+	h := &listener{tell}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if tell != nil && l.heard != nil {
-		return false
-	}
-	l.heard = tell
+	l.heard[h] = struct{}{}
 	l.patience()
-	return true
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.heard, h)
+		l.patience()
+	}
 }
 
 // patience sets how long to wait for what is read next. Called with mu held.
@@ -114,7 +125,7 @@ func (l *link) patience() {
 	switch {
 	case len(l.asked) > 0:
 		until = time.Now().Add(limit.Answer)
-	case l.heard == nil:
+	case len(l.heard) == 0:
 		until = time.Now().Add(limit.Idle)
 	}
 	if err := l.stream.SetReadDeadline(until); err != nil {
@@ -228,10 +239,10 @@ func (l *link) notice(m *pb.MailboxReply) error {
 		return err
 	}
 	l.mu.Lock()
-	tell := l.heard
+	list := slices.Collect(maps.Keys(l.heard))
 	l.mu.Unlock()
-	if tell != nil {
-		tell(waiting, missing)
+	for _, h := range list {
+		h.tell(waiting, missing)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 // A server is a map of inboxes to lists of items, whatever is done to it in whatever order, and its totals are what the
 // map holds.
 func TestServerIsAMap(t *testing.T) {
-	const inboxBytes, inboxItems, totalBytes, expiry = 2000, 6, 6000, time.Hour
+	const inboxBytes, inboxItems, logBytes, logItems, totalBytes, expiry = 2000, 6, 2500, 7, 6000, time.Hour
 	rapid.Check(t, func(t *rapid.T) {
 		db, err := storage.Open(storage.Config{})
 		if err != nil {
@@ -25,7 +25,7 @@ func TestServerIsAMap(t *testing.T) {
 		defer db.Close()
 		now := newClock()
 		s := &Server{cfg: ServerConfig{DB: db, Open: true, Now: now.Now, Limits: ServerLimits{
-			TotalBytes: totalBytes, InboxBytes: inboxBytes, InboxItems: inboxItems, Expiry: expiry, InboxIdle: 100 * expiry, WorkBits: -1,
+			TotalBytes: totalBytes, InboxBytes: inboxBytes, InboxItems: inboxItems, LogBytes: logBytes, LogItems: logItems, Expiry: expiry, InboxIdle: 100 * expiry, WorkBits: -1,
 		}}.withDefaults()}
 		s.totals.grants = map[string]usage{}
 		type entry struct {
@@ -36,6 +36,14 @@ func TestServerIsAMap(t *testing.T) {
 		var secrets []identity.InboxSecret
 		for range 4 {
 			secrets = append(secrets, identity.NewInboxSecret())
+		}
+		logs := map[identity.InboxID]bool{secrets[2].ID(): true, secrets[3].ID(): true}
+		renewed := map[identity.InboxID]time.Time{}
+		kindOf := func(id identity.InboxID) (kind Kind, bytes, items int) {
+			if logs[id] {
+				return Log, logBytes, logItems
+			}
+			return Contact, inboxBytes, inboxItems
 		}
 		pick := func(t *rapid.T) identity.InboxID { return rapid.SampledFrom(secrets).Draw(t, "inbox").ID() }
 		sum := func() (n uint64, items int) {
@@ -59,6 +67,11 @@ func TestServerIsAMap(t *testing.T) {
 			for id, list := range model {
 				model[id] = slices.DeleteFunc(list, func(e entry) bool { return !e.until.After(now.Now()) })
 			}
+			for id, list := range model { // a log that nobody renewed goes when it is empty
+				if logs[id] && now.Now().Sub(renewed[id]) > expiry && len(list) == 0 {
+					delete(model, id)
+				}
+			}
 			if err := s.sweep(t.Context(), true); err != nil {
 				t.Fatal(err)
 			}
@@ -66,9 +79,11 @@ func TestServerIsAMap(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"open": func(t *rapid.T) {
 				id := pick(t)
+				kind, quota, _ := kindOf(id)
+				renewed[id] = now.Now()
 				do(t, func(tx *storage.Tx) ([]change, error) {
-					c, st, did, err := s.openInbox(tx, id, Contact, 0, nil)
-					if err == nil && (c != pb.MailboxReply_CODE_OK || st.QuotaBytes != inboxBytes) {
+					c, st, did, err := s.openInbox(tx, id, kind, 0, nil)
+					if err == nil && (c != pb.MailboxReply_CODE_OK || st.QuotaBytes != uint64(quota)) {
 						t.Fatalf("open: %v %v", c, st)
 					}
 					return did, err
@@ -88,18 +103,19 @@ func TestServerIsAMap(t *testing.T) {
 					used += len(e.item)
 				}
 				all, _ := sum()
+				_, quota, items := kindOf(id)
 				expect := pb.MailboxReply_CODE_OK
 				switch {
-				case !there:
+				case !there, logs[id] && now.Now().Sub(renewed[id]) > expiry:
 					expect = pb.MailboxReply_CODE_NO_INBOX
 				case known >= 0:
-				case used+len(item) > inboxBytes || len(list) >= inboxItems:
+				case used+len(item) > quota || len(list) >= items:
 					expect = pb.MailboxReply_CODE_FULL
 				case all+uint64(len(item)) > totalBytes:
 					expect = pb.MailboxReply_CODE_NO_ROOM
 				}
 				do(t, func(tx *storage.Tx) ([]change, error) {
-					out, err := s.deposit(tx, id, item, identity.ItemHash(item))
+					out, err := s.deposit(tx, id, item, identity.ItemHash(item), func(localInbox) bool { return true })
 					if err == nil && out.code != expect {
 						t.Fatalf("deposit: %v, want %v", out.code, expect)
 					}
@@ -122,7 +138,7 @@ func TestServerIsAMap(t *testing.T) {
 					_, did, err := s.done(tx, id, hashes)
 					return []change{did}, err
 				})
-				if list, ok := model[id]; ok {
+				if list, ok := model[id]; ok && !logs[id] {
 					model[id] = slices.DeleteFunc(list, func(e entry) bool {
 						h := identity.ItemHash(e.item)
 						return slices.ContainsFunc(hashes, func(x []byte) bool { return bytes.Equal(x, h[:]) })
@@ -135,7 +151,9 @@ func TestServerIsAMap(t *testing.T) {
 					_, did, err := s.closeInbox(tx, id)
 					return []change{did}, err
 				})
-				delete(model, id)
+				if !logs[id] { // what many read nobody can take away
+					delete(model, id)
+				}
 			},
 			"time passes": func(t *rapid.T) { now.add(time.Duration(rapid.IntRange(1, 40).Draw(t, "minutes")) * time.Minute) },
 			"": func(t *rapid.T) {

@@ -33,6 +33,7 @@ type Server struct {
 	cfg    ServerConfig
 	log    *slog.Logger
 	rates  *rates
+	shares *shares
 	watch  hub                 // own lock
 	totals totals              // own lock
 	gate   *semaphore.Weighted // of depositRoom
@@ -60,6 +61,7 @@ func newServer(c ServerConfig) *Server {
 	c = c.withDefaults()
 	s := &Server{cfg: c, log: c.Logger, gate: semaphore.NewWeighted(depositRoom), open: map[*stream]struct{}{}}
 	s.rates = newRates(c.Limits, c.Now)
+	s.shares = newShares(c.Limits, c.Now)
 	s.totals.grants = map[string]usage{}
 	s.watch.init()
 	return s
@@ -75,6 +77,10 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	l.InboxItems = cmp.Or(l.InboxItems, d.InboxItems)
 	l.RequestBytes = cmp.Or(l.RequestBytes, d.RequestBytes)
 	l.RequestItems = cmp.Or(l.RequestItems, d.RequestItems)
+	l.LogBytes = cmp.Or(l.LogBytes, d.LogBytes)
+	l.LogItems = cmp.Or(l.LogItems, d.LogItems)
+	l.LogDeviceBytes = cmp.Or(l.LogDeviceBytes, d.LogDeviceBytes)
+	l.LogDeviceItems = cmp.Or(l.LogDeviceItems, d.LogDeviceItems)
 	l.Expiry = cmp.Or(l.Expiry, d.Expiry)
 	l.InboxIdle = cmp.Or(l.InboxIdle, d.InboxIdle)
 	l.WorkBits = cmp.Or(l.WorkBits, d.WorkBits)

@@ -227,7 +227,7 @@ func (st *stream) wait(f func(tx *storage.Tx) ([]change, error), then func() *pb
 func (st *stream) open(m *pb.MailboxOpen) func() *pb.MailboxReply {
 	secret, err := identity.InboxSecretFromBytes(m.GetSecret())
 	kind := Kind(m.GetKind())
-	if err != nil || (kind != Contact && kind != Request && kind != Slot) || len(m.Grant) > maxGrant {
+	if err != nil || (kind != Contact && kind != Request && kind != Slot && kind != Log) || len(m.Grant) > maxGrant {
 		return code(pb.MailboxReply_CODE_BAD)
 	}
 	var answer pb.MailboxReply
@@ -255,6 +255,13 @@ func (st *stream) deposit(ctx context.Context, m *pb.MailboxDeposit) func() *pb.
 	}
 	hash := identity.ItemHash(m.Item)
 	var out kept
+	var log localInbox // in which a part was taken; 0: none
+	share := func(l localInbox) bool {
+		if log == 0 && st.s.shares.take(l, st.device, len(m.Item)) {
+			log = l
+		}
+		return log != 0
+	}
 	done := make(chan error, 1)
 	st.s.submit(func(tx *storage.Tx) (_ []change, err error) {
 		if !seen { // perhaps it is opened by a request right before this one
@@ -266,10 +273,13 @@ func (st *stream) deposit(ctx context.Context, m *pb.MailboxDeposit) func() *pb.
 				return nil, nil
 			}
 		}
-		out, err = st.s.deposit(tx, id, m.Item, hash)
+		out, err = st.s.deposit(tx, id, m.Item, hash, share)
 		return []change{out.did}, err
 	}, func(err error) {
 		st.s.gate.Release(size)
+		if log != 0 && (err != nil || !out.fresh) {
+			st.s.shares.giveBack(log, st.device, int(size))
+		}
 		if err == nil && out.fresh {
 			st.s.deposits.Add(1)
 			st.s.watch.ring(id)
@@ -476,7 +486,7 @@ func (st *stream) look(ids []identity.InboxID, waiting bool) func() *pb.MailboxR
 				answer.Missing = append(answer.Missing, id.Bytes())
 				continue
 			}
-			if in.idle(now, min(renewEvery, st.s.cfg.Limits.InboxIdle/4)) {
+			if in.idle(now, min(renewEvery, st.s.idleAfter(&in)/4)) {
 				stale = append(stale, id)
 			}
 			if waiting && in.items > 0 {
