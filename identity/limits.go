@@ -108,6 +108,10 @@ const (
 	MaxMailRuns     = 256
 	MaxMailReceipts = 64
 
+	// MaxMailGroups and MaxGroupKeys bound the groups and the keys of one group in a mail.
+	MaxMailGroups = 64
+	MaxGroupKeys  = 16
+
 	// MaxMailReceipt bounds one receipt inside a mail.
 	MaxMailReceipt = 16 << 10
 

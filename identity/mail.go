@@ -3,7 +3,9 @@ package identity
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strconv"
 	"time"
 
 	"hima/internal/wire/pb"
@@ -21,7 +23,23 @@ type Mail struct {
 	Offer         *MailOffer    // nil: none
 	Token         []byte        // an invite token, for a first request, or
 	Work          []byte        // its proof of work
+	Keys          MailKeys      // of groups that both are in (R29); unchecked but for their lengths
 }
+
+// MailKeys are keys of groups as they go over the wire. Nothing prints them.
+type MailKeys []*pb.GroupKeys
+
+// String redacts.
+func (MailKeys) String() string { return redacted }
+
+// Format redacts under every verb.
+func (MailKeys) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
+
+// LogValue redacts.
+func (MailKeys) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON redacts.
+func (MailKeys) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(redacted)), nil }
 
 // NewMail signs a mail with the sending device's key. The result is what SealMail seals; it returns ErrMalformed when it
 // would not fit an item, so that a caller takes fewer runs and tries again.
@@ -31,7 +49,7 @@ func NewMail(key DeviceKey, m Mail) ([]byte, error) {
 	}
 	out := &pb.Mail{
 		Certificate: m.Certificate.Raw(), Recipient: m.Recipient.Bytes(), TimeMs: toMillis(m.Time),
-		Runs: m.Runs, Receipts: m.Receipts, Token: m.Token, Work: m.Work,
+		Runs: m.Runs, Receipts: m.Receipts, Token: m.Token, Work: m.Work, Keys: m.Keys,
 	}
 	if !m.AccountRecord.IsZero() {
 		out.AccountRecord = m.AccountRecord.Raw()
@@ -88,11 +106,14 @@ func mailFromPB(m *pb.Mail, recipient DeviceID) (Mail, error) {
 			return Mail{}, fmt.Errorf("receipt of %d bytes: %w", len(r), ErrMalformed)
 		}
 	}
+	if err := checkKeys(m.Keys); err != nil {
+		return Mail{}, err
+	}
 	// An item sealed anew for somebody else would say that the sender wrote to them.
 	if !bytes.Equal(m.Recipient, recipient[:]) {
 		return Mail{}, fmt.Errorf("for another device: %w", ErrMalformed)
 	}
-	out := Mail{Recipient: recipient, Runs: m.Runs, Receipts: m.Receipts, Token: m.Token, Work: m.Work}
+	out := Mail{Recipient: recipient, Runs: m.Runs, Receipts: m.Receipts, Token: m.Token, Work: m.Work, Keys: m.Keys}
 	var err error
 	if out.Time, err = fromMillis(m.TimeMs); err != nil {
 		return Mail{}, err
@@ -120,6 +141,25 @@ func mailFromPB(m *pb.Mail, recipient DeviceID) (Mail, error) {
 		out.Offer = &o
 	}
 	return out, nil
+}
+
+// checkKeys checks the shape of what a mail hands over of groups. Whether a key is that of its epoch is for those to see who
+// know the group.
+func checkKeys(list []*pb.GroupKeys) error {
+	if len(list) > MaxMailGroups {
+		return fmt.Errorf("keys of %d groups: %w", len(list), ErrMalformed)
+	}
+	for _, g := range list {
+		if len(g.GetGroup()) != 32 || len(g.GetKeys()) == 0 || len(g.GetKeys()) > MaxGroupKeys {
+			return fmt.Errorf("%d keys of a group: %w", len(g.GetKeys()), ErrMalformed)
+		}
+		for _, k := range g.GetKeys() {
+			if len(k.GetEpoch()) != 32 || len(k.GetKey()) != 32 {
+				return fmt.Errorf("key of an epoch: %w", ErrMalformed)
+			}
+		}
+	}
+	return nil
 }
 
 // MailOffer tells a contact's device where this device takes its mail, and under which keys. The highest Seq counts.

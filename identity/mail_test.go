@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"hima/identity"
@@ -134,6 +136,47 @@ func aMail() identity.Mail {
 			Inboxes: []identity.MailInbox{{Mailbox: identity.MailboxRef{Device: device(20), Addrs: []string{"/ip4/203.0.113.5/tcp/4500"}}, Inbox: seed(8)}},
 		},
 		Work: []byte("12345678"),
+	}
+}
+
+// mailOfKeys hands two keys of a group over and says nothing else.
+func mailOfKeys() identity.Mail {
+	word := func(n byte) []byte { b := seed(n); return b[:] }
+	return identity.Mail{
+		Certificate: cert(1, 2), Recipient: device(3), Time: day,
+		Keys: []*pb.GroupKeys{{Group: word(30), Keys: []*pb.GroupKey{{Epoch: word(31), Key: word(32)}, {Epoch: word(33), Key: word(34)}}}},
+	}
+}
+
+func TestMailHandsKeysOver(t *testing.T) {
+	m := mailOfKeys()
+	raw, err := identity.NewMail(deviceKey(2), m)
+	require.NoError(t, err)
+	got, err := identity.ParseMail(raw, device(3))
+	require.NoError(t, err)
+	require.Len(t, got.Keys, 1)
+	require.True(t, proto.Equal(m.Keys[0], got.Keys[0]))
+	printed, err := json.Marshal(got)
+	require.NoError(t, err)
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %x", got, got, got.Keys, got.Keys, got.Keys), string(printed)} {
+		require.NotContains(t, text, "20202020", "a key in what is printed")
+		require.NotContains(t, text, "ICAgIC", "a key in what is printed")
+		require.NotContains(t, text, "32 32 32")
+	}
+	for name, spoil := range map[string]func(m *identity.Mail){
+		"too many groups":   func(m *identity.Mail) { m.Keys = slices.Repeat(m.Keys, identity.MaxMailGroups+1) },
+		"too many keys":     func(m *identity.Mail) { m.Keys[0].Keys = slices.Repeat(m.Keys[0].Keys, identity.MaxGroupKeys/2+1) },
+		"no keys":           func(m *identity.Mail) { m.Keys[0].Keys = nil },
+		"a group cut":       func(m *identity.Mail) { m.Keys[0].Group = m.Keys[0].Group[1:] },
+		"an epoch too long": func(m *identity.Mail) { m.Keys[0].Keys[1].Epoch = make([]byte, 33) },
+		"no key at all":     func(m *identity.Mail) { m.Keys[0].Keys[1].Key = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := mailOfKeys()
+			spoil(&m)
+			_, err := identity.NewMail(deviceKey(2), m)
+			require.ErrorIs(t, err, identity.ErrMalformed)
+		})
 	}
 }
 

@@ -248,6 +248,10 @@ func prekeyVectors(t *testing.T) netVectors {
 	m := aMail()
 	raw, err := identity.NewMail(deviceKey(2), m)
 	require.NoError(t, err)
+	handing, err := identity.NewMail(deviceKey(2), mailOfKeys())
+	require.NoError(t, err)
+	short := mailOfKeys().Keys
+	short[0].Keys[0].Key = short[0].Keys[0].Key[1:]
 	offer, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Offer.PB())
 	require.NoError(t, err)
 	secret := seed(7)
@@ -268,10 +272,11 @@ func prekeyVectors(t *testing.T) netVectors {
 			{"snapshot_inbox_secret", hx(account[:]), hx(snapInbox.Bytes())},
 			{"snapshot_key", hx(account[:]), hx(snapKey.Bytes())},
 		},
-		Good: []bytesVector{{"mail", "from 02 to 03", hx(raw)}, {"mail_offer", "", hx(offer)}, {"custody", "", hx(custody.Raw())}, {"prekey", "", hx(prekeyOf(60).Public().Bytes())}},
+		Good: []bytesVector{{"mail", "from 02 to 03", hx(raw)}, {"mail", "keys of a group", hx(handing)}, {"mail_offer", "", hx(offer)}, {"custody", "", hx(custody.Raw())}, {"prekey", "", hx(prekeyOf(60).Public().Bytes())}},
 		Rejected: []bytesVector{
 			{"mail", "signature changed", flipped(raw, len(raw)-1)},
 			{"mail", "for another device", hx(signDevice(2, identity.DomainMail, &pb.Mail{Certificate: cert(1, 2).Raw(), Recipient: device(4).Bytes()}))},
+			{"mail", "a key of 31 bytes", hx(signDevice(2, identity.DomainMail, &pb.Mail{Certificate: cert(1, 2).Raw(), Recipient: device(3).Bytes(), TimeMs: day.UnixMilli(), Keys: short}))},
 			{"custody", "signature changed", flipped(custody.Raw(), len(custody.Raw())-1)},
 			{"prekey", "cut", hx(prekeyOf(60).Public().Bytes()[1:])},
 			{"item", "of version 2", hx(append([]byte{2}, make([]byte, 16+1120+512+16)...))},
