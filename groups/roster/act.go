@@ -101,7 +101,9 @@ type Act struct {
 	Account identity.AccountID // Admit, Remove, SetRole, Transfer
 	Role    Role               // SetRole
 	// Applied says that the consent of an Admit is an application of Account's own, not the answer to an invitation.
-	Applied    bool
+	Applied bool
+	// Consent is the hash of that consent: it lets its account in once, not again after it went.
+	Consent    [32]byte
 	Revoked    identity.DeviceID // Revoke
 	Cuts       []Cut             // Remove, Revoke
 	Key, Value string            // Set, Nickname (Value)
@@ -169,6 +171,12 @@ func validSetting(key, value string) bool {
 		return true
 	}
 	return false
+}
+
+// takes tells whether an act takes something away: rights of an account, or all rights of a device.
+func (a *Act) takes() bool {
+	_, _, lowers := a.lowers()
+	return lowers || a.Kind == Revoke
 }
 
 // lowers says whose rights an act takes away or lessens, and what is left of them.

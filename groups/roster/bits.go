@@ -16,6 +16,36 @@ func (s set) add(i int) set {
 	return s
 }
 
+// drop takes one out.
+func (s set) drop(i int) {
+	if i>>6 < len(s) {
+		s[i>>6] &^= 1 << (i & 63)
+	}
+}
+
+// meets tells whether there is something that both have.
+func (s set) meets(t set) bool {
+	for i := range min(len(s), len(t)) {
+		if s[i]&t[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// inside tells whether t has everything.
+func (s set) inside(t set) bool {
+	for i, w := range s {
+		if i < len(t) {
+			w &^= t[i]
+		}
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 func (s set) clone() set { return append(make(set, 0, len(s)+1), s...) }
 
 // join adds all of t.

@@ -9,8 +9,10 @@ import (
 
 // fold is what a set of acts amounts to, a set that with an act holds its ancestors.
 type fold struct {
-	r    *Roster
-	void map[int]Reason // allowed acts of the set that do not count
+	r     *Roster
+	void  map[int]Reason // allowed acts of the set that do not count
+	voids set            // the same
+	by    map[int]int    // which act overruled one that is void
 
 	history   map[identity.AccountID]*history
 	settings  map[string][]int
@@ -18,19 +20,21 @@ type fold struct {
 	epochs    []int
 	revokes   []int
 	dissolves []int
-	everyone  set // cache of everybody; nil: to be made
+	everyone  set // who is in, by their places in people
+	gone      set // allowed admissions, also void ones, of accounts that are not in
 }
 
 // history is what happened to one account: places of acts that count.
 type history struct {
 	in    []int // Create and Admit
+	tried []int // the same, and those that are void although they were allowed
 	out   []int // Remove and Leave
 	roles []int // Create, SetRole, Transfer from and to
 }
 
 func newFold(r *Roster) *fold {
 	return &fold{
-		r: r, void: map[int]Reason{}, history: map[identity.AccountID]*history{}, settings: map[string][]int{},
+		r: r, void: map[int]Reason{}, by: map[int]int{}, history: map[identity.AccountID]*history{}, settings: map[string][]int{},
 		nicknames: map[identity.AccountID][]int{},
 	}
 }
@@ -48,17 +52,23 @@ func (f *fold) of(account identity.AccountID) *history {
 // apply takes in an act that counts.
 func (f *fold) apply(i int) {
 	n := f.r.nodes[i]
-	f.everyone = nil
 	switch n.Kind {
 	case Create:
 		h := f.of(n.Author)
-		h.in, h.roles = append(h.in, i), append(h.roles, i)
+		h.in, h.tried, h.roles = append(h.in, i), append(h.tried, i), append(h.roles, i)
+		f.refresh(n.Author, h)
 	case Admit:
-		f.of(n.Account).in = append(f.of(n.Account).in, i)
+		h := f.of(n.Account)
+		h.in, h.tried = append(h.in, i), append(h.tried, i)
+		f.refresh(n.Account, h)
 	case Leave:
-		f.of(n.Author).out = append(f.of(n.Author).out, i)
+		h := f.of(n.Author)
+		h.out = append(h.out, i)
+		f.refresh(n.Author, h)
 	case Remove:
-		f.of(n.Account).out = append(f.of(n.Account).out, i)
+		h := f.of(n.Account)
+		h.out = append(h.out, i)
+		f.refresh(n.Account, h)
 	case SetRole:
 		f.of(n.Account).roles = append(f.of(n.Account).roles, i)
 	case Transfer:
@@ -74,6 +84,32 @@ func (f *fold) apply(i int) {
 		f.revokes = append(f.revokes, i)
 	case Dissolve:
 		f.dissolves = append(f.dissolves, i)
+	}
+}
+
+// pass leaves out an act that does not count, although it was allowed.
+func (f *fold) pass(i int, why Reason) {
+	f.void[i] = why
+	f.voids = f.voids.add(i)
+	if n := f.r.nodes[i]; n.Kind == Admit {
+		h := f.of(n.Account)
+		h.tried = append(h.tried, i)
+		f.refresh(n.Account, h)
+	}
+}
+
+// refresh works out anew whether an account is in.
+func (f *fold) refresh(account identity.AccountID, h *history) {
+	if f.role(account, nil) != None {
+		f.everyone = f.everyone.add(f.r.people[account])
+		for _, i := range h.tried {
+			f.gone.drop(i)
+		}
+		return
+	}
+	f.everyone.drop(f.r.people[account])
+	for _, i := range h.tried {
+		f.gone = f.gone.add(i)
 	}
 }
 
@@ -168,7 +204,7 @@ func defaults(key string) string {
 
 // everybody is the set of accounts that are in.
 func (f *fold) everybody(within set) set {
-	if within == nil && f.everyone != nil {
+	if within == nil {
 		return f.everyone.clone()
 	}
 	in := set{}
@@ -177,22 +213,56 @@ func (f *fold) everybody(within set) set {
 			in = in.add(f.r.people[account])
 		}
 	}
-	if within == nil {
-		f.everyone = in.clone()
-	}
 	return in
 }
 
-// usable lists the epochs that may be written under, best first: everybody who was in when it began is in now, and every
-// device that is revoked now was revoked then (R28).
-func (f *fold) usable(within set) []int {
+// admissions are the allowed admissions, also void ones, of accounts that are not in.
+func (f *fold) admissions(within set) set {
+	if within == nil {
+		return f.gone
+	}
+	gone := set{}
+	for account, h := range f.history {
+		if f.role(account, within) != None {
+			continue
+		}
+		for _, i := range h.tried {
+			if within.has(i) {
+				gone = gone.add(i)
+			}
+		}
+	}
+	return gone
+}
+
+// fits tells whether one may write under an epoch: nobody who is not in can have its key. Whoever was in when it began is in
+// now; whoever was let in later, by an act that counts or one that some took for valid, is in now; and every device that is
+// revoked now was revoked then (R28).
+func (f *fold) fits(e int, now, gone, within set) bool {
 	outside := func(i int) bool { return within != nil && !within.has(i) }
-	now := f.everybody(within)
-	out := slices.DeleteFunc(slices.Clone(f.epochs), func(e int) bool {
-		bad := outside(e)
-		f.r.epochs[e].without(now, func(int) bool { bad = true; return false })
-		return bad || slices.ContainsFunc(f.revokes, func(v int) bool { return !outside(v) && !f.r.nodes[e].anc.has(v) })
-	})
+	anc := f.r.nodes[e].anc
+	return !outside(e) && f.r.epochs[e].inside(now) && gone.inside(anc) &&
+		!slices.ContainsFunc(f.revokes, func(v int) bool { return !outside(v) && !anc.has(v) })
+}
+
+// anyUsable tells whether there is an epoch to write under.
+func (f *fold) anyUsable(within set) bool {
+	now, gone := f.everyone, f.gone
+	if within != nil {
+		now, gone = f.everybody(within), f.admissions(within)
+	}
+	for _, e := range slices.Backward(f.epochs) {
+		if f.fits(e, now, gone, within) {
+			return true
+		}
+	}
+	return false
+}
+
+// usable lists the epochs that may be written under, best first.
+func (f *fold) usable(within set) []int {
+	now, gone := f.everybody(within), f.admissions(within)
+	out := slices.DeleteFunc(slices.Clone(f.epochs), func(e int) bool { return !f.fits(e, now, gone, within) })
 	slices.SortFunc(out, func(a, b int) int {
 		return cmp.Or(cmp.Compare(f.r.nodes[b].Generation, f.r.nodes[a].Generation), compareIDs(f.r.nodes[a].ID, f.r.nodes[b].ID))
 	})
@@ -203,7 +273,11 @@ func (f *fold) usable(within set) []int {
 func (f *fold) judge(a *Act, within set) (need Role, why Reason) {
 	need, ok := f.rights(a, within)
 	over := slices.ContainsFunc(f.dissolves, func(i int) bool { return within == nil || within.has(i) })
-	if !ok || over || f.role(a.Author, within) < need {
+	revoked := slices.ContainsFunc(f.revokes, func(i int) bool {
+		n := f.r.nodes[i]
+		return (within == nil || within.has(i)) && n.Author == a.Author && n.Revoked == a.Device
+	})
+	if !ok || over || revoked || f.role(a.Author, within) < need {
 		return need, NotAllowed
 	}
 	return need, ""
@@ -215,7 +289,7 @@ func (f *fold) rights(a *Act, within set) (need Role, ok bool) {
 	case Create:
 		return None, len(f.r.nodes) == 0
 	case Admit:
-		return f.admission(a, within), f.role(a.Account, within) == None
+		return f.admission(a, within), f.role(a.Account, within) == None && !f.spent(a, within)
 	case Leave:
 		// The owner hands over, or dissolves.
 		return Member, f.role(a.Author, within) != Owner
@@ -238,7 +312,7 @@ func (f *fold) rights(a *Act, within set) (need Role, ok bool) {
 				generation = max(generation, f.r.nodes[e].Generation)
 			}
 		}
-		if len(f.usable(within)) == 0 {
+		if !f.anyUsable(within) {
 			return Member, a.Generation == generation+1
 		}
 		return Admin, a.Generation == generation+1
@@ -246,6 +320,14 @@ func (f *fold) rights(a *Act, within set) (need Role, ok bool) {
 		return Owner, true
 	}
 	return Owner, false
+}
+
+// spent tells whether a consent let its account in before.
+func (f *fold) spent(a *Act, within set) bool {
+	h := f.history[a.Account]
+	return h != nil && a.Consent != [32]byte{} && slices.ContainsFunc(h.tried, func(i int) bool {
+		return (within == nil || within.has(i)) && f.r.nodes[i].Consent == a.Consent
+	})
 }
 
 // admission says who may let somebody in: any member where the group is open to all who apply, or lets members invite.

@@ -36,7 +36,7 @@ type Roster struct {
 	at      map[ID]int
 	all     set
 	heads   []int
-	lowers  set // allowed acts that take rights away
+	takers  set // allowed acts that take something away
 	present *fold
 
 	waiting map[ID]Act  // by their own ID
@@ -150,6 +150,57 @@ func compareIDs(a, b ID) int {
 	return 0
 }
 
+// Len is how many acts are in the graph, ancestors and all.
+func (r *Roster) Len() int { return len(r.nodes) }
+
+// Waiting is how many acts wait for ancestors.
+func (r *Roster) Waiting() int { return len(r.waiting) }
+
+// At returns an act of the graph by its place: ancestors before descendants, new ones last. It must not be changed.
+func (r *Roster) At(i int) *Act { return &r.nodes[i].Act }
+
+// Act returns an act of the graph.
+func (r *Roster) Act(id ID) (*Act, bool) {
+	i, ok := r.at[id]
+	if !ok {
+		return nil, false
+	}
+	return &r.nodes[i].Act, true
+}
+
+// Knew tells whether an act of the graph is a descendant of another one in it.
+func (r *Roster) Knew(id, of ID) bool {
+	i, ok := r.at[id]
+	j, held := r.at[of]
+	return ok && held && r.nodes[i].anc.has(j)
+}
+
+// Ancestors calls f for the acts of the graph that are named or ancestors of those, ancestors first.
+func (r *Roster) Ancestors(of []ID, f func(*Act)) {
+	all := set{}
+	for _, id := range of {
+		if i, ok := r.at[id]; ok {
+			all = all.join(r.nodes[i].anc).add(i)
+		}
+	}
+	all.each(func(i int) bool {
+		f(&r.nodes[i].Act)
+		return true
+	})
+}
+
+// WasIn tells whether an account was in at the ancestors of an epoch.
+func (r *Roster) WasIn(epoch ID, account identity.AccountID) bool {
+	place, ok := r.people[account]
+	return ok && r.epochs[r.at[epoch]].has(place)
+}
+
+// LetIn tells whether an account was ever let in by an act that was allowed, whether or not it counts now.
+func (r *Roster) LetIn(account identity.AccountID) bool {
+	h := r.present.history[account]
+	return h != nil && len(h.tried) > 0
+}
+
 // Allowed tells whether an act with the present heads as parents would be allowed, without adding it.
 func (r *Roster) Allowed(a Act) bool {
 	_, why := r.present.judge(&a, nil)
@@ -171,13 +222,14 @@ func (r *Roster) insert(a Act) {
 		}
 	}
 	// The ancestors are all there is exactly if they are as many. Beside others an act is judged by the present fold seen
-	// through its ancestors, as long as nothing in it is void: then nothing was void at any moment before either.
+	// through its ancestors, as long as none of these is void: then none was void at any moment before either, for what
+	// overruled it would have to be void now.
 	last := n.anc.len() == len(r.nodes)
 	before, within := r.present, n.anc
 	switch {
 	case last:
 		within = nil
-	case len(r.present.void) > 0:
+	case r.present.voids.meets(n.anc):
 		before, within = r.foldBefore(n), nil
 	}
 	n.need, n.void = before.judge(&n.Act, within)
@@ -188,8 +240,8 @@ func (r *Roster) insert(a Act) {
 	r.all = r.all.add(i)
 	r.heads = append(slices.DeleteFunc(r.heads, func(h int) bool { return n.anc.has(h) }), i)
 	if n.void == "" {
-		if _, _, ok := n.lowers(); ok {
-			r.lowers = r.lowers.add(i)
+		if n.takes() {
+			r.takers = r.takers.add(i)
 		}
 		if n.Kind == NewEpoch {
 			r.epochs[i] = before.everybody(within)
@@ -199,21 +251,25 @@ func (r *Roster) insert(a Act) {
 		r.present = r.build(r.all)
 		return
 	}
-	if n.void == "" {
+	switch {
+	case n.void != "":
+	case len(r.present.void) > 0 && r.present.role(n.Author, n.anc) < n.need:
+		r.present.pass(i, Unfounded)
+	default:
 		r.present.apply(i)
 	}
 }
 
-// harmless tells whether an allowed act that came beside others changes nothing of what they mean, and they nothing of
-// what it means, so that the present fold can take it as it is.
+// harmless tells whether an allowed act that came beside others changes nothing of what they mean, and they overrule
+// nothing of what it means, so that the present fold can take it as it is.
 func (r *Roster) harmless(n *node) bool {
-	if _, _, lowers := n.lowers(); lowers || len(r.present.void) > 0 {
+	if n.takes() {
 		return false
 	}
 	ok := true
-	r.lowers.without(n.anc, func(i int) bool {
-		account, _, _ := r.nodes[i].lowers()
-		ok = account != n.Author
+	r.takers.without(n.anc, func(i int) bool {
+		account, _, lowers := r.nodes[i].lowers()
+		ok = lowers && account != n.Author || !lowers && (r.nodes[i].Author != n.Author || r.nodes[i].Revoked != n.Device)
 		return ok
 	})
 	return ok
@@ -231,7 +287,33 @@ func (r *Roster) foldBefore(n *node) *fold {
 	if len(r.folds) >= maxFolds {
 		clear(r.folds)
 	}
-	f := r.build(n.anc)
+	f := r.foldAfter(n)
+	if f == nil {
+		f = r.build(n.anc)
+	}
 	r.folds[string(key)] = f
+	return f
+}
+
+// foldAfter makes the fold of an act's ancestors from that of its only parent's, if that is remembered: the parent knows of
+// all the others, so it is simply taken in. It spares a long branch beside another from being folded once per act.
+func (r *Roster) foldAfter(n *node) *fold {
+	if len(n.Parents) != 1 {
+		return nil
+	}
+	i := r.at[n.Parents[0]]
+	p := r.nodes[i]
+	var key []byte
+	for _, q := range p.Parents {
+		key = append(key, q[:]...)
+	}
+	f := r.folds[string(key)]
+	if f == nil {
+		return nil
+	}
+	delete(r.folds, string(key)) // it becomes the other one
+	if p.void == "" {
+		f.apply(i)
+	}
 	return f
 }

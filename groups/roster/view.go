@@ -37,63 +37,120 @@ type View struct {
 	Epochs    []Epoch // usable ones first, best first
 	Revoked   []identity.DeviceID
 	Void      map[ID]Reason
+	By        map[ID]ID                   // which act overruled one that is void
+	Given     map[string]ID               // the act that gave a setting its value
+	Gone      map[identity.AccountID][]ID // who was let in once and is not in, by the acts because of which that is so
 	cuts      map[identity.AccountID][]Cut
+	revoked   map[deviceOf][]Cut
 	roles     map[identity.AccountID]Role
+}
+
+// deviceOf is a device as one of an account: nobody revokes another's.
+type deviceOf struct {
+	account identity.AccountID
+	device  identity.DeviceID
+}
+
+// settings are all there are, in the order in which they are listed.
+func settings() []string {
+	return []string{
+		SettingName, SettingDescription, SettingAnnouncement, SettingPublic, SettingJoin, SettingInvite, SettingHistory, SettingMute,
+		SettingMailbox,
+	}
 }
 
 // View folds what is known.
 func (r *Roster) View() View {
 	f := r.present
 	v := View{
-		Group: r.group, Settings: map[string]string{}, Dissolved: len(f.dissolves) > 0, Void: map[ID]Reason{},
-		cuts: map[identity.AccountID][]Cut{}, roles: map[identity.AccountID]Role{},
+		Group: r.group, Settings: map[string]string{}, Dissolved: len(f.dissolves) > 0, Void: map[ID]Reason{}, By: map[ID]ID{},
+		Given: map[string]ID{}, Gone: map[identity.AccountID][]ID{}, cuts: map[identity.AccountID][]Cut{},
+		revoked: map[deviceOf][]Cut{}, roles: map[identity.AccountID]Role{},
 	}
 	for account, h := range f.history {
-		role := f.role(account, nil)
-		if role == None {
-			v.cuts[account] = r.lowestCuts(h.out)
-			continue
-		}
-		v.roles[account] = role
-		counting := slices.DeleteFunc(slices.Clone(h.in), func(i int) bool { return !f.knewOfAll(h.out, i, nil) })
-		in := r.nodes[f.lowest(f.newest(counting, nil))]
-		p := Person{Account: account, Role: role, Admitted: in.ID, From: in.From}
-		if i := f.lowest(f.newest(f.nicknames[account], nil)); i >= 0 {
-			p.Nickname = r.nodes[i].Value
-		}
-		v.People = append(v.People, p)
+		v.person(f, account, h)
 	}
 	slices.SortFunc(v.People, func(a, b Person) int {
 		return cmp.Or(cmp.Compare(b.Role, a.Role), compareIDs(ID(a.Account), ID(b.Account)))
 	})
-	for _, key := range []string{
-		SettingName, SettingDescription, SettingAnnouncement, SettingPublic, SettingJoin, SettingInvite, SettingHistory, SettingMute,
-		SettingMailbox,
-	} {
+	for _, key := range settings() {
 		v.Settings[key] = f.value(key, nil)
-	}
-	usable := f.usable(nil)
-	for _, list := range [][]int{usable, slices.DeleteFunc(slices.Clone(f.epochs), func(e int) bool { return slices.Contains(usable, e) })} {
-		for _, e := range list {
-			n := r.nodes[e]
-			v.Epochs = append(v.Epochs, Epoch{
-				ID: n.ID, Generation: n.Generation, KeyHash: n.KeyHash, Author: n.Author, Usable: slices.Contains(usable, e),
-			})
+		if i := f.lowest(f.newest(f.settings[key], nil)); i >= 0 {
+			v.Given[key] = r.nodes[i].ID
 		}
 	}
-	rest := v.Epochs[len(usable):]
-	slices.SortFunc(rest, func(a, b Epoch) int { return cmp.Or(cmp.Compare(b.Generation, a.Generation), compareIDs(a.ID, b.ID)) })
+	v.epochs(f)
+	revokes := map[deviceOf][]int{}
 	for _, i := range f.revokes {
-		v.Revoked = append(v.Revoked, r.nodes[i].Revoked)
+		n := r.nodes[i]
+		v.Revoked = append(v.Revoked, n.Revoked)
+		revokes[deviceOf{n.Author, n.Revoked}] = append(revokes[deviceOf{n.Author, n.Revoked}], i)
+	}
+	for k, list := range revokes {
+		v.revoked[k] = r.lowestCuts(list)
 	}
 	slices.SortFunc(v.Revoked, func(a, b identity.DeviceID) int { return compareIDs(ID(a), ID(b)) })
 	v.Revoked = slices.Compact(v.Revoked)
 	for i, n := range r.nodes {
-		if why := cmp.Or(n.void, f.void[i]); why != "" {
-			v.Void[n.ID] = why
+		why := cmp.Or(n.void, f.void[i])
+		if why == "" {
+			continue
+		}
+		v.Void[n.ID] = why
+		if by, ok := f.by[i]; ok && why == Overruled {
+			v.By[n.ID] = r.nodes[by].ID
 		}
 	}
 	return v
+}
+
+// person adds an account to those who are in, or to those who were.
+func (v *View) person(f *fold, account identity.AccountID, h *history) {
+	r := f.r
+	role := f.role(account, nil)
+	if role == None {
+		if len(h.tried) == 0 {
+			return
+		}
+		v.cuts[account] = r.lowestCuts(h.out)
+		for _, i := range h.out {
+			v.Gone[account] = append(v.Gone[account], r.nodes[i].ID)
+		}
+		for _, i := range h.tried {
+			if by, ok := f.by[i]; ok {
+				v.Gone[account] = append(v.Gone[account], r.nodes[by].ID)
+			}
+		}
+		return
+	}
+	v.roles[account] = role
+	counting := slices.DeleteFunc(slices.Clone(h.in), func(i int) bool { return !f.knewOfAll(h.out, i, nil) })
+	in := r.nodes[f.lowest(f.newest(counting, nil))]
+	p := Person{Account: account, Role: role, Admitted: in.ID, From: in.From}
+	if i := f.lowest(f.newest(f.nicknames[account], nil)); i >= 0 {
+		p.Nickname = r.nodes[i].Value
+	}
+	v.People = append(v.People, p)
+}
+
+// epochs lists the epochs: those that may be written under first, best first.
+func (v *View) epochs(f *fold) {
+	usable, isUsable := f.usable(nil), set{}
+	add := func(e int, ok bool) {
+		n := f.r.nodes[e]
+		v.Epochs = append(v.Epochs, Epoch{ID: n.ID, Generation: n.Generation, KeyHash: n.KeyHash, Author: n.Author, Usable: ok})
+	}
+	for _, e := range usable {
+		isUsable = isUsable.add(e)
+		add(e, true)
+	}
+	for _, e := range f.epochs {
+		if !isUsable.has(e) {
+			add(e, false)
+		}
+	}
+	rest := v.Epochs[len(usable):]
+	slices.SortFunc(rest, func(a, b Epoch) int { return cmp.Or(cmp.Compare(b.Generation, a.Generation), compareIDs(a.ID, b.ID)) })
 }
 
 // lowestCuts joins the cuts of removals: of two for one feed the lower counts (R25).
@@ -123,6 +180,13 @@ func (v *View) Role(account identity.AccountID) Role { return v.roles[account] }
 
 // Cuts says what counts of the feeds of an account that was removed; feeds that are not named count as empty.
 func (v *View) Cuts(account identity.AccountID) []Cut { return v.cuts[account] }
+
+// Revokes tells whether a device of an account was taken away, and what counts of its feeds; feeds that are not named count
+// as empty.
+func (v *View) Revokes(account identity.AccountID, device identity.DeviceID) ([]Cut, bool) {
+	cuts, ok := v.revoked[deviceOf{account, device}]
+	return cuts, ok
+}
 
 // Current is the epoch to write under; false: one has to be made first.
 func (v *View) Current() (Epoch, bool) {

@@ -14,19 +14,21 @@ func (r *Roster) build(in set) *fold {
 	unfounded := map[int]bool{}
 	for {
 		f := newFold(r)
-		decided := r.decide(in, unfounded, f.void)
+		decided := r.decide(in, unfounded, f)
 		again := false
 		in.each(func(i int) bool {
 			n := r.nodes[i]
 			switch {
-			case n.void != "" || f.void[i] != "":
+			case n.void != "":
+			case f.void[i] != "":
+				f.pass(i, f.void[i])
 			case unfounded[i]:
-				f.void[i] = Unfounded
-			case decided.overrules(r, i):
-				f.void[i] = Overruled
+				f.pass(i, Unfounded)
+			case decided.overrules(r, i, f.by):
+				f.pass(i, Overruled)
 			case len(f.void) > 0 && f.role(n.Author, n.anc) < n.need:
-				f.void[i] = Unfounded
-				if _, _, ok := n.lowers(); ok {
+				f.pass(i, Unfounded)
+				if n.takes() {
 					unfounded[i], again = true, true
 				}
 			default:
@@ -40,49 +42,58 @@ func (r *Roster) build(in set) *fold {
 	}
 }
 
-// decisions are the acts that take rights away and count, by whose rights they are.
+// decisions are the acts that take something away and count, by whose account it was.
 type decisions map[identity.AccountID][]int
 
-// overrules tells whether a decision voids an act: its author lost the right at the same time. What the decision knew of
-// stands; what knew of the decision was judged by it already.
-func (d decisions) overrules(r *Roster, i int) bool {
+// overrules tells whether a decision voids an act, and notes which: its author lost the right at the same time, or the
+// device it was written on was revoked. What the decision knew of stands; what knew of the decision was judged by it
+// already.
+func (d decisions) overrules(r *Roster, i int, note map[int]int) bool {
 	n := r.nodes[i]
+	if n.Kind == Dissolve {
+		return false // dissolving beats all
+	}
 	for _, by := range d[n.Author] {
 		if by == i || r.nodes[by].anc.has(i) || n.anc.has(by) {
 			continue
 		}
-		if _, left, _ := r.nodes[by].lowers(); n.need > left && n.Kind != Dissolve {
-			return true // dissolving beats all
+		_, left, lowers := r.nodes[by].lowers()
+		if lowers && n.need > left || !lowers && r.nodes[by].Revoked == n.Device {
+			note[i] = by
+			return true
 		}
 	}
 	return false
 }
 
-// decide weighs the acts of a set that take rights away. Those that stand beside each other, directly or through others,
+// decide weighs the acts of a set that take something away. Those that stand beside each other, directly or through others,
 // are decided together: ancestors first, then by the seniority of their authors, the strongest first; one whose author
 // was overruled by an earlier one is void.
-func (r *Roster) decide(in set, unfounded map[int]bool, void map[int]Reason) decisions {
+func (r *Roster) decide(in set, unfounded map[int]bool, f *fold) decisions {
 	d := decisions{}
 	for _, together := range r.together(in, unfounded) {
 		for _, i := range r.bySeniority(together) {
-			if d.overrules(r, i) {
-				void[i] = Overruled
+			if d.overrules(r, i, f.by) {
+				f.void[i] = Overruled
 				continue
 			}
-			account, _, _ := r.nodes[i].lowers()
+			account, _, lowers := r.nodes[i].lowers()
+			if !lowers {
+				account = r.nodes[i].Author
+			}
 			d[account] = append(d[account], i)
 		}
 	}
 	return d
 }
 
-// together parts the acts of a set that take rights away: two are in one part if neither knew of the other, or if there
+// together parts the acts of a set that take something away: two are in one part if neither knew of the other, or if there
 // is a chain of such between them. The parts come out in the order of the graph: all of one are ancestors of all of the
 // next.
 func (r *Roster) together(in set, unfounded map[int]bool) [][]int {
 	var parts [][]int
 	var so set
-	r.lowers.each(func(i int) bool {
+	r.takers.each(func(i int) bool {
 		if !in.has(i) || unfounded[i] {
 			return true
 		}
@@ -101,7 +112,7 @@ func (r *Roster) together(in set, unfounded map[int]bool) [][]int {
 
 // bySeniority orders acts that stand beside each other: ancestors before descendants, and among those that may come next
 // the one of the strongest author at the ancestors that all of them share: the owner, then who was admitted earliest,
-// then the lower hash (R26).
+// then the lower hash (R26). Of one author, who takes a device away comes first: it may be in the wrong hands.
 func (r *Roster) bySeniority(acts []int) []int {
 	if len(acts) == 1 {
 		return acts
@@ -127,11 +138,17 @@ func (r *Roster) bySeniority(acts []int) []int {
 		}
 		return 1, earliest
 	}
+	device := func(i int) int {
+		if r.nodes[i].Kind == Revoke {
+			return 0
+		}
+		return 1
+	}
 	left := slices.Clone(acts)
 	slices.SortFunc(left, func(a, b int) int {
 		ka, da := rank(a)
 		kb, db := rank(b)
-		return cmp.Or(cmp.Compare(ka, kb), cmp.Compare(da, db), compareIDs(r.nodes[a].ID, r.nodes[b].ID))
+		return cmp.Or(cmp.Compare(ka, kb), cmp.Compare(da, db), cmp.Compare(device(a), device(b)), compareIDs(r.nodes[a].ID, r.nodes[b].ID))
 	})
 	out := make([]int, 0, len(acts))
 	for len(left) > 0 {
