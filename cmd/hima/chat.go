@@ -63,6 +63,7 @@ type chat struct {
 	who          string // what to call the other side in requests
 	conversation string
 	name         string // what to call them on the screen
+	group        bool   // many on the other side
 
 	screen  screen
 	shown   map[string]bool        // IDs on the screen
@@ -190,6 +191,9 @@ func (c *chat) findName(ctx context.Context) error {
 		}
 		c.name = firstOf(v.Name, c.name)
 		c.who = firstOf(conv.GetPeer(), c.who)
+		if c.group = v.Kind == kindGroup; c.group {
+			c.who = conv.GetId()
+		}
 	}
 	return nil
 }
@@ -298,7 +302,7 @@ func (c *chat) show(m *pb.Message) {
 
 // event applies one event of the node.
 func (c *chat) event(e *pb.Event) {
-	if said := c.a.networkEvent(eventOf(e)); said != "" {
+	if said := c.told(eventOf(e)); said != "" {
 		c.screen.tell(eventOf(e), said)
 		return
 	}
@@ -312,7 +316,7 @@ func (c *chat) event(e *pb.Event) {
 		if e.GetOn() {
 			c.typingGone = time.After(typingStale)
 		}
-		c.screen.typing(c.name, e.GetOn())
+		c.screen.typing(firstOf(name(e.GetAccountName()), c.name), e.GetOn())
 	case m == nil:
 	case e.GetType() == eventMessage && !c.shown[m.GetId()]:
 		if !m.GetOwn() {
@@ -326,19 +330,54 @@ func (c *chat) event(e *pb.Event) {
 	}
 }
 
+// told is what an event tells that is no part of this conversation and yet should not wait: what happened to a network, to
+// an invitation or an application, and what is wrong in this group.
+func (c *chat) told(v eventView) string {
+	if s := c.a.networkEvent(v); s != "" {
+		return s
+	}
+	if v.Type == eventGroup && (v.Conversation != c.conversation || v.Message != nil) {
+		return "" // of another group, or a line of the history, which comes as a message
+	}
+	return c.a.groupEvent(v)
+}
+
 // changeStates updates every own message on the screen that the event speaks of.
 func (c *chat) changeStates(e *pb.Event) {
 	for id, m := range c.own {
 		s := newState(e, m, m.GetState())
-		if s == "" {
+		worth := s != ""
+		if worth {
+			m.State = s
+		}
+		if c.group {
+			worth = c.recount(e, m) || worth
+		}
+		if !worth {
 			continue
 		}
-		m.State = s
 		c.screen.state(messageOf(m))
-		if s == stateRead || rank(s) == 0 {
+		if m.GetReadBy() >= m.GetMembers() && m.GetState() == stateRead || rank(m.GetState()) == 0 {
 			delete(c.own, id)
 		}
 	}
+}
+
+// recount takes the numbers of members from an event and tells whether that is worth a line: when everybody has a message,
+// and when everybody read it. JSON tells of each.
+func (c *chat) recount(e *pb.Event, m *pb.Message) (worth bool) {
+	told := e.GetMessage()
+	if e.GetType() != eventState || !told.GetOwn() || told.GetDevice() != m.GetDevice() || told.GetSeq() < m.GetSeq() {
+		return false
+	}
+	// Whoever has a message has those before it.
+	delivered, read := max(m.GetDeliveredTo(), told.GetDeliveredTo()), max(m.GetReadBy(), told.GetReadBy())
+	if m.GetMembers() == 0 || delivered == m.GetDeliveredTo() && read == m.GetReadBy() {
+		return false
+	}
+	worth = c.a.flags.json || delivered != m.GetDeliveredTo() && delivered >= m.GetMembers() || read != m.GetReadBy() && read >= m.GetMembers()
+	m.DeliveredTo, m.ReadBy = min(delivered, m.GetMembers()), min(read, m.GetMembers())
+	return worth
 }
 
 // markRead tells the node what has been on the screen. A failure is told by the next call that matters.

@@ -147,7 +147,7 @@ func (a *app) accountCommands() []*cobra.Command {
 }
 
 func (a *app) peopleCommands() []*cobra.Command {
-	return []*cobra.Command{a.inviteCommand(), a.nearbyCommand(), a.searchCommand(), a.contactCommand()}
+	return []*cobra.Command{a.inviteCommand(), a.nearbyCommand(), a.searchCommand(), a.contactCommand(), a.groupCommand()}
 }
 
 func (a *app) talkCommands() []*cobra.Command {
@@ -248,20 +248,33 @@ func (a *app) complete(c *cobra.Command, args []string, words func(*control.Clie
 	return out, none
 }
 
-// completeWho offers the contacts of a node that runs.
+// completeWho offers the contacts and the groups of a node that runs.
 func (a *app) completeWho(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return a.complete(c, args, func(node *control.Client) (out []string, err error) {
-		resp, err := node.ListContacts(c.Context(), &pb.ListContactsRequest{})
-		for _, c := range resp.GetContacts() {
-			v := contactOf(c)
-			word := v.Username
-			if v.Remark != "" && !strings.ContainsAny(v.Remark, " \t'\"\\$`") {
-				word = v.Remark
-			}
-			if word != "" {
-				out = append(out, word+"\t"+v.Nickname)
-			}
+	return a.complete(c, args, func(node *control.Client) ([]string, error) {
+		out, err := contactWords(c.Context(), node)
+		if err != nil {
+			return nil, err
 		}
-		return append(out, "self"), err
+		if talk := c.Parent() == a.root; talk { // a group is no contact, and nobody to keep mail
+			groups, _ := groupWords(c.Context(), node) // an older node knows none
+			out = append(out, groups...)
+		}
+		return append(out, "self"), nil
 	})
+}
+
+// contactWords are the names of contacts as commands take them.
+func contactWords(ctx context.Context, node *control.Client) (out []string, err error) {
+	resp, err := node.ListContacts(ctx, &pb.ListContactsRequest{})
+	for _, c := range resp.GetContacts() {
+		v := contactOf(c)
+		word := v.Username
+		if v.Remark != "" && !strings.ContainsAny(v.Remark, " \t'\"\\$`") {
+			word = v.Remark
+		}
+		if word != "" {
+			out = append(out, word+"\t"+v.Nickname)
+		}
+	}
+	return out, err
 }

@@ -73,10 +73,14 @@ func (a *app) contactAddCommand() *cobra.Command {
 
 // addContact looks outward, shows whom it found, and adds exactly that account.
 func (a *app) addContact(ctx context.Context, who string, f addFlags) error {
-	switch link := strings.ToLower(strings.TrimSpace(who)); {
-	case strings.HasPrefix(link, networkScheme):
+	switch kind := linkKind(who); {
+	case strings.TrimSpace(who) == "":
+		return usage("usage.nobody")
+	case kind == networkScheme:
 		return usage("usage.network_link").withHint("hint.network_link")
-	case strings.HasPrefix(link, inviteScheme):
+	case kind == groupScheme:
+		return usage("usage.group_link").withHint("hint.group_apply")
+	case kind == inviteScheme:
 		if err := a.newcomer(ctx); err != nil {
 			return err
 		}
@@ -143,7 +147,7 @@ func (a *app) confirmFound(ctx context.Context, found foundView, yes bool) error
 			return nil
 		}
 		f := &control.Error{Code: control.Ambiguous, Message: a.t("error.disagreement", "Name", found.Username)}
-		for _, c := range append([]candidateView{{found.Account, found.Username, found.Nickname, found.Source}}, found.Others...) {
+		for _, c := range append([]candidateView{{Account: found.Account, Username: found.Username, Nickname: found.Nickname, Source: found.Source}}, found.Others...) {
 			f.Candidates = append(f.Candidates, control.Candidate(c))
 		}
 		return f

@@ -55,8 +55,13 @@ func (a *app) conversations(ctx context.Context) error {
 
 func (a *app) conversationRow(v conversationView, now time.Time) []string {
 	shown := v.Name
-	if v.Kind == "self" {
+	switch {
+	case v.Kind == "self":
 		shown = a.t("conversations.self")
+	case v.Kind == kindGroup && v.Role == "":
+		shown += " " + a.dim(a.t("conversations.not_in"))
+	case v.Kind == kindGroup:
+		shown += " " + a.dim(a.t("conversations.members", "Count", v.Members))
 	}
 	if v.Online {
 		shown += " " + a.green("●")
@@ -69,12 +74,18 @@ func (a *app) conversationRow(v conversationView, now time.Time) []string {
 	if m := v.Last; m != nil {
 		when = localTime(m.at, now)
 		last = text.OneLine(a.messageLine(*m), maxIDCells)
+		if v.Kind == kindGroup && !m.Own {
+			last = firstOf(m.AuthorName, shortAccount(m.Author)) + ": " + last
+		}
 		if m.Own && v.Kind != "self" {
-			last += " " + a.dim("· "+a.word("state", m.State))
+			last += " " + a.dim("· "+a.messageState(*m))
 		}
 	}
 	return []string{shown, unread, when, last}
 }
+
+// kindGroup is a conversation of many.
+const kindGroup = "group"
 
 func (a *app) historyCommand() *cobra.Command {
 	var limit int
@@ -165,7 +176,10 @@ func (a *app) who(s string, own bool) string {
 func (a *app) marks(v messageView) string {
 	var out []string
 	if v.Own && v.State != "" && v.Kind != "cancelled" && v.Peer != v.Author { // notes to oneself go nowhere
-		out = append(out, a.word("state", v.State))
+		out = append(out, a.messageState(v))
+	}
+	if v.Backlog {
+		out = append(out, a.t("mark.backlog"))
 	}
 	if v.Late {
 		out = append(out, a.t("mark.late"))
@@ -191,6 +205,9 @@ func (a *app) messageLine(v messageView) string {
 			return a.dim(a.t("kind.request")) + " " + v.Text
 		}
 		return a.dim(a.t("kind.request"))
+	}
+	if s := a.groupLine(v); s != "" {
+		return a.dim(s)
 	}
 	if s := a.tOptional("kind." + strings.ReplaceAll(v.Kind, "-", "_")); s != "" {
 		return a.dim(s)

@@ -88,7 +88,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case control.NotRunning:
 		return exitNotRunning
-	case control.Locked, control.WrongPassword, control.Denied:
+	case control.Locked, control.WrongPassword, control.Denied, control.NotAllowed, control.Muted:
 		return exitNotAllowed
 	}
 	if errors.Is(err, context.Canceled) {
@@ -110,6 +110,7 @@ type candidateView struct {
 	Username string `json:"username"`
 	Nickname string `json:"nickname"`
 	Source   string `json:"source"`
+	Group    string `json:"group,omitempty"` // a group: its ID; then nickname is its name
 }
 
 // report tells why a command failed.
@@ -131,7 +132,7 @@ func (a *app) report(err error) {
 	if len(v.Candidates) > 0 {
 		t := a.newTable("column.id", "column.username", "column.nickname", "column.source")
 		for _, c := range v.Candidates {
-			t.row(c.Account, c.Username, c.Nickname, a.word("source", c.Source))
+			t.row(firstOf(c.Account, c.Group), c.Username, c.Nickname, a.word("source", c.Source))
 		}
 		t.print(a.errOut)
 	}
@@ -165,7 +166,7 @@ func (a *app) describe(err error) errorView {
 		for _, c := range e.Candidates {
 			v.Candidates = append(v.Candidates, candidateView{
 				Account: text.OneLine(c.Account, 80), Username: name(c.Username), Nickname: name(c.Nickname),
-				Source: text.OneLine(c.Source, 20),
+				Source: text.OneLine(c.Source, 20), Group: text.OneLine(c.Group, 80),
 			})
 		}
 	default:

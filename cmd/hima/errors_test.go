@@ -16,6 +16,7 @@ import (
 func TestExitCodes(t *testing.T) {
 	want := map[control.Code]int{
 		control.Invalid: 2, control.Ambiguous: 2, control.NotRunning: 69, control.Locked: 77, control.WrongPassword: 77, control.Denied: 77,
+		control.NotAllowed: 77, control.Muted: 77,
 	}
 	for _, c := range control.Codes() {
 		code := 1

@@ -53,7 +53,7 @@ func (a *app) whyCommand() *cobra.Command {
 
 // showWhy tells what has happened to a message and what will happen next.
 func (a *app) showWhy(v whyView, now time.Time) {
-	a.printf("%s  %s\n", a.bold(v.Message.ID), a.word("state", v.Message.State))
+	a.printf("%s  %s\n", a.bold(v.Message.ID), a.messageState(v.Message))
 	if v.Message.Text != "" {
 		const shown = 72 // cells: enough to recognise it
 		a.printf("%s\n", a.dim("“"+text.OneLine(v.Message.Text, shown)+"”"))

@@ -38,6 +38,12 @@ func (a *app) networkCommand() *cobra.Command {
 }
 
 func (a *app) joinNetwork(ctx context.Context, link string) error {
+	switch linkKind(link) {
+	case inviteScheme:
+		return usage("usage.invite_link").withHint("hint.invite_link")
+	case groupScheme:
+		return usage("usage.group_link").withHint("hint.group_apply")
+	}
 	node, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -301,10 +307,18 @@ func (a *app) anyNetwork(ctx context.Context, node *control.Client) bool {
 }
 
 func (a *app) searchCommand() *cobra.Command {
-	return a.command(spec{
-		use: "search NAME", id: "search", min: 1, max: 1, example: "  hima search alice",
-		run: func(ctx context.Context, args []string) error { return a.search(ctx, args[0]) },
+	var groups bool
+	c := a.command(spec{
+		use: "search NAME [--groups]", id: "search", min: 1, max: 1, example: "  hima search alice\n  hima search --groups hikers",
+		run: func(ctx context.Context, args []string) error {
+			if groups {
+				return a.searchGroups(ctx, args[0])
+			}
+			return a.search(ctx, args[0])
+		},
 	})
+	c.Flags().BoolVar(&groups, "groups", false, "flag.search.groups")
+	return c
 }
 
 func (a *app) search(ctx context.Context, who string) error {

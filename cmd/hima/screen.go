@@ -65,7 +65,7 @@ type lineScreen struct{ a *app }
 func (s *lineScreen) message(m messageView) { s.a.printf("%s\n", s.a.chatEntry(m, time.Now())) }
 
 func (s *lineScreen) state(m messageView) {
-	s.a.printf("%s\n", s.a.t("chat.state", "State", s.a.word("state", m.State), "Text", text.OneLine(m.Text, quoteCells)))
+	s.a.printf("%s\n", s.a.t("chat.state", "State", s.a.messageState(m), "Text", text.OneLine(m.Text, quoteCells)))
 }
 
 func (s *lineScreen) typing(name string, on bool) {

@@ -207,7 +207,7 @@ func (a *app) showSent(m *pb.Message) error {
 		return a.emit(v)
 	}
 	if !a.flags.quiet {
-		a.printf("%s  %s\n", v.ID, a.word("state", v.State))
+		a.printf("%s  %s\n", v.ID, a.messageState(v))
 	}
 	return nil
 }

@@ -189,7 +189,7 @@ func (s *terminalScreen) state(m messageView) {
 		s.draw()
 		return
 	}
-	s.line(s.a.dim(s.a.t("chat.state", "State", s.a.word("state", m.State), "Text", text.OneLine(m.Text, quoteCells))))
+	s.line(s.a.dim(s.a.t("chat.state", "State", s.a.messageState(m), "Text", text.OneLine(m.Text, quoteCells))))
 }
 
 func (s *terminalScreen) typing(name string, on bool) {

@@ -296,6 +296,14 @@ type messageView struct {
 	ClockAhead   bool   `json:"clock_ahead"`
 	Hole         int32  `json:"hole"`
 
+	// Groups.
+	Members     int32  `json:"members,omitempty"`
+	DeliveredTo int32  `json:"delivered_to,omitempty"`
+	ReadBy      int32  `json:"read_by,omitempty"`
+	Backlog     bool   `json:"backlog,omitempty"`
+	Subject     string `json:"subject,omitempty"`
+	SubjectName string `json:"subject_name,omitempty"`
+
 	at time.Time
 }
 
@@ -305,6 +313,8 @@ func messageOf(m *pb.Message) messageView {
 		AuthorName: name(m.GetAuthorName()), Device: plain(m.GetDevice()), Seq: m.GetSeq(), Clock: m.GetClock(),
 		Time: stamp(m.GetTimeMs()), Received: stamp(m.GetReceivedMs()), Kind: plain(m.GetKind()), Text: text.Message(m.GetText()),
 		Own: m.GetOwn(), State: plain(m.GetState()), Late: m.GetLate(), ClockAhead: m.GetClockAhead(), Hole: m.GetHole(),
+		Members: m.GetMembers(), DeliveredTo: m.GetDeliveredTo(), ReadBy: m.GetReadBy(), Backlog: m.GetBacklog(),
+		Subject: plain(m.GetSubject()), SubjectName: name(m.GetSubjectName()),
 		at: time.UnixMilli(m.GetTimeMs()),
 	}
 }
@@ -320,13 +330,16 @@ type conversationView struct {
 	Pending  int32        `json:"pending"`
 	Online   bool         `json:"online"`
 	Last     *messageView `json:"last"`
+
+	Members int32  `json:"members,omitempty"` // groups
+	Role    string `json:"role,omitempty"`
 }
 
 func conversationOf(c *pb.Conversation) conversationView {
 	v := conversationView{
 		ID: plain(c.GetId()), Kind: plain(c.GetKind()), Peer: plain(c.GetPeer()), Name: name(c.GetName()),
 		Username: name(c.GetUsername()), Relation: plain(c.GetRelation()), Unread: c.GetUnread(), Pending: c.GetPending(),
-		Online: c.GetOnline(),
+		Online: c.GetOnline(), Members: c.GetMembers(), Role: plain(c.GetRole()),
 	}
 	if c.GetLast() != nil {
 		m := messageOf(c.GetLast())
@@ -392,6 +405,9 @@ type eventView struct {
 	Network      string       `json:"network,omitempty"`
 	Name         string       `json:"name,omitempty"`
 	Device       string       `json:"device,omitempty"`
+	AccountName  string       `json:"account_name,omitempty"`
+	Subject      string       `json:"subject,omitempty"`
+	SubjectName  string       `json:"subject_name,omitempty"`
 }
 
 func eventOf(e *pb.Event) eventView {
@@ -399,6 +415,7 @@ func eventOf(e *pb.Event) eventView {
 		Seq: e.GetSeq(), Time: stamp(e.GetTimeMs()), Type: plain(e.GetType()), Conversation: plain(e.GetConversation()),
 		Account: plain(e.GetAccount()), Detail: plain(e.GetDetail()), On: e.GetOn(),
 		Network: name(e.GetNetwork()), Name: name(e.GetName()), Device: plain(e.GetDevice()),
+		AccountName: name(e.GetAccountName()), Subject: plain(e.GetSubject()), SubjectName: name(e.GetSubjectName()),
 	}
 	if e.GetMessage() != nil {
 		m := messageOf(e.GetMessage())

@@ -22,6 +22,10 @@ const (
 	eventName    = "name"
 	eventNetwork = "network"
 	eventMailbox = "mailbox"
+
+	eventGroup       = "group"
+	eventInvitation  = "invitation"
+	eventApplication = "application"
 )
 
 func (a *app) watchCommand() *cobra.Command {
@@ -92,18 +96,18 @@ func (a *app) eventLine(v eventView, now time.Time) string {
 		}
 		switch v.Type {
 		case eventState:
-			what = shortMessage(m.ID) + " " + a.word("state", m.State)
+			what = shortMessage(m.ID) + " " + a.messageState(*m)
 			if n := len(v.MessageIDs); n > 1 {
 				what += " " + a.tn("watch.messages", n)
 			}
 		default:
 			what = a.messageLine(*m)
 			if m.Own && m.State != "" {
-				what += " " + a.dim("· "+a.word("state", m.State))
+				what += " " + a.dim("· "+a.messageState(*m))
 			}
 		}
 	}
-	if s := a.networkEvent(v); s != "" {
+	if s := firstOf(a.networkEvent(v), a.groupEvent(v)); s != "" {
 		who, what = "", s
 	}
 	if v.Type == eventTyping || v.Type == "presence" {

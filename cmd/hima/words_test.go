@@ -25,7 +25,8 @@ var textID = regexp.MustCompile(`^[a-z_]+(\.[a-z0-9_-]+)+$`)
 func groups() []string {
 	return []string{
 		"bootstrap", "cancel", "chat", "check", "cli", "cmd", "column", "contact", "conversations", "demo", "device_state", "docs",
-		"doctor", "error", "event", "field", "flag", "help", "hint", "history", "home", "invite", "kind", "login", "logout",
+		"doctor", "error", "event", "field", "flag", "group", "group_key", "group_state", "help", "hint", "history", "home", "invitation",
+		"invite", "invited", "join", "kind", "login", "logout", "may_invite", "newcomers", "role",
 		"mailbox", "mailbox_source", "mailbox_state", "mark", "mark_read", "name", "nearby", "network", "node", "node_state", "password", "prompt", "register", "relation", "request", "road", "search", "setting", "settings", "source",
 		"state", "usage", "verified", "warning", "watch", "why", "word",
 	}
@@ -89,7 +90,7 @@ func TestWordsOfTheAPI(t *testing.T) {
 		"relation":     {"none", "asked", "one-way", "contact", "request", "declined", "blocked", "temporary", "self"},
 		"verified":     {"no", "confirmed", "rejected", "changed"},
 		"request":      {"waiting", "accepted", "declined", "not_delivered"},
-		"source":       {"invite", "nearby", "contact", "request", "id", "network"},
+		"source":       {"invite", "nearby", "contact", "request", "id", "network", "member"},
 		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied"},
 		"device_state": {"delivered", "offered", "waiting", "not_owed"},
 		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy", "name_pending", "name_lost"},
@@ -97,12 +98,21 @@ func TestWordsOfTheAPI(t *testing.T) {
 		"setting":      {"strangers", "read-receipts", "presence", "lan-visible"},
 		"event": {
 			"message", "state", "contact", "request", "devices", "typing", "presence", "settings", "profile", "read",
-			"warning", "gap", "name", "network", "mailbox",
+			"warning", "gap", "name", "network", "mailbox", "group", "invitation", "application",
 		},
 		"road":           {"direct", "relay", "mailbox"},
 		"name":           {"none", "pending", "confirmed", "lost", "unconfirmed"},
 		"mailbox_state":  {"ok", "unreachable", "full", "denied", "retiring"},
 		"mailbox_source": {"network", "contact", "added"},
+		"role":           {"owner", "admin", "member"},
+		"group_state":    {"none", "invited", "applied", "joining", "member", "left", "removed", "rejected", "dissolved"},
+		"group_key":      {"name", "description", "announcement", "public", "join", "invite", "history", "mute", "nickname", "mailbox"},
+		"join":           {"invite", "apply", "open"},
+		"may_invite":     {"admins", "members"},
+		"newcomers":      {"none", "all"},
+		"invited":        {"invited", "already_member", "already_invited", "withdrawn", "failed"},
+		"invitation":     {"waiting", "accepted", "declined", "withdrawn", "expired"},
+		"application":    {"waiting", "approved", "rejected", "withdrawn", "expired"},
 	} {
 		for _, w := range all {
 			id := group + "." + strings.ReplaceAll(w, "-", "_")

@@ -47,6 +47,18 @@ const (
 	Internal Code = "internal"
 	// Unavailable: the node is starting or stopping, or went away during the call.
 	Unavailable Code = "unavailable"
+	// NotMember: the act needs somebody who is in the group.
+	NotMember Code = "not_member"
+	// NotAllowed: the role in the group does not give the right.
+	NotAllowed Code = "not_allowed"
+	// LastOwner: an owner hands a group over or dissolves it, and cannot just go.
+	LastOwner Code = "last_owner"
+	// Dissolved: the group ended.
+	Dissolved Code = "dissolved"
+	// Muted: only admins write in the group now.
+	Muted Code = "muted"
+	// Expired: an invitation, application or link is over.
+	Expired Code = "expired"
 )
 
 // Codes returns the whole list, in a fixed order.
@@ -54,6 +66,7 @@ func Codes() []Code {
 	return []Code{
 		Invalid, NotFound, Ambiguous, Exists, Locked, WrongPassword, NoProfile, NotRunning, NotContact, WaitingForAccept,
 		TooLate, TooLarge, Denied, Full, Conflict, ReadOnly, Version, DiskFull, Damaged, Internal, Unavailable,
+		NotMember, NotAllowed, LastOwner, Dissolved, Muted, Expired,
 	}
 }
 

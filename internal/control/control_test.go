@@ -184,7 +184,7 @@ func TestCodesAreKnown(t *testing.T) {
 		seen[c] = true
 		require.NotZero(t, connectCode(c))
 	}
-	require.Len(t, seen, 21, "the list is closed: a new code is a change of the contract")
+	require.Len(t, seen, 27, "the list is closed: a new code is a change of the contract")
 }
 
 // A node that dies in the middle of an answer went away; it did not break. Watch goes on after the one and not after the other.

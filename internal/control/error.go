@@ -30,7 +30,8 @@ type Candidate struct {
 	Account  string
 	Username string
 	Nickname string
-	Source   string // contact, nearby, request
+	Source   string // contact, nearby, request, network, member
+	Group    string // of a group: its ID; then Account is empty and Nickname is its name
 }
 
 func (e *Error) Error() string {
@@ -84,7 +85,7 @@ func ToConnect(err error) error {
 	detail := &pb.ErrorDetail{Code: string(e.Code), Hint: e.Hint}
 	for _, c := range e.Candidates {
 		detail.Candidates = append(detail.Candidates, &pb.Candidate{
-			Account: c.Account, Username: c.Username, Nickname: c.Nickname, Source: c.Source,
+			Account: c.Account, Username: c.Username, Nickname: c.Nickname, Source: c.Source, Group: c.Group,
 		})
 	}
 	out := connect.NewError(connectCode(e.Code), errors.New(e.Error()))
@@ -141,6 +142,7 @@ func fromDetail(message string, d *pb.ErrorDetail) *Error {
 	for _, c := range d.GetCandidates() {
 		e.Candidates = append(e.Candidates, Candidate{
 			Account: c.GetAccount(), Username: c.GetUsername(), Nickname: c.GetNickname(), Source: c.GetSource(),
+			Group: c.GetGroup(),
 		})
 	}
 	return e
@@ -157,9 +159,9 @@ func connectCode(c Code) connect.Code {
 		return connect.CodeAlreadyExists
 	case Locked, WrongPassword:
 		return connect.CodeUnauthenticated
-	case NotContact, WaitingForAccept, TooLate, ReadOnly:
+	case NotContact, WaitingForAccept, TooLate, ReadOnly, NotMember, LastOwner, Dissolved, Expired:
 		return connect.CodeFailedPrecondition
-	case Denied:
+	case Denied, NotAllowed, Muted:
 		return connect.CodePermissionDenied
 	case Full, DiskFull:
 		return connect.CodeResourceExhausted

@@ -134,6 +134,67 @@ func (VerifyContactRequest_Result) EnumDescriptor() ([]byte, []int) {
 	return file_control_pb_control_proto_rawDescGZIP(), []int{39, 0}
 }
 
+type ActOnGroupRequest_Act int32
+
+const (
+	ActOnGroupRequest_ACT_UNSPECIFIED ActOnGroupRequest_Act = 0
+	ActOnGroupRequest_ACT_REMOVE      ActOnGroupRequest_Act = 1
+	ActOnGroupRequest_ACT_PROMOTE     ActOnGroupRequest_Act = 2
+	ActOnGroupRequest_ACT_DEMOTE      ActOnGroupRequest_Act = 3
+	ActOnGroupRequest_ACT_TRANSFER    ActOnGroupRequest_Act = 4
+	ActOnGroupRequest_ACT_LEAVE       ActOnGroupRequest_Act = 5
+	ActOnGroupRequest_ACT_DISSOLVE    ActOnGroupRequest_Act = 6
+)
+
+// Enum value maps for ActOnGroupRequest_Act.
+var (
+	ActOnGroupRequest_Act_name = map[int32]string{
+		0: "ACT_UNSPECIFIED",
+		1: "ACT_REMOVE",
+		2: "ACT_PROMOTE",
+		3: "ACT_DEMOTE",
+		4: "ACT_TRANSFER",
+		5: "ACT_LEAVE",
+		6: "ACT_DISSOLVE",
+	}
+	ActOnGroupRequest_Act_value = map[string]int32{
+		"ACT_UNSPECIFIED": 0,
+		"ACT_REMOVE":      1,
+		"ACT_PROMOTE":     2,
+		"ACT_DEMOTE":      3,
+		"ACT_TRANSFER":    4,
+		"ACT_LEAVE":       5,
+		"ACT_DISSOLVE":    6,
+	}
+)
+
+func (x ActOnGroupRequest_Act) Enum() *ActOnGroupRequest_Act {
+	p := new(ActOnGroupRequest_Act)
+	*p = x
+	return p
+}
+
+func (x ActOnGroupRequest_Act) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ActOnGroupRequest_Act) Descriptor() protoreflect.EnumDescriptor {
+	return file_control_pb_control_proto_enumTypes[2].Descriptor()
+}
+
+func (ActOnGroupRequest_Act) Type() protoreflect.EnumType {
+	return &file_control_pb_control_proto_enumTypes[2]
+}
+
+func (x ActOnGroupRequest_Act) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ActOnGroupRequest_Act.Descriptor instead.
+func (ActOnGroupRequest_Act) EnumDescriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{126, 0}
+}
+
 // Error detail, attached to every refusal. code is from the closed list in package control.
 type ErrorDetail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +262,8 @@ type Candidate struct {
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"`
-	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // contact, nearby, request, network
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // contact, nearby, request, network, member
+	Group         string                 `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`   // a group: then nickname is its name and account is empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +322,13 @@ func (x *Candidate) GetNickname() string {
 func (x *Candidate) GetSource() string {
 	if x != nil {
 		return x.Source
+	}
+	return ""
+}
+
+func (x *Candidate) GetGroup() string {
+	if x != nil {
+		return x.Group
 	}
 	return ""
 }
@@ -3106,24 +3175,32 @@ func (x *SendResponse) GetMessage() *Message {
 }
 
 type Message struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // entry ID, hex
-	Conversation  string                 `protobuf:"bytes,2,opt,name=conversation,proto3" json:"conversation,omitempty"`
-	Peer          string                 `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"` // account of the other side; own account in self
-	Author        string                 `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
-	AuthorName    string                 `protobuf:"bytes,5,opt,name=author_name,json=authorName,proto3" json:"author_name,omitempty"`
-	Device        string                 `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
-	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
-	Clock         uint64                 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"`
-	TimeMs        int64                  `protobuf:"varint,9,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Kind          string                 `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"` // text, request, accepted, declined, hole, unsupported, cancelled, devices-changed
-	Text          string                 `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`
-	Own           bool                   `protobuf:"varint,12,opt,name=own,proto3" json:"own,omitempty"`
-	State         string                 `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`                              // own: pending, sent, delivered, read, not_taken, cancelled; others: "", read
-	Late          bool                   `protobuf:"varint,14,opt,name=late,proto3" json:"late,omitempty"`                               // arrived after later ones were shown
-	ClockAhead    bool                   `protobuf:"varint,15,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"` // author's clock more than 24 h ahead
-	Hole          int32                  `protobuf:"varint,16,opt,name=hole,proto3" json:"hole,omitempty"`                               // kind hole: how many are missing
-	ReceivedMs    int64                  `protobuf:"varint,17,opt,name=received_ms,json=receivedMs,proto3" json:"received_ms,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // entry ID, hex
+	Conversation string                 `protobuf:"bytes,2,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Peer         string                 `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"` // account of the other side; own account in self
+	Author       string                 `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	AuthorName   string                 `protobuf:"bytes,5,opt,name=author_name,json=authorName,proto3" json:"author_name,omitempty"`
+	Device       string                 `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	Seq          uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	Clock        uint64                 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"`
+	TimeMs       int64                  `protobuf:"varint,9,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// text, request, accepted, declined, hole, unsupported, cancelled, devices-changed; in groups also group-created,
+	// group-admitted, group-left, group-removed, group-role, group-transferred, group-set, group-dissolved
+	Kind          string `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
+	Text          string `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`
+	Own           bool   `protobuf:"varint,12,opt,name=own,proto3" json:"own,omitempty"`
+	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`                              // own: pending, sent, delivered, read, not_taken, cancelled; others: "", read
+	Late          bool   `protobuf:"varint,14,opt,name=late,proto3" json:"late,omitempty"`                               // arrived after later ones were shown
+	ClockAhead    bool   `protobuf:"varint,15,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"` // author's clock more than 24 h ahead
+	Hole          int32  `protobuf:"varint,16,opt,name=hole,proto3" json:"hole,omitempty"`                               // kind hole: how many are missing
+	ReceivedMs    int64  `protobuf:"varint,17,opt,name=received_ms,json=receivedMs,proto3" json:"received_ms,omitempty"`
+	Members       int32  `protobuf:"varint,18,opt,name=members,proto3" json:"members,omitempty"`                            // own messages in groups: to how many members it goes
+	DeliveredTo   int32  `protobuf:"varint,19,opt,name=delivered_to,json=deliveredTo,proto3" json:"delivered_to,omitempty"` // how many of them have it
+	ReadBy        int32  `protobuf:"varint,20,opt,name=read_by,json=readBy,proto3" json:"read_by,omitempty"`                // how many of them let it be known that they read it
+	Backlog       bool   `protobuf:"varint,21,opt,name=backlog,proto3" json:"backlog,omitempty"`                            // said before the reader was a member
+	Subject       string `protobuf:"bytes,22,opt,name=subject,proto3" json:"subject,omitempty"`                             // group acts: the account it concerns
+	SubjectName   string `protobuf:"bytes,23,opt,name=subject_name,json=subjectName,proto3" json:"subject_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3277,6 +3354,48 @@ func (x *Message) GetReceivedMs() int64 {
 	return 0
 }
 
+func (x *Message) GetMembers() int32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *Message) GetDeliveredTo() int32 {
+	if x != nil {
+		return x.DeliveredTo
+	}
+	return 0
+}
+
+func (x *Message) GetReadBy() int32 {
+	if x != nil {
+		return x.ReadBy
+	}
+	return 0
+}
+
+func (x *Message) GetBacklog() bool {
+	if x != nil {
+		return x.Backlog
+	}
+	return false
+}
+
+func (x *Message) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Message) GetSubjectName() string {
+	if x != nil {
+		return x.SubjectName
+	}
+	return ""
+}
+
 type ConversationsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3360,7 +3479,7 @@ func (x *ConversationsResponse) GetConversations() []*Conversation {
 type Conversation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // direct, self
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // direct, self, group
 	Peer          string                 `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
 	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // what to show: remark, nickname, username or short ID
 	Username      string                 `protobuf:"bytes,5,opt,name=username,proto3" json:"username,omitempty"`
@@ -3369,6 +3488,8 @@ type Conversation struct {
 	Last          *Message               `protobuf:"bytes,8,opt,name=last,proto3" json:"last,omitempty"`
 	Online        bool                   `protobuf:"varint,9,opt,name=online,proto3" json:"online,omitempty"`
 	Pending       int32                  `protobuf:"varint,10,opt,name=pending,proto3" json:"pending,omitempty"`
+	Members       int32                  `protobuf:"varint,11,opt,name=members,proto3" json:"members,omitempty"` // groups
+	Role          string                 `protobuf:"bytes,12,opt,name=role,proto3" json:"role,omitempty"`        // groups: owner, admin, member; empty: not in it any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3471,6 +3592,20 @@ func (x *Conversation) GetPending() int32 {
 		return x.Pending
 	}
 	return 0
+}
+
+func (x *Conversation) GetMembers() int32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *Conversation) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
 }
 
 type HistoryRequest struct {
@@ -4341,7 +4476,9 @@ type Event struct {
 	// message, state, contact, request, devices, typing, presence, settings, profile, read, warning, gap, ready,
 	// name (how the own username stands on a network changed; detail: pending, confirmed, lost, unconfirmed),
 	// network (detail: joined, left, online, offline), mailbox (detail: added, removed,
-	// full, lost, back, lying; offered, withdrawn: what a contact does, account says who)
+	// full, lost, back, lying; offered, withdrawn: what a contact does, account says who),
+	// group, invitation, application (conversation is the group, name what it is called, account who acted, subject whom it
+	// concerns besides; detail says what happened)
 	// read: the owner read this conversation, here or on another own device; unread counters changed
 	Type         string   `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Conversation string   `protobuf:"bytes,4,opt,name=conversation,proto3" json:"conversation,omitempty"`
@@ -4350,11 +4487,14 @@ type Event struct {
 	// state: own messages of this feed up to message.seq are now in message.state; message names the last one
 	// ready: everything up to seq has been sent, what follows is live; not stored, seq is the last stored number
 	Detail        string   `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
-	On            bool     `protobuf:"varint,8,opt,name=on,proto3" json:"on,omitempty"`                                  // typing, presence
-	MessageIds    []string `protobuf:"bytes,9,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"` // state: the messages that changed, at most 256 an event
-	Network       string   `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`                        // name, network: what the network is called
-	Name          string   `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`                              // name: the username; mailbox: what the mailbox is called
-	Device        string   `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`                          // mailbox: the node
+	On            bool     `protobuf:"varint,8,opt,name=on,proto3" json:"on,omitempty"`                                      // typing, presence
+	MessageIds    []string `protobuf:"bytes,9,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"`     // state: the messages that changed, at most 256 an event
+	Network       string   `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`                            // name, network: what the network is called
+	Name          string   `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`                                  // name: the username; mailbox, group: what it is called
+	Device        string   `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`                              // mailbox: the node
+	Subject       string   `protobuf:"bytes,13,opt,name=subject,proto3" json:"subject,omitempty"`                            // group, invitation, application: account
+	AccountName   string   `protobuf:"bytes,14,opt,name=account_name,json=accountName,proto3" json:"account_name,omitempty"` // group, invitation, application: what account is called
+	SubjectName   string   `protobuf:"bytes,15,opt,name=subject_name,json=subjectName,proto3" json:"subject_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4469,6 +4609,27 @@ func (x *Event) GetName() string {
 func (x *Event) GetDevice() string {
 	if x != nil {
 		return x.Device
+	}
+	return ""
+}
+
+func (x *Event) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Event) GetAccountName() string {
+	if x != nil {
+		return x.AccountName
+	}
+	return ""
+}
+
+func (x *Event) GetSubjectName() string {
+	if x != nil {
+		return x.SubjectName
 	}
 	return ""
 }
@@ -5962,6 +6123,2251 @@ func (x *OfferMailboxResponse) GetOffer() *MailboxOffer {
 	return nil
 }
 
+type Group struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 64 hexadecimal digits
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Description     string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Announcement    string                 `protobuf:"bytes,4,opt,name=announcement,proto3" json:"announcement,omitempty"`
+	AnnouncedBy     string                 `protobuf:"bytes,5,opt,name=announced_by,json=announcedBy,proto3" json:"announced_by,omitempty"` // account
+	AnnouncedByName string                 `protobuf:"bytes,6,opt,name=announced_by_name,json=announcedByName,proto3" json:"announced_by_name,omitempty"`
+	AnnouncedMs     int64                  `protobuf:"varint,7,opt,name=announced_ms,json=announcedMs,proto3" json:"announced_ms,omitempty"`
+	Public          bool                   `protobuf:"varint,8,opt,name=public,proto3" json:"public,omitempty"`
+	Join            string                 `protobuf:"bytes,9,opt,name=join,proto3" json:"join,omitempty"`        // invite, apply, open
+	Invite          string                 `protobuf:"bytes,10,opt,name=invite,proto3" json:"invite,omitempty"`   // who may invite: admins, members
+	History         string                 `protobuf:"bytes,11,opt,name=history,proto3" json:"history,omitempty"` // what newcomers get: none, all, or a number of messages
+	Mute            bool                   `protobuf:"varint,12,opt,name=mute,proto3" json:"mute,omitempty"`      // only admins write
+	Role            string                 `protobuf:"bytes,13,opt,name=role,proto3" json:"role,omitempty"`       // own: owner, admin, member; empty: not in it
+	// none, invited, applied, joining, member, left, removed, rejected, dissolved
+	State         string   `protobuf:"bytes,14,opt,name=state,proto3" json:"state,omitempty"`
+	Size          int32    `protobuf:"varint,15,opt,name=size,proto3" json:"size,omitempty"`
+	Owner         string   `protobuf:"bytes,16,opt,name=owner,proto3" json:"owner,omitempty"`
+	OwnerName     string   `protobuf:"bytes,17,opt,name=owner_name,json=ownerName,proto3" json:"owner_name,omitempty"`
+	JoinedMs      int64    `protobuf:"varint,18,opt,name=joined_ms,json=joinedMs,proto3" json:"joined_ms,omitempty"`
+	ReadOnly      bool     `protobuf:"varint,19,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // a newer version of hima wrote something this one does not know
+	Applications  int32    `protobuf:"varint,20,opt,name=applications,proto3" json:"applications,omitempty"`         // waiting, for admins
+	Nickname      string   `protobuf:"bytes,21,opt,name=nickname,proto3" json:"nickname,omitempty"`                  // own, in this group
+	Mailboxes     []string `protobuf:"bytes,22,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`                // devices that keep the group's mail
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_control_pb_control_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *Group) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Group) GetAnnouncement() string {
+	if x != nil {
+		return x.Announcement
+	}
+	return ""
+}
+
+func (x *Group) GetAnnouncedBy() string {
+	if x != nil {
+		return x.AnnouncedBy
+	}
+	return ""
+}
+
+func (x *Group) GetAnnouncedByName() string {
+	if x != nil {
+		return x.AnnouncedByName
+	}
+	return ""
+}
+
+func (x *Group) GetAnnouncedMs() int64 {
+	if x != nil {
+		return x.AnnouncedMs
+	}
+	return 0
+}
+
+func (x *Group) GetPublic() bool {
+	if x != nil {
+		return x.Public
+	}
+	return false
+}
+
+func (x *Group) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
+func (x *Group) GetInvite() string {
+	if x != nil {
+		return x.Invite
+	}
+	return ""
+}
+
+func (x *Group) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
+}
+
+func (x *Group) GetMute() bool {
+	if x != nil {
+		return x.Mute
+	}
+	return false
+}
+
+func (x *Group) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Group) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Group) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Group) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Group) GetOwnerName() string {
+	if x != nil {
+		return x.OwnerName
+	}
+	return ""
+}
+
+func (x *Group) GetJoinedMs() int64 {
+	if x != nil {
+		return x.JoinedMs
+	}
+	return 0
+}
+
+func (x *Group) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Group) GetApplications() int32 {
+	if x != nil {
+		return x.Applications
+	}
+	return 0
+}
+
+func (x *Group) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+func (x *Group) GetMailboxes() []string {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+type GroupMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`         // what to show: remark, nickname in the group, nickname, username or short ID
+	Nickname      string                 `protobuf:"bytes,3,opt,name=nickname,proto3" json:"nickname,omitempty"` // in the group
+	Username      string                 `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"`
+	Role          string                 `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	Relation      string                 `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"` // contact, none, ..., self
+	Online        bool                   `protobuf:"varint,7,opt,name=online,proto3" json:"online,omitempty"`
+	LastSeenMs    int64                  `protobuf:"varint,8,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"`
+	JoinedMs      int64                  `protobuf:"varint,9,opt,name=joined_ms,json=joinedMs,proto3" json:"joined_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_control_pb_control_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *GroupMember) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *GroupMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupMember) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+func (x *GroupMember) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *GroupMember) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *GroupMember) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *GroupMember) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *GroupMember) GetLastSeenMs() int64 {
+	if x != nil {
+		return x.LastSeenMs
+	}
+	return 0
+}
+
+func (x *GroupMember) GetJoinedMs() int64 {
+	if x != nil {
+		return x.JoinedMs
+	}
+	return 0
+}
+
+type CreateGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	Public        bool                   `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
+	Join          string                 `protobuf:"bytes,4,opt,name=join,proto3" json:"join,omitempty"`       // empty: invite, of public groups apply
+	History       string                 `protobuf:"bytes,5,opt,name=history,proto3" json:"history,omitempty"` // empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateGroupRequest) Reset() {
+	*x = CreateGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGroupRequest) ProtoMessage() {}
+
+func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
+func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *CreateGroupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateGroupRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *CreateGroupRequest) GetPublic() bool {
+	if x != nil {
+		return x.Public
+	}
+	return false
+}
+
+func (x *CreateGroupRequest) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
+func (x *CreateGroupRequest) GetHistory() string {
+	if x != nil {
+		return x.History
+	}
+	return ""
+}
+
+type GroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupResponse) Reset() {
+	*x = GroupResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupResponse) ProtoMessage() {}
+
+func (x *GroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupResponse.ProtoReflect.Descriptor instead.
+func (*GroupResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *GroupResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+type GetGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // name, group:NAME, ID or unambiguous prefix, or a link
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupRequest) Reset() {
+	*x = GetGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupRequest) ProtoMessage() {}
+
+func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
+func (*GetGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *GetGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListGroupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsRequest) Reset() {
+	*x = ListGroupsRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsRequest) ProtoMessage() {}
+
+func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{98}
+}
+
+type ListGroupsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupsResponse) Reset() {
+	*x = ListGroupsResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupsResponse) ProtoMessage() {}
+
+func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *ListGroupsResponse) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type InviteToGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Who           []string               `protobuf:"bytes,2,rep,name=who,proto3" json:"who,omitempty"`
+	Withdraw      bool                   `protobuf:"varint,3,opt,name=withdraw,proto3" json:"withdraw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InviteToGroupRequest) Reset() {
+	*x = InviteToGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InviteToGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InviteToGroupRequest) ProtoMessage() {}
+
+func (x *InviteToGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InviteToGroupRequest.ProtoReflect.Descriptor instead.
+func (*InviteToGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *InviteToGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *InviteToGroupRequest) GetWho() []string {
+	if x != nil {
+		return x.Who
+	}
+	return nil
+}
+
+func (x *InviteToGroupRequest) GetWithdraw() bool {
+	if x != nil {
+		return x.Withdraw
+	}
+	return false
+}
+
+type InviteToGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Invited       []*GroupInvited        `protobuf:"bytes,2,rep,name=invited,proto3" json:"invited,omitempty"` // in the order asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InviteToGroupResponse) Reset() {
+	*x = InviteToGroupResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InviteToGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InviteToGroupResponse) ProtoMessage() {}
+
+func (x *InviteToGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InviteToGroupResponse.ProtoReflect.Descriptor instead.
+func (*InviteToGroupResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *InviteToGroupResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *InviteToGroupResponse) GetInvited() []*GroupInvited {
+	if x != nil {
+		return x.Invited
+	}
+	return nil
+}
+
+type GroupInvited struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // invited, already_member, already_invited, withdrawn, failed
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // failed: why, English
+	Code          string                 `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`   // failed: as in ErrorDetail
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupInvited) Reset() {
+	*x = GroupInvited{}
+	mi := &file_control_pb_control_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupInvited) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupInvited) ProtoMessage() {}
+
+func (x *GroupInvited) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupInvited.ProtoReflect.Descriptor instead.
+func (*GroupInvited) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *GroupInvited) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *GroupInvited) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *GroupInvited) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupInvited) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *GroupInvited) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *GroupInvited) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type Invitation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // as the inviter told
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	FromName      string                 `protobuf:"bytes,3,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,5,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Outgoing      bool                   `protobuf:"varint,6,opt,name=outgoing,proto3" json:"outgoing,omitempty"`
+	To            string                 `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`
+	ToName        string                 `protobuf:"bytes,8,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"`
+	State         string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"` // waiting, accepted, declined, withdrawn, expired
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitation) Reset() {
+	*x = Invitation{}
+	mi := &file_control_pb_control_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitation) ProtoMessage() {}
+
+func (x *Invitation) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
+func (*Invitation) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *Invitation) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *Invitation) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Invitation) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
+func (x *Invitation) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Invitation) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Invitation) GetOutgoing() bool {
+	if x != nil {
+		return x.Outgoing
+	}
+	return false
+}
+
+func (x *Invitation) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Invitation) GetToName() string {
+	if x != nil {
+		return x.ToName
+	}
+	return ""
+}
+
+func (x *Invitation) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type ListInvitationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsRequest) Reset() {
+	*x = ListInvitationsRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsRequest) ProtoMessage() {}
+
+func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
+func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{104}
+}
+
+type ListInvitationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Invitations   []*Invitation          `protobuf:"bytes,1,rep,name=invitations,proto3" json:"invitations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsResponse) Reset() {
+	*x = ListInvitationsResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsResponse) ProtoMessage() {}
+
+func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
+func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *ListInvitationsResponse) GetInvitations() []*Invitation {
+	if x != nil {
+		return x.Invitations
+	}
+	return nil
+}
+
+type AnswerInvitationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Accept        bool                   `protobuf:"varint,2,opt,name=accept,proto3" json:"accept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerInvitationRequest) Reset() {
+	*x = AnswerInvitationRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerInvitationRequest) ProtoMessage() {}
+
+func (x *AnswerInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerInvitationRequest.ProtoReflect.Descriptor instead.
+func (*AnswerInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *AnswerInvitationRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *AnswerInvitationRequest) GetAccept() bool {
+	if x != nil {
+		return x.Accept
+	}
+	return false
+}
+
+type AnswerInvitationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerInvitationResponse) Reset() {
+	*x = AnswerInvitationResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerInvitationResponse) ProtoMessage() {}
+
+func (x *AnswerInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerInvitationResponse.ProtoReflect.Descriptor instead.
+func (*AnswerInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *AnswerInvitationResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+type GroupLinkInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	CreatedMs     int64                  `protobuf:"varint,3,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 0: never
+	Uses          int32                  `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`                            // 0: any number
+	Used          int32                  `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"`
+	Revoked       bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLinkInfo) Reset() {
+	*x = GroupLinkInfo{}
+	mi := &file_control_pb_control_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLinkInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLinkInfo) ProtoMessage() {}
+
+func (x *GroupLinkInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLinkInfo.ProtoReflect.Descriptor instead.
+func (*GroupLinkInfo) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *GroupLinkInfo) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *GroupLinkInfo) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *GroupLinkInfo) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *GroupLinkInfo) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *GroupLinkInfo) GetUses() int32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *GroupLinkInfo) GetUsed() int32 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *GroupLinkInfo) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+type CreateGroupLinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	ExpiresInMs   int64                  `protobuf:"varint,2,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"` // 0: never
+	Uses          int32                  `protobuf:"varint,3,opt,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateGroupLinkRequest) Reset() {
+	*x = CreateGroupLinkRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGroupLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGroupLinkRequest) ProtoMessage() {}
+
+func (x *CreateGroupLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGroupLinkRequest.ProtoReflect.Descriptor instead.
+func (*CreateGroupLinkRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *CreateGroupLinkRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CreateGroupLinkRequest) GetExpiresInMs() int64 {
+	if x != nil {
+		return x.ExpiresInMs
+	}
+	return 0
+}
+
+func (x *CreateGroupLinkRequest) GetUses() int32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+type GroupLinkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Link          *GroupLinkInfo         `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupLinkResponse) Reset() {
+	*x = GroupLinkResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupLinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupLinkResponse) ProtoMessage() {}
+
+func (x *GroupLinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupLinkResponse.ProtoReflect.Descriptor instead.
+func (*GroupLinkResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *GroupLinkResponse) GetLink() *GroupLinkInfo {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+type ListGroupLinksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupLinksRequest) Reset() {
+	*x = ListGroupLinksRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupLinksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupLinksRequest) ProtoMessage() {}
+
+func (x *ListGroupLinksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupLinksRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupLinksRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *ListGroupLinksRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListGroupLinksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*GroupLinkInfo       `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupLinksResponse) Reset() {
+	*x = ListGroupLinksResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupLinksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupLinksResponse) ProtoMessage() {}
+
+func (x *ListGroupLinksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupLinksResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupLinksResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *ListGroupLinksResponse) GetLinks() []*GroupLinkInfo {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+type RevokeGroupLinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // or the link
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeGroupLinkRequest) Reset() {
+	*x = RevokeGroupLinkRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeGroupLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeGroupLinkRequest) ProtoMessage() {}
+
+func (x *RevokeGroupLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeGroupLinkRequest.ProtoReflect.Descriptor instead.
+func (*RevokeGroupLinkRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *RevokeGroupLinkRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RevokeGroupLinkRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type FoundGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Description   string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Size          int32                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // claimed
+	Join          string                 `protobuf:"bytes,5,opt,name=join,proto3" json:"join,omitempty"`
+	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	OwnerName     string                 `protobuf:"bytes,7,opt,name=owner_name,json=ownerName,proto3" json:"owner_name,omitempty"` // as known here, else empty
+	Source        string                 `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`                        // network, nearby, member
+	Network       string                 `protobuf:"bytes,9,opt,name=network,proto3" json:"network,omitempty"`
+	State         string                 `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"` // own, as in Group
+	ExpiresMs     int64                  `protobuf:"varint,11,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundGroup) Reset() {
+	*x = FoundGroup{}
+	mi := &file_control_pb_control_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundGroup) ProtoMessage() {}
+
+func (x *FoundGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundGroup.ProtoReflect.Descriptor instead.
+func (*FoundGroup) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *FoundGroup) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FoundGroup) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetOwnerName() string {
+	if x != nil {
+		return x.OwnerName
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *FoundGroup) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+type SearchGroupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchGroupsRequest) Reset() {
+	*x = SearchGroupsRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchGroupsRequest) ProtoMessage() {}
+
+func (x *SearchGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchGroupsRequest.ProtoReflect.Descriptor instead.
+func (*SearchGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{115}
+}
+
+func (x *SearchGroupsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type SearchGroupsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*FoundGroup          `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	Unreachable   []string               `protobuf:"bytes,2,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchGroupsResponse) Reset() {
+	*x = SearchGroupsResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchGroupsResponse) ProtoMessage() {}
+
+func (x *SearchGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchGroupsResponse.ProtoReflect.Descriptor instead.
+func (*SearchGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *SearchGroupsResponse) GetGroups() []*FoundGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SearchGroupsResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
+type ApplyToGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // link, or the ID or name of a group that was found
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Withdraw      bool                   `protobuf:"varint,3,opt,name=withdraw,proto3" json:"withdraw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyToGroupRequest) Reset() {
+	*x = ApplyToGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyToGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyToGroupRequest) ProtoMessage() {}
+
+func (x *ApplyToGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyToGroupRequest.ProtoReflect.Descriptor instead.
+func (*ApplyToGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *ApplyToGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ApplyToGroupRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ApplyToGroupRequest) GetWithdraw() bool {
+	if x != nil {
+		return x.Withdraw
+	}
+	return false
+}
+
+type ApplyToGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyToGroupResponse) Reset() {
+	*x = ApplyToGroupResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyToGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyToGroupResponse) ProtoMessage() {}
+
+func (x *ApplyToGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyToGroupResponse.ProtoReflect.Descriptor instead.
+func (*ApplyToGroupResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *ApplyToGroupResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+type Application struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	GroupName     string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	Account       string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"` // waiting, approved, rejected, withdrawn, expired
+	Own           bool                   `protobuf:"varint,9,opt,name=own,proto3" json:"own,omitempty"`    // ours, to a group
+	ByLink        bool                   `protobuf:"varint,10,opt,name=by_link,json=byLink,proto3" json:"by_link,omitempty"`
+	Reason        string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"` // of a rejection
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Application) Reset() {
+	*x = Application{}
+	mi := &file_control_pb_control_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Application) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Application) ProtoMessage() {}
+
+func (x *Application) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Application.ProtoReflect.Descriptor instead.
+func (*Application) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *Application) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Application) GetGroupName() string {
+	if x != nil {
+		return x.GroupName
+	}
+	return ""
+}
+
+func (x *Application) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Application) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Application) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Application) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Application) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Application) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Application) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *Application) GetByLink() bool {
+	if x != nil {
+		return x.ByLink
+	}
+	return false
+}
+
+func (x *Application) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ListApplicationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApplicationsRequest) Reset() {
+	*x = ListApplicationsRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[120]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApplicationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApplicationsRequest) ProtoMessage() {}
+
+func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[120]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApplicationsRequest.ProtoReflect.Descriptor instead.
+func (*ListApplicationsRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{120}
+}
+
+func (x *ListApplicationsRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListApplicationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Applications  []*Application         `protobuf:"bytes,1,rep,name=applications,proto3" json:"applications,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApplicationsResponse) Reset() {
+	*x = ListApplicationsResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[121]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApplicationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApplicationsResponse) ProtoMessage() {}
+
+func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[121]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApplicationsResponse.ProtoReflect.Descriptor instead.
+func (*ListApplicationsResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{121}
+}
+
+func (x *ListApplicationsResponse) GetApplications() []*Application {
+	if x != nil {
+		return x.Applications
+	}
+	return nil
+}
+
+type DecideApplicationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Approve       bool                   `protobuf:"varint,3,opt,name=approve,proto3" json:"approve,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideApplicationRequest) Reset() {
+	*x = DecideApplicationRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideApplicationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideApplicationRequest) ProtoMessage() {}
+
+func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideApplicationRequest.ProtoReflect.Descriptor instead.
+func (*DecideApplicationRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *DecideApplicationRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DecideApplicationRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *DecideApplicationRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *DecideApplicationRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DecideApplicationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Application   *Application           `protobuf:"bytes,1,opt,name=application,proto3" json:"application,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideApplicationResponse) Reset() {
+	*x = DecideApplicationResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideApplicationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideApplicationResponse) ProtoMessage() {}
+
+func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideApplicationResponse.ProtoReflect.Descriptor instead.
+func (*DecideApplicationResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{123}
+}
+
+func (x *DecideApplicationResponse) GetApplication() *Application {
+	if x != nil {
+		return x.Application
+	}
+	return nil
+}
+
+type ListMembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersRequest) Reset() {
+	*x = ListMembersRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersRequest) ProtoMessage() {}
+
+func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
+func (*ListMembersRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
+}
+
+func (x *ListMembersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ListMembersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Members       []*GroupMember         `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"` // strongest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersResponse) Reset() {
+	*x = ListMembersResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersResponse) ProtoMessage() {}
+
+func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
+func (*ListMembersResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
+}
+
+func (x *ListMembersResponse) GetGroup() *Group {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *ListMembersResponse) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type ActOnGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Act           ActOnGroupRequest_Act  `protobuf:"varint,2,opt,name=act,proto3,enum=hima.control.v1.ActOnGroupRequest_Act" json:"act,omitempty"`
+	Who           string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"` // the first four
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActOnGroupRequest) Reset() {
+	*x = ActOnGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[126]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActOnGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActOnGroupRequest) ProtoMessage() {}
+
+func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[126]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActOnGroupRequest.ProtoReflect.Descriptor instead.
+func (*ActOnGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
+}
+
+func (x *ActOnGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ActOnGroupRequest) GetAct() ActOnGroupRequest_Act {
+	if x != nil {
+		return x.Act
+	}
+	return ActOnGroupRequest_ACT_UNSPECIFIED
+}
+
+func (x *ActOnGroupRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+type SetGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"` // name, description, announcement, public, join, invite, history, mute, nickname
+	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGroupRequest) Reset() {
+	*x = SetGroupRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[127]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGroupRequest) ProtoMessage() {}
+
+func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[127]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
+func (*SetGroupRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
+}
+
+func (x *SetGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetGroupRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SetGroupRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 var File_control_pb_control_proto protoreflect.FileDescriptor
 
 const file_control_pb_control_proto_rawDesc = "" +
@@ -5972,12 +8378,13 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12:\n" +
 	"\n" +
 	"candidates\x18\x03 \x03(\v2\x1a.hima.control.v1.CandidateR\n" +
-	"candidates\"u\n" +
+	"candidates\"\x8b\x01\n" +
 	"\tCandidate\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x16\n" +
-	"\x06source\x18\x04 \x01(\tR\x06source\"\x0f\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x14\n" +
+	"\x05group\x18\x05 \x01(\tR\x05group\"\x0f\n" +
 	"\rStatusRequest\"\xb7\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x18\n" +
@@ -6201,7 +8608,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"B\n" +
 	"\fSendResponse\x122\n" +
-	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\"\x9d\x03\n" +
+	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\"\xca\x04\n" +
 	"\aMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x12\n" +
@@ -6223,10 +8630,16 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"clockAhead\x12\x12\n" +
 	"\x04hole\x18\x10 \x01(\x05R\x04hole\x12\x1f\n" +
 	"\vreceived_ms\x18\x11 \x01(\x03R\n" +
-	"receivedMs\"\x16\n" +
+	"receivedMs\x12\x18\n" +
+	"\amembers\x18\x12 \x01(\x05R\amembers\x12!\n" +
+	"\fdelivered_to\x18\x13 \x01(\x05R\vdeliveredTo\x12\x17\n" +
+	"\aread_by\x18\x14 \x01(\x05R\x06readBy\x12\x18\n" +
+	"\abacklog\x18\x15 \x01(\bR\abacklog\x12\x18\n" +
+	"\asubject\x18\x16 \x01(\tR\asubject\x12!\n" +
+	"\fsubject_name\x18\x17 \x01(\tR\vsubjectName\"\x16\n" +
 	"\x14ConversationsRequest\"\\\n" +
 	"\x15ConversationsResponse\x12C\n" +
-	"\rconversations\x18\x01 \x03(\v2\x1d.hima.control.v1.ConversationR\rconversations\"\x8a\x02\n" +
+	"\rconversations\x18\x01 \x03(\v2\x1d.hima.control.v1.ConversationR\rconversations\"\xb8\x02\n" +
 	"\fConversation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -6238,7 +8651,9 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x04last\x18\b \x01(\v2\x18.hima.control.v1.MessageR\x04last\x12\x16\n" +
 	"\x06online\x18\t \x01(\bR\x06online\x12\x18\n" +
 	"\apending\x18\n" +
-	" \x01(\x05R\apending\"k\n" +
+	" \x01(\x05R\apending\x12\x18\n" +
+	"\amembers\x18\v \x01(\x05R\amembers\x12\x12\n" +
+	"\x04role\x18\f \x01(\tR\x04role\"k\n" +
 	"\x0eHistoryRequest\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x16\n" +
@@ -6296,7 +8711,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\fconversation\x18\x02 \x01(\tR\fconversation\x12\x19\n" +
 	"\bfrom_now\x18\x03 \x01(\bR\afromNow\"=\n" +
 	"\rWatchResponse\x12,\n" +
-	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\xc7\x02\n" +
+	"\x05event\x18\x01 \x01(\v2\x16.hima.control.v1.EventR\x05event\"\xa7\x03\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
@@ -6311,7 +8726,10 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\anetwork\x18\n" +
 	" \x01(\tR\anetwork\x12\x12\n" +
 	"\x04name\x18\v \x01(\tR\x04name\x12\x16\n" +
-	"\x06device\x18\f \x01(\tR\x06device\"\xac\x02\n" +
+	"\x06device\x18\f \x01(\tR\x06device\x12\x18\n" +
+	"\asubject\x18\r \x01(\tR\asubject\x12!\n" +
+	"\faccount_name\x18\x0e \x01(\tR\vaccountName\x12!\n" +
+	"\fsubject_name\x18\x0f \x01(\tR\vsubjectName\"\xac\x02\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -6422,7 +8840,189 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\vquota_bytes\x18\x02 \x01(\x04R\n" +
 	"quotaBytes\"K\n" +
 	"\x14OfferMailboxResponse\x123\n" +
-	"\x05offer\x18\x01 \x01(\v2\x1d.hima.control.v1.MailboxOfferR\x05offer2\xe3\x17\n" +
+	"\x05offer\x18\x01 \x01(\v2\x1d.hima.control.v1.MailboxOfferR\x05offer\"\xe0\x04\n" +
+	"\x05Group\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\"\n" +
+	"\fannouncement\x18\x04 \x01(\tR\fannouncement\x12!\n" +
+	"\fannounced_by\x18\x05 \x01(\tR\vannouncedBy\x12*\n" +
+	"\x11announced_by_name\x18\x06 \x01(\tR\x0fannouncedByName\x12!\n" +
+	"\fannounced_ms\x18\a \x01(\x03R\vannouncedMs\x12\x16\n" +
+	"\x06public\x18\b \x01(\bR\x06public\x12\x12\n" +
+	"\x04join\x18\t \x01(\tR\x04join\x12\x16\n" +
+	"\x06invite\x18\n" +
+	" \x01(\tR\x06invite\x12\x18\n" +
+	"\ahistory\x18\v \x01(\tR\ahistory\x12\x12\n" +
+	"\x04mute\x18\f \x01(\bR\x04mute\x12\x12\n" +
+	"\x04role\x18\r \x01(\tR\x04role\x12\x14\n" +
+	"\x05state\x18\x0e \x01(\tR\x05state\x12\x12\n" +
+	"\x04size\x18\x0f \x01(\x05R\x04size\x12\x14\n" +
+	"\x05owner\x18\x10 \x01(\tR\x05owner\x12\x1d\n" +
+	"\n" +
+	"owner_name\x18\x11 \x01(\tR\townerName\x12\x1b\n" +
+	"\tjoined_ms\x18\x12 \x01(\x03R\bjoinedMs\x12\x1b\n" +
+	"\tread_only\x18\x13 \x01(\bR\breadOnly\x12\"\n" +
+	"\fapplications\x18\x14 \x01(\x05R\fapplications\x12\x1a\n" +
+	"\bnickname\x18\x15 \x01(\tR\bnickname\x12\x1c\n" +
+	"\tmailboxes\x18\x16 \x03(\tR\tmailboxes\"\xfa\x01\n" +
+	"\vGroupMember\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bnickname\x18\x03 \x01(\tR\bnickname\x12\x1a\n" +
+	"\busername\x18\x04 \x01(\tR\busername\x12\x12\n" +
+	"\x04role\x18\x05 \x01(\tR\x04role\x12\x1a\n" +
+	"\brelation\x18\x06 \x01(\tR\brelation\x12\x16\n" +
+	"\x06online\x18\a \x01(\bR\x06online\x12 \n" +
+	"\flast_seen_ms\x18\b \x01(\x03R\n" +
+	"lastSeenMs\x12\x1b\n" +
+	"\tjoined_ms\x18\t \x01(\x03R\bjoinedMs\"\x90\x01\n" +
+	"\x12CreateGroupRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
+	"\x06public\x18\x03 \x01(\bR\x06public\x12\x12\n" +
+	"\x04join\x18\x04 \x01(\tR\x04join\x12\x18\n" +
+	"\ahistory\x18\x05 \x01(\tR\ahistory\"=\n" +
+	"\rGroupResponse\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"'\n" +
+	"\x0fGetGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\x13\n" +
+	"\x11ListGroupsRequest\"D\n" +
+	"\x12ListGroupsResponse\x12.\n" +
+	"\x06groups\x18\x01 \x03(\v2\x16.hima.control.v1.GroupR\x06groups\"Z\n" +
+	"\x14InviteToGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03who\x18\x02 \x03(\tR\x03who\x12\x1a\n" +
+	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"~\n" +
+	"\x15InviteToGroupResponse\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\x127\n" +
+	"\ainvited\x18\x02 \x03(\v2\x1d.hima.control.v1.GroupInvitedR\ainvited\"\x8e\x01\n" +
+	"\fGroupInvited\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04code\x18\x06 \x01(\tR\x04code\"\xfe\x01\n" +
+	"\n" +
+	"Invitation\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1b\n" +
+	"\tfrom_name\x18\x03 \x01(\tR\bfromName\x12\x17\n" +
+	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x05 \x01(\x03R\texpiresMs\x12\x1a\n" +
+	"\boutgoing\x18\x06 \x01(\bR\boutgoing\x12\x0e\n" +
+	"\x02to\x18\a \x01(\tR\x02to\x12\x17\n" +
+	"\ato_name\x18\b \x01(\tR\x06toName\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\"\x18\n" +
+	"\x16ListInvitationsRequest\"X\n" +
+	"\x17ListInvitationsResponse\x12=\n" +
+	"\vinvitations\x18\x01 \x03(\v2\x1b.hima.control.v1.InvitationR\vinvitations\"G\n" +
+	"\x17AnswerInvitationRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06accept\x18\x02 \x01(\bR\x06accept\"H\n" +
+	"\x18AnswerInvitationResponse\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\xb9\x01\n" +
+	"\rGroupLinkInfo\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04uses\x18\x05 \x01(\x05R\x04uses\x12\x12\n" +
+	"\x04used\x18\x06 \x01(\x05R\x04used\x12\x18\n" +
+	"\arevoked\x18\a \x01(\bR\arevoked\"f\n" +
+	"\x16CreateGroupLinkRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\"\n" +
+	"\rexpires_in_ms\x18\x02 \x01(\x03R\vexpiresInMs\x12\x12\n" +
+	"\x04uses\x18\x03 \x01(\x05R\x04uses\"G\n" +
+	"\x11GroupLinkResponse\x122\n" +
+	"\x04link\x18\x01 \x01(\v2\x1e.hima.control.v1.GroupLinkInfoR\x04link\"-\n" +
+	"\x15ListGroupLinksRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"N\n" +
+	"\x16ListGroupLinksResponse\x124\n" +
+	"\x05links\x18\x01 \x03(\v2\x1e.hima.control.v1.GroupLinkInfoR\x05links\"D\n" +
+	"\x16RevokeGroupLinkRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"\x96\x02\n" +
+	"\n" +
+	"FoundGroup\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x05R\x04size\x12\x12\n" +
+	"\x04join\x18\x05 \x01(\tR\x04join\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x1d\n" +
+	"\n" +
+	"owner_name\x18\a \x01(\tR\townerName\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12\x18\n" +
+	"\anetwork\x18\t \x01(\tR\anetwork\x12\x14\n" +
+	"\x05state\x18\n" +
+	" \x01(\tR\x05state\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\v \x01(\x03R\texpiresMs\")\n" +
+	"\x13SearchGroupsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"m\n" +
+	"\x14SearchGroupsResponse\x123\n" +
+	"\x06groups\x18\x01 \x03(\v2\x1b.hima.control.v1.FoundGroupR\x06groups\x12 \n" +
+	"\vunreachable\x18\x02 \x03(\tR\vunreachable\"a\n" +
+	"\x13ApplyToGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
+	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"D\n" +
+	"\x14ApplyToGroupResponse\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\x9b\x02\n" +
+	"\vApplication\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1d\n" +
+	"\n" +
+	"group_name\x18\x02 \x01(\tR\tgroupName\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x17\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\x12\x10\n" +
+	"\x03own\x18\t \x01(\bR\x03own\x12\x17\n" +
+	"\aby_link\x18\n" +
+	" \x01(\bR\x06byLink\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\"/\n" +
+	"\x17ListApplicationsRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\\\n" +
+	"\x18ListApplicationsResponse\x12@\n" +
+	"\fapplications\x18\x01 \x03(\v2\x1c.hima.control.v1.ApplicationR\fapplications\"t\n" +
+	"\x18DecideApplicationRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x18\n" +
+	"\aapprove\x18\x03 \x01(\bR\aapprove\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"[\n" +
+	"\x19DecideApplicationResponse\x12>\n" +
+	"\vapplication\x18\x01 \x01(\v2\x1c.hima.control.v1.ApplicationR\vapplication\"*\n" +
+	"\x12ListMembersRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"{\n" +
+	"\x13ListMembersResponse\x12,\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\x126\n" +
+	"\amembers\x18\x02 \x03(\v2\x1c.hima.control.v1.GroupMemberR\amembers\"\xf5\x01\n" +
+	"\x11ActOnGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x128\n" +
+	"\x03act\x18\x02 \x01(\x0e2&.hima.control.v1.ActOnGroupRequest.ActR\x03act\x12\x10\n" +
+	"\x03who\x18\x03 \x01(\tR\x03who\"~\n" +
+	"\x03Act\x12\x13\n" +
+	"\x0fACT_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ACT_REMOVE\x10\x01\x12\x0f\n" +
+	"\vACT_PROMOTE\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ACT_DEMOTE\x10\x03\x12\x10\n" +
+	"\fACT_TRANSFER\x10\x04\x12\r\n" +
+	"\tACT_LEAVE\x10\x05\x12\x10\n" +
+	"\fACT_DISSOLVE\x10\x06\"O\n" +
+	"\x0fSetGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value2\xb7#\n" +
 	"\x04Hima\x12I\n" +
 	"\x06Status\x12\x1e.hima.control.v1.StatusRequest\x1a\x1f.hima.control.v1.StatusResponse\x12O\n" +
 	"\bRegister\x12 .hima.control.v1.RegisterRequest\x1a!.hima.control.v1.RegisterResponse\x12F\n" +
@@ -6463,7 +9063,25 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"AddMailbox\x12\".hima.control.v1.AddMailboxRequest\x1a#.hima.control.v1.AddMailboxResponse\x12^\n" +
 	"\rRemoveMailbox\x12%.hima.control.v1.RemoveMailboxRequest\x1a&.hima.control.v1.RemoveMailboxResponse\x12[\n" +
 	"\fOfferMailbox\x12$.hima.control.v1.OfferMailboxRequest\x1a%.hima.control.v1.OfferMailboxResponse\x12H\n" +
-	"\x05Watch\x12\x1d.hima.control.v1.WatchRequest\x1a\x1e.hima.control.v1.WatchResponse0\x01B\x1aZ\x18hima/internal/control/pbb\x06proto3"
+	"\x05Watch\x12\x1d.hima.control.v1.WatchRequest\x1a\x1e.hima.control.v1.WatchResponse0\x01\x12R\n" +
+	"\vCreateGroup\x12#.hima.control.v1.CreateGroupRequest\x1a\x1e.hima.control.v1.GroupResponse\x12L\n" +
+	"\bGetGroup\x12 .hima.control.v1.GetGroupRequest\x1a\x1e.hima.control.v1.GroupResponse\x12U\n" +
+	"\n" +
+	"ListGroups\x12\".hima.control.v1.ListGroupsRequest\x1a#.hima.control.v1.ListGroupsResponse\x12^\n" +
+	"\rInviteToGroup\x12%.hima.control.v1.InviteToGroupRequest\x1a&.hima.control.v1.InviteToGroupResponse\x12d\n" +
+	"\x0fListInvitations\x12'.hima.control.v1.ListInvitationsRequest\x1a(.hima.control.v1.ListInvitationsResponse\x12g\n" +
+	"\x10AnswerInvitation\x12(.hima.control.v1.AnswerInvitationRequest\x1a).hima.control.v1.AnswerInvitationResponse\x12^\n" +
+	"\x0fCreateGroupLink\x12'.hima.control.v1.CreateGroupLinkRequest\x1a\".hima.control.v1.GroupLinkResponse\x12a\n" +
+	"\x0eListGroupLinks\x12&.hima.control.v1.ListGroupLinksRequest\x1a'.hima.control.v1.ListGroupLinksResponse\x12^\n" +
+	"\x0fRevokeGroupLink\x12'.hima.control.v1.RevokeGroupLinkRequest\x1a\".hima.control.v1.GroupLinkResponse\x12[\n" +
+	"\fSearchGroups\x12$.hima.control.v1.SearchGroupsRequest\x1a%.hima.control.v1.SearchGroupsResponse\x12[\n" +
+	"\fApplyToGroup\x12$.hima.control.v1.ApplyToGroupRequest\x1a%.hima.control.v1.ApplyToGroupResponse\x12g\n" +
+	"\x10ListApplications\x12(.hima.control.v1.ListApplicationsRequest\x1a).hima.control.v1.ListApplicationsResponse\x12j\n" +
+	"\x11DecideApplication\x12).hima.control.v1.DecideApplicationRequest\x1a*.hima.control.v1.DecideApplicationResponse\x12X\n" +
+	"\vListMembers\x12#.hima.control.v1.ListMembersRequest\x1a$.hima.control.v1.ListMembersResponse\x12P\n" +
+	"\n" +
+	"ActOnGroup\x12\".hima.control.v1.ActOnGroupRequest\x1a\x1e.hima.control.v1.GroupResponse\x12L\n" +
+	"\bSetGroup\x12 .hima.control.v1.SetGroupRequest\x1a\x1e.hima.control.v1.GroupResponseB\x1aZ\x18hima/internal/control/pbb\x06proto3"
 
 var (
 	file_control_pb_control_proto_rawDescOnce sync.Once
@@ -6477,228 +9095,312 @@ func file_control_pb_control_proto_rawDescGZIP() []byte {
 	return file_control_pb_control_proto_rawDescData
 }
 
-var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
+var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 129)
 var file_control_pb_control_proto_goTypes = []any{
-	(ActOnContactRequest_Act)(0),     // 0: hima.control.v1.ActOnContactRequest.Act
-	(VerifyContactRequest_Result)(0), // 1: hima.control.v1.VerifyContactRequest.Result
-	(*ErrorDetail)(nil),              // 2: hima.control.v1.ErrorDetail
-	(*Candidate)(nil),                // 3: hima.control.v1.Candidate
-	(*StatusRequest)(nil),            // 4: hima.control.v1.StatusRequest
-	(*StatusResponse)(nil),           // 5: hima.control.v1.StatusResponse
-	(*Peer)(nil),                     // 6: hima.control.v1.Peer
-	(*RegisterRequest)(nil),          // 7: hima.control.v1.RegisterRequest
-	(*RegisterResponse)(nil),         // 8: hima.control.v1.RegisterResponse
-	(*LoginRequest)(nil),             // 9: hima.control.v1.LoginRequest
-	(*LoginResponse)(nil),            // 10: hima.control.v1.LoginResponse
-	(*StopRequest)(nil),              // 11: hima.control.v1.StopRequest
-	(*StopResponse)(nil),             // 12: hima.control.v1.StopResponse
-	(*ChangePasswordRequest)(nil),    // 13: hima.control.v1.ChangePasswordRequest
-	(*ChangePasswordResponse)(nil),   // 14: hima.control.v1.ChangePasswordResponse
-	(*WhoamiRequest)(nil),            // 15: hima.control.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),           // 16: hima.control.v1.WhoamiResponse
-	(*Profile)(nil),                  // 17: hima.control.v1.Profile
-	(*SetProfileRequest)(nil),        // 18: hima.control.v1.SetProfileRequest
-	(*CreateInviteRequest)(nil),      // 19: hima.control.v1.CreateInviteRequest
-	(*CreateInviteResponse)(nil),     // 20: hima.control.v1.CreateInviteResponse
-	(*Invite)(nil),                   // 21: hima.control.v1.Invite
-	(*ListInvitesRequest)(nil),       // 22: hima.control.v1.ListInvitesRequest
-	(*ListInvitesResponse)(nil),      // 23: hima.control.v1.ListInvitesResponse
-	(*RevokeInviteRequest)(nil),      // 24: hima.control.v1.RevokeInviteRequest
-	(*RevokeInviteResponse)(nil),     // 25: hima.control.v1.RevokeInviteResponse
-	(*NearbyRequest)(nil),            // 26: hima.control.v1.NearbyRequest
-	(*NearbyResponse)(nil),           // 27: hima.control.v1.NearbyResponse
-	(*NearbyPerson)(nil),             // 28: hima.control.v1.NearbyPerson
-	(*FindRequest)(nil),              // 29: hima.control.v1.FindRequest
-	(*FindResponse)(nil),             // 30: hima.control.v1.FindResponse
-	(*AddContactRequest)(nil),        // 31: hima.control.v1.AddContactRequest
-	(*AddContactResponse)(nil),       // 32: hima.control.v1.AddContactResponse
-	(*Contact)(nil),                  // 33: hima.control.v1.Contact
-	(*ListContactsRequest)(nil),      // 34: hima.control.v1.ListContactsRequest
-	(*ListContactsResponse)(nil),     // 35: hima.control.v1.ListContactsResponse
-	(*ListRequestsRequest)(nil),      // 36: hima.control.v1.ListRequestsRequest
-	(*ListRequestsResponse)(nil),     // 37: hima.control.v1.ListRequestsResponse
-	(*ContactRequest)(nil),           // 38: hima.control.v1.ContactRequest
-	(*ActOnContactRequest)(nil),      // 39: hima.control.v1.ActOnContactRequest
-	(*ActOnContactResponse)(nil),     // 40: hima.control.v1.ActOnContactResponse
-	(*VerifyContactRequest)(nil),     // 41: hima.control.v1.VerifyContactRequest
-	(*VerifyContactResponse)(nil),    // 42: hima.control.v1.VerifyContactResponse
-	(*ListSettingsRequest)(nil),      // 43: hima.control.v1.ListSettingsRequest
-	(*ListSettingsResponse)(nil),     // 44: hima.control.v1.ListSettingsResponse
-	(*Setting)(nil),                  // 45: hima.control.v1.Setting
-	(*SetSettingRequest)(nil),        // 46: hima.control.v1.SetSettingRequest
-	(*SetSettingResponse)(nil),       // 47: hima.control.v1.SetSettingResponse
-	(*SendRequest)(nil),              // 48: hima.control.v1.SendRequest
-	(*SendResponse)(nil),             // 49: hima.control.v1.SendResponse
-	(*Message)(nil),                  // 50: hima.control.v1.Message
-	(*ConversationsRequest)(nil),     // 51: hima.control.v1.ConversationsRequest
-	(*ConversationsResponse)(nil),    // 52: hima.control.v1.ConversationsResponse
-	(*Conversation)(nil),             // 53: hima.control.v1.Conversation
-	(*HistoryRequest)(nil),           // 54: hima.control.v1.HistoryRequest
-	(*HistoryResponse)(nil),          // 55: hima.control.v1.HistoryResponse
-	(*MarkReadRequest)(nil),          // 56: hima.control.v1.MarkReadRequest
-	(*MarkReadResponse)(nil),         // 57: hima.control.v1.MarkReadResponse
-	(*SetTypingRequest)(nil),         // 58: hima.control.v1.SetTypingRequest
-	(*SetTypingResponse)(nil),        // 59: hima.control.v1.SetTypingResponse
-	(*CancelRequest)(nil),            // 60: hima.control.v1.CancelRequest
-	(*CancelResponse)(nil),           // 61: hima.control.v1.CancelResponse
-	(*WhyRequest)(nil),               // 62: hima.control.v1.WhyRequest
-	(*WhyResponse)(nil),              // 63: hima.control.v1.WhyResponse
-	(*WhyDevice)(nil),                // 64: hima.control.v1.WhyDevice
-	(*Custody)(nil),                  // 65: hima.control.v1.Custody
-	(*Attempt)(nil),                  // 66: hima.control.v1.Attempt
-	(*WatchRequest)(nil),             // 67: hima.control.v1.WatchRequest
-	(*WatchResponse)(nil),            // 68: hima.control.v1.WatchResponse
-	(*Event)(nil),                    // 69: hima.control.v1.Event
-	(*Network)(nil),                  // 70: hima.control.v1.Network
-	(*Bootstrap)(nil),                // 71: hima.control.v1.Bootstrap
-	(*NetworkName)(nil),              // 72: hima.control.v1.NetworkName
-	(*JoinNetworkRequest)(nil),       // 73: hima.control.v1.JoinNetworkRequest
-	(*JoinNetworkResponse)(nil),      // 74: hima.control.v1.JoinNetworkResponse
-	(*LeaveNetworkRequest)(nil),      // 75: hima.control.v1.LeaveNetworkRequest
-	(*LeaveNetworkResponse)(nil),     // 76: hima.control.v1.LeaveNetworkResponse
-	(*ListNetworksRequest)(nil),      // 77: hima.control.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 78: hima.control.v1.ListNetworksResponse
-	(*SearchRequest)(nil),            // 79: hima.control.v1.SearchRequest
-	(*SearchResponse)(nil),           // 80: hima.control.v1.SearchResponse
-	(*SearchResult)(nil),             // 81: hima.control.v1.SearchResult
-	(*DoctorRequest)(nil),            // 82: hima.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 83: hima.control.v1.DoctorResponse
-	(*Check)(nil),                    // 84: hima.control.v1.Check
-	(*Mailbox)(nil),                  // 85: hima.control.v1.Mailbox
-	(*MailboxOffer)(nil),             // 86: hima.control.v1.MailboxOffer
-	(*ListMailboxesRequest)(nil),     // 87: hima.control.v1.ListMailboxesRequest
-	(*ListMailboxesResponse)(nil),    // 88: hima.control.v1.ListMailboxesResponse
-	(*AddMailboxRequest)(nil),        // 89: hima.control.v1.AddMailboxRequest
-	(*AddMailboxResponse)(nil),       // 90: hima.control.v1.AddMailboxResponse
-	(*RemoveMailboxRequest)(nil),     // 91: hima.control.v1.RemoveMailboxRequest
-	(*RemoveMailboxResponse)(nil),    // 92: hima.control.v1.RemoveMailboxResponse
-	(*OfferMailboxRequest)(nil),      // 93: hima.control.v1.OfferMailboxRequest
-	(*OfferMailboxResponse)(nil),     // 94: hima.control.v1.OfferMailboxResponse
-	nil,                              // 95: hima.control.v1.Check.ValuesEntry
+	(ActOnContactRequest_Act)(0),      // 0: hima.control.v1.ActOnContactRequest.Act
+	(VerifyContactRequest_Result)(0),  // 1: hima.control.v1.VerifyContactRequest.Result
+	(ActOnGroupRequest_Act)(0),        // 2: hima.control.v1.ActOnGroupRequest.Act
+	(*ErrorDetail)(nil),               // 3: hima.control.v1.ErrorDetail
+	(*Candidate)(nil),                 // 4: hima.control.v1.Candidate
+	(*StatusRequest)(nil),             // 5: hima.control.v1.StatusRequest
+	(*StatusResponse)(nil),            // 6: hima.control.v1.StatusResponse
+	(*Peer)(nil),                      // 7: hima.control.v1.Peer
+	(*RegisterRequest)(nil),           // 8: hima.control.v1.RegisterRequest
+	(*RegisterResponse)(nil),          // 9: hima.control.v1.RegisterResponse
+	(*LoginRequest)(nil),              // 10: hima.control.v1.LoginRequest
+	(*LoginResponse)(nil),             // 11: hima.control.v1.LoginResponse
+	(*StopRequest)(nil),               // 12: hima.control.v1.StopRequest
+	(*StopResponse)(nil),              // 13: hima.control.v1.StopResponse
+	(*ChangePasswordRequest)(nil),     // 14: hima.control.v1.ChangePasswordRequest
+	(*ChangePasswordResponse)(nil),    // 15: hima.control.v1.ChangePasswordResponse
+	(*WhoamiRequest)(nil),             // 16: hima.control.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),            // 17: hima.control.v1.WhoamiResponse
+	(*Profile)(nil),                   // 18: hima.control.v1.Profile
+	(*SetProfileRequest)(nil),         // 19: hima.control.v1.SetProfileRequest
+	(*CreateInviteRequest)(nil),       // 20: hima.control.v1.CreateInviteRequest
+	(*CreateInviteResponse)(nil),      // 21: hima.control.v1.CreateInviteResponse
+	(*Invite)(nil),                    // 22: hima.control.v1.Invite
+	(*ListInvitesRequest)(nil),        // 23: hima.control.v1.ListInvitesRequest
+	(*ListInvitesResponse)(nil),       // 24: hima.control.v1.ListInvitesResponse
+	(*RevokeInviteRequest)(nil),       // 25: hima.control.v1.RevokeInviteRequest
+	(*RevokeInviteResponse)(nil),      // 26: hima.control.v1.RevokeInviteResponse
+	(*NearbyRequest)(nil),             // 27: hima.control.v1.NearbyRequest
+	(*NearbyResponse)(nil),            // 28: hima.control.v1.NearbyResponse
+	(*NearbyPerson)(nil),              // 29: hima.control.v1.NearbyPerson
+	(*FindRequest)(nil),               // 30: hima.control.v1.FindRequest
+	(*FindResponse)(nil),              // 31: hima.control.v1.FindResponse
+	(*AddContactRequest)(nil),         // 32: hima.control.v1.AddContactRequest
+	(*AddContactResponse)(nil),        // 33: hima.control.v1.AddContactResponse
+	(*Contact)(nil),                   // 34: hima.control.v1.Contact
+	(*ListContactsRequest)(nil),       // 35: hima.control.v1.ListContactsRequest
+	(*ListContactsResponse)(nil),      // 36: hima.control.v1.ListContactsResponse
+	(*ListRequestsRequest)(nil),       // 37: hima.control.v1.ListRequestsRequest
+	(*ListRequestsResponse)(nil),      // 38: hima.control.v1.ListRequestsResponse
+	(*ContactRequest)(nil),            // 39: hima.control.v1.ContactRequest
+	(*ActOnContactRequest)(nil),       // 40: hima.control.v1.ActOnContactRequest
+	(*ActOnContactResponse)(nil),      // 41: hima.control.v1.ActOnContactResponse
+	(*VerifyContactRequest)(nil),      // 42: hima.control.v1.VerifyContactRequest
+	(*VerifyContactResponse)(nil),     // 43: hima.control.v1.VerifyContactResponse
+	(*ListSettingsRequest)(nil),       // 44: hima.control.v1.ListSettingsRequest
+	(*ListSettingsResponse)(nil),      // 45: hima.control.v1.ListSettingsResponse
+	(*Setting)(nil),                   // 46: hima.control.v1.Setting
+	(*SetSettingRequest)(nil),         // 47: hima.control.v1.SetSettingRequest
+	(*SetSettingResponse)(nil),        // 48: hima.control.v1.SetSettingResponse
+	(*SendRequest)(nil),               // 49: hima.control.v1.SendRequest
+	(*SendResponse)(nil),              // 50: hima.control.v1.SendResponse
+	(*Message)(nil),                   // 51: hima.control.v1.Message
+	(*ConversationsRequest)(nil),      // 52: hima.control.v1.ConversationsRequest
+	(*ConversationsResponse)(nil),     // 53: hima.control.v1.ConversationsResponse
+	(*Conversation)(nil),              // 54: hima.control.v1.Conversation
+	(*HistoryRequest)(nil),            // 55: hima.control.v1.HistoryRequest
+	(*HistoryResponse)(nil),           // 56: hima.control.v1.HistoryResponse
+	(*MarkReadRequest)(nil),           // 57: hima.control.v1.MarkReadRequest
+	(*MarkReadResponse)(nil),          // 58: hima.control.v1.MarkReadResponse
+	(*SetTypingRequest)(nil),          // 59: hima.control.v1.SetTypingRequest
+	(*SetTypingResponse)(nil),         // 60: hima.control.v1.SetTypingResponse
+	(*CancelRequest)(nil),             // 61: hima.control.v1.CancelRequest
+	(*CancelResponse)(nil),            // 62: hima.control.v1.CancelResponse
+	(*WhyRequest)(nil),                // 63: hima.control.v1.WhyRequest
+	(*WhyResponse)(nil),               // 64: hima.control.v1.WhyResponse
+	(*WhyDevice)(nil),                 // 65: hima.control.v1.WhyDevice
+	(*Custody)(nil),                   // 66: hima.control.v1.Custody
+	(*Attempt)(nil),                   // 67: hima.control.v1.Attempt
+	(*WatchRequest)(nil),              // 68: hima.control.v1.WatchRequest
+	(*WatchResponse)(nil),             // 69: hima.control.v1.WatchResponse
+	(*Event)(nil),                     // 70: hima.control.v1.Event
+	(*Network)(nil),                   // 71: hima.control.v1.Network
+	(*Bootstrap)(nil),                 // 72: hima.control.v1.Bootstrap
+	(*NetworkName)(nil),               // 73: hima.control.v1.NetworkName
+	(*JoinNetworkRequest)(nil),        // 74: hima.control.v1.JoinNetworkRequest
+	(*JoinNetworkResponse)(nil),       // 75: hima.control.v1.JoinNetworkResponse
+	(*LeaveNetworkRequest)(nil),       // 76: hima.control.v1.LeaveNetworkRequest
+	(*LeaveNetworkResponse)(nil),      // 77: hima.control.v1.LeaveNetworkResponse
+	(*ListNetworksRequest)(nil),       // 78: hima.control.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),      // 79: hima.control.v1.ListNetworksResponse
+	(*SearchRequest)(nil),             // 80: hima.control.v1.SearchRequest
+	(*SearchResponse)(nil),            // 81: hima.control.v1.SearchResponse
+	(*SearchResult)(nil),              // 82: hima.control.v1.SearchResult
+	(*DoctorRequest)(nil),             // 83: hima.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 84: hima.control.v1.DoctorResponse
+	(*Check)(nil),                     // 85: hima.control.v1.Check
+	(*Mailbox)(nil),                   // 86: hima.control.v1.Mailbox
+	(*MailboxOffer)(nil),              // 87: hima.control.v1.MailboxOffer
+	(*ListMailboxesRequest)(nil),      // 88: hima.control.v1.ListMailboxesRequest
+	(*ListMailboxesResponse)(nil),     // 89: hima.control.v1.ListMailboxesResponse
+	(*AddMailboxRequest)(nil),         // 90: hima.control.v1.AddMailboxRequest
+	(*AddMailboxResponse)(nil),        // 91: hima.control.v1.AddMailboxResponse
+	(*RemoveMailboxRequest)(nil),      // 92: hima.control.v1.RemoveMailboxRequest
+	(*RemoveMailboxResponse)(nil),     // 93: hima.control.v1.RemoveMailboxResponse
+	(*OfferMailboxRequest)(nil),       // 94: hima.control.v1.OfferMailboxRequest
+	(*OfferMailboxResponse)(nil),      // 95: hima.control.v1.OfferMailboxResponse
+	(*Group)(nil),                     // 96: hima.control.v1.Group
+	(*GroupMember)(nil),               // 97: hima.control.v1.GroupMember
+	(*CreateGroupRequest)(nil),        // 98: hima.control.v1.CreateGroupRequest
+	(*GroupResponse)(nil),             // 99: hima.control.v1.GroupResponse
+	(*GetGroupRequest)(nil),           // 100: hima.control.v1.GetGroupRequest
+	(*ListGroupsRequest)(nil),         // 101: hima.control.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),        // 102: hima.control.v1.ListGroupsResponse
+	(*InviteToGroupRequest)(nil),      // 103: hima.control.v1.InviteToGroupRequest
+	(*InviteToGroupResponse)(nil),     // 104: hima.control.v1.InviteToGroupResponse
+	(*GroupInvited)(nil),              // 105: hima.control.v1.GroupInvited
+	(*Invitation)(nil),                // 106: hima.control.v1.Invitation
+	(*ListInvitationsRequest)(nil),    // 107: hima.control.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),   // 108: hima.control.v1.ListInvitationsResponse
+	(*AnswerInvitationRequest)(nil),   // 109: hima.control.v1.AnswerInvitationRequest
+	(*AnswerInvitationResponse)(nil),  // 110: hima.control.v1.AnswerInvitationResponse
+	(*GroupLinkInfo)(nil),             // 111: hima.control.v1.GroupLinkInfo
+	(*CreateGroupLinkRequest)(nil),    // 112: hima.control.v1.CreateGroupLinkRequest
+	(*GroupLinkResponse)(nil),         // 113: hima.control.v1.GroupLinkResponse
+	(*ListGroupLinksRequest)(nil),     // 114: hima.control.v1.ListGroupLinksRequest
+	(*ListGroupLinksResponse)(nil),    // 115: hima.control.v1.ListGroupLinksResponse
+	(*RevokeGroupLinkRequest)(nil),    // 116: hima.control.v1.RevokeGroupLinkRequest
+	(*FoundGroup)(nil),                // 117: hima.control.v1.FoundGroup
+	(*SearchGroupsRequest)(nil),       // 118: hima.control.v1.SearchGroupsRequest
+	(*SearchGroupsResponse)(nil),      // 119: hima.control.v1.SearchGroupsResponse
+	(*ApplyToGroupRequest)(nil),       // 120: hima.control.v1.ApplyToGroupRequest
+	(*ApplyToGroupResponse)(nil),      // 121: hima.control.v1.ApplyToGroupResponse
+	(*Application)(nil),               // 122: hima.control.v1.Application
+	(*ListApplicationsRequest)(nil),   // 123: hima.control.v1.ListApplicationsRequest
+	(*ListApplicationsResponse)(nil),  // 124: hima.control.v1.ListApplicationsResponse
+	(*DecideApplicationRequest)(nil),  // 125: hima.control.v1.DecideApplicationRequest
+	(*DecideApplicationResponse)(nil), // 126: hima.control.v1.DecideApplicationResponse
+	(*ListMembersRequest)(nil),        // 127: hima.control.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),       // 128: hima.control.v1.ListMembersResponse
+	(*ActOnGroupRequest)(nil),         // 129: hima.control.v1.ActOnGroupRequest
+	(*SetGroupRequest)(nil),           // 130: hima.control.v1.SetGroupRequest
+	nil,                               // 131: hima.control.v1.Check.ValuesEntry
 }
 var file_control_pb_control_proto_depIdxs = []int32{
-	3,  // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
-	6,  // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
-	70, // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
-	17, // 3: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
-	70, // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
-	17, // 5: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
-	17, // 6: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
-	72, // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
-	21, // 8: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
-	21, // 9: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
-	28, // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
-	3,  // 11: hima.control.v1.FindResponse.others:type_name -> hima.control.v1.Candidate
-	33, // 12: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
-	33, // 13: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
-	38, // 14: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
-	0,  // 15: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
-	33, // 16: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
-	1,  // 17: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
-	33, // 18: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
-	45, // 19: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
-	45, // 20: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
-	50, // 21: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
-	53, // 22: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
-	50, // 23: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
-	50, // 24: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
-	50, // 25: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	64, // 26: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	66, // 27: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	65, // 28: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
-	69, // 29: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
-	50, // 30: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	71, // 31: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
-	72, // 32: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
-	70, // 33: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
-	70, // 34: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
-	81, // 35: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
-	84, // 36: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	95, // 37: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
-	85, // 38: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
-	86, // 39: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
-	86, // 40: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
-	85, // 41: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	85, // 42: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	86, // 43: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
-	4,  // 44: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	7,  // 45: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	9,  // 46: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	11, // 47: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	13, // 48: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	15, // 49: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	18, // 50: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	19, // 51: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	22, // 52: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	24, // 53: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	26, // 54: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	29, // 55: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	31, // 56: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	34, // 57: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	36, // 58: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	39, // 59: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	41, // 60: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	43, // 61: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	46, // 62: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	48, // 63: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	51, // 64: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	54, // 65: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	56, // 66: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	58, // 67: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	60, // 68: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	62, // 69: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	73, // 70: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	75, // 71: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	77, // 72: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	79, // 73: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	82, // 74: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	87, // 75: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	89, // 76: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	91, // 77: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	93, // 78: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	67, // 79: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	5,  // 80: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	8,  // 81: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	10, // 82: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	12, // 83: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	14, // 84: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	16, // 85: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	16, // 86: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	20, // 87: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	23, // 88: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	25, // 89: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	27, // 90: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	30, // 91: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	32, // 92: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	35, // 93: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	37, // 94: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	40, // 95: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	42, // 96: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	44, // 97: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	47, // 98: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	49, // 99: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	52, // 100: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	55, // 101: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	57, // 102: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	59, // 103: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	61, // 104: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	63, // 105: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	74, // 106: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	76, // 107: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	78, // 108: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	80, // 109: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	83, // 110: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	88, // 111: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	90, // 112: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	92, // 113: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	94, // 114: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	68, // 115: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	80, // [80:116] is the sub-list for method output_type
-	44, // [44:80] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	4,   // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
+	7,   // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
+	71,  // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
+	18,  // 3: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
+	71,  // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
+	18,  // 5: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
+	18,  // 6: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
+	73,  // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
+	22,  // 8: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
+	22,  // 9: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
+	29,  // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
+	4,   // 11: hima.control.v1.FindResponse.others:type_name -> hima.control.v1.Candidate
+	34,  // 12: hima.control.v1.AddContactResponse.contact:type_name -> hima.control.v1.Contact
+	34,  // 13: hima.control.v1.ListContactsResponse.contacts:type_name -> hima.control.v1.Contact
+	39,  // 14: hima.control.v1.ListRequestsResponse.requests:type_name -> hima.control.v1.ContactRequest
+	0,   // 15: hima.control.v1.ActOnContactRequest.act:type_name -> hima.control.v1.ActOnContactRequest.Act
+	34,  // 16: hima.control.v1.ActOnContactResponse.contact:type_name -> hima.control.v1.Contact
+	1,   // 17: hima.control.v1.VerifyContactRequest.result:type_name -> hima.control.v1.VerifyContactRequest.Result
+	34,  // 18: hima.control.v1.VerifyContactResponse.contact:type_name -> hima.control.v1.Contact
+	46,  // 19: hima.control.v1.ListSettingsResponse.settings:type_name -> hima.control.v1.Setting
+	46,  // 20: hima.control.v1.SetSettingResponse.setting:type_name -> hima.control.v1.Setting
+	51,  // 21: hima.control.v1.SendResponse.message:type_name -> hima.control.v1.Message
+	54,  // 22: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
+	51,  // 23: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
+	51,  // 24: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
+	51,  // 25: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
+	65,  // 26: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	67,  // 27: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	66,  // 28: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	70,  // 29: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	51,  // 30: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
+	72,  // 31: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	73,  // 32: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	71,  // 33: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	71,  // 34: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	82,  // 35: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	85,  // 36: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	131, // 37: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	86,  // 38: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	87,  // 39: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	87,  // 40: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
+	86,  // 41: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	86,  // 42: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	87,  // 43: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	96,  // 44: hima.control.v1.GroupResponse.group:type_name -> hima.control.v1.Group
+	96,  // 45: hima.control.v1.ListGroupsResponse.groups:type_name -> hima.control.v1.Group
+	96,  // 46: hima.control.v1.InviteToGroupResponse.group:type_name -> hima.control.v1.Group
+	105, // 47: hima.control.v1.InviteToGroupResponse.invited:type_name -> hima.control.v1.GroupInvited
+	96,  // 48: hima.control.v1.Invitation.group:type_name -> hima.control.v1.Group
+	106, // 49: hima.control.v1.ListInvitationsResponse.invitations:type_name -> hima.control.v1.Invitation
+	96,  // 50: hima.control.v1.AnswerInvitationResponse.group:type_name -> hima.control.v1.Group
+	111, // 51: hima.control.v1.GroupLinkResponse.link:type_name -> hima.control.v1.GroupLinkInfo
+	111, // 52: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
+	117, // 53: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
+	96,  // 54: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
+	122, // 55: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
+	122, // 56: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
+	96,  // 57: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
+	97,  // 58: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
+	2,   // 59: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
+	5,   // 60: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	8,   // 61: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	10,  // 62: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	12,  // 63: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	14,  // 64: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	16,  // 65: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	19,  // 66: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	20,  // 67: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	23,  // 68: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	25,  // 69: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	27,  // 70: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	30,  // 71: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	32,  // 72: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	35,  // 73: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	37,  // 74: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	40,  // 75: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	42,  // 76: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	44,  // 77: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	47,  // 78: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	49,  // 79: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	52,  // 80: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	55,  // 81: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	57,  // 82: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	59,  // 83: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	61,  // 84: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	63,  // 85: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	74,  // 86: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	76,  // 87: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	78,  // 88: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	80,  // 89: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	83,  // 90: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	88,  // 91: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	90,  // 92: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	92,  // 93: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	94,  // 94: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	68,  // 95: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	98,  // 96: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
+	100, // 97: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
+	101, // 98: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
+	103, // 99: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
+	107, // 100: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
+	109, // 101: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
+	112, // 102: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
+	114, // 103: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
+	116, // 104: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
+	118, // 105: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
+	120, // 106: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
+	123, // 107: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
+	125, // 108: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
+	127, // 109: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
+	129, // 110: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
+	130, // 111: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
+	6,   // 112: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	9,   // 113: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	11,  // 114: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	13,  // 115: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	15,  // 116: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	17,  // 117: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	17,  // 118: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	21,  // 119: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	24,  // 120: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	26,  // 121: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	28,  // 122: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	31,  // 123: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	33,  // 124: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	36,  // 125: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	38,  // 126: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	41,  // 127: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	43,  // 128: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	45,  // 129: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	48,  // 130: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	50,  // 131: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	53,  // 132: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	56,  // 133: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	58,  // 134: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	60,  // 135: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	62,  // 136: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	64,  // 137: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	75,  // 138: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	77,  // 139: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	79,  // 140: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	81,  // 141: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	84,  // 142: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	89,  // 143: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	91,  // 144: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	93,  // 145: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	95,  // 146: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	69,  // 147: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	99,  // 148: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
+	99,  // 149: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
+	102, // 150: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
+	104, // 151: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
+	108, // 152: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
+	110, // 153: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
+	113, // 154: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	115, // 155: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
+	113, // 156: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	119, // 157: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
+	121, // 158: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
+	124, // 159: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
+	126, // 160: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
+	128, // 161: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
+	99,  // 162: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
+	99,  // 163: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
+	112, // [112:164] is the sub-list for method output_type
+	60,  // [60:112] is the sub-list for method input_type
+	60,  // [60:60] is the sub-list for extension type_name
+	60,  // [60:60] is the sub-list for extension extendee
+	0,   // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
@@ -6712,8 +9414,8 @@ func file_control_pb_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_pb_control_proto_rawDesc), len(file_control_pb_control_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   94,
+			NumEnums:      3,
+			NumMessages:   129,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

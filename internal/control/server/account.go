@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 
+	"hima/internal/control/pb/pbconnect"
+
 	"hima/identity"
 	"hima/internal/control"
 	"hima/internal/control/pb"
@@ -12,7 +14,10 @@ import (
 )
 
 // handlers implements pbconnect.HimaHandler. It has no state of its own.
-type handlers struct{ b Backend }
+type handlers struct {
+	pbconnect.UnimplementedHimaHandler
+	b Backend
+}
 
 func (h *handlers) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return h.b.Status(ctx)

@@ -6,6 +6,7 @@ import (
 
 	"hima/identity"
 	"hima/internal/control/pb"
+	"hima/internal/feed"
 	"hima/internal/messenger"
 )
 
@@ -27,6 +28,14 @@ func fromMS(v int64) time.Time {
 
 // accountText is empty for no account, where the text form of the zero ID would look like somebody.
 func accountText(id identity.AccountID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+// groupText is empty for no group, where the text form of the zero ID would look like one.
+func groupText(id feed.ConversationID) string {
 	if id.IsZero() {
 		return ""
 	}
@@ -76,7 +85,8 @@ func messageOf(m messenger.Message) *pb.Message {
 		Id: m.ID.String(), Conversation: m.Conversation.String(), Peer: accountText(m.Peer), Author: accountText(m.Author),
 		AuthorName: m.AuthorName, Device: m.Device.String(), Seq: m.Seq, Clock: m.Clock, TimeMs: ms(m.Time),
 		Kind: string(m.Kind), Text: m.Text, Own: m.Own, State: string(m.State), Late: m.Late, ClockAhead: m.ClockAhead,
-		Hole: int32(m.Hole), ReceivedMs: ms(m.Received),
+		Hole: int32(m.Hole), ReceivedMs: ms(m.Received), Members: int32(m.Members), DeliveredTo: int32(m.DeliveredTo),
+		ReadBy: int32(m.ReadBy), Backlog: m.Backlog, Subject: accountText(m.Subject), SubjectName: m.SubjectName,
 	}
 	// Lines that are no entries, as a hole or a change of devices, have no ID and may have no device.
 	if m.ID.IsZero() {
@@ -92,6 +102,7 @@ func conversationOf(c messenger.Conversation) *pb.Conversation {
 	out := &pb.Conversation{
 		Id: c.ID.String(), Kind: string(c.Kind), Peer: accountText(c.Peer), Name: c.Name, Username: c.Username,
 		Relation: string(c.Relation), Unread: int32(c.Unread), Online: c.Online, Pending: int32(c.Pending),
+		Members: int32(c.Members), Role: string(c.Role),
 	}
 	if c.Last != nil {
 		out.Last = messageOf(*c.Last)
@@ -104,7 +115,10 @@ func settingOf(s messenger.Setting) *pb.Setting {
 }
 
 func eventOf(e messenger.Event) *pb.Event {
-	out := &pb.Event{Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On, Network: e.Network, Name: e.Name}
+	out := &pb.Event{
+		Seq: e.Seq, TimeMs: ms(e.Time), Type: string(e.Type), Detail: e.Detail, On: e.On, Network: e.Network, Name: e.Name,
+		AccountName: e.AccountName, SubjectName: e.SubjectName,
+	}
 	if !e.Holder.IsZero() {
 		out.Device = e.Holder.String()
 	}
@@ -113,6 +127,9 @@ func eventOf(e messenger.Event) *pb.Event {
 	}
 	if e.Account != nil {
 		out.Account = accountText(*e.Account)
+	}
+	if e.Subject != nil {
+		out.Subject = accountText(*e.Subject)
 	}
 	if e.Message != nil {
 		out.Message = messageOf(*e.Message)

@@ -63,6 +63,12 @@ func codes() []struct {
 		{messenger.ErrConflict, control.Conflict, ""},
 		{messenger.ErrReadOnly, control.ReadOnly, ""},
 		{messenger.ErrUnavailable, control.Unavailable, ""},
+		{messenger.ErrNotMember, control.NotMember, ""},
+		{messenger.ErrNotAllowed, control.NotAllowed, ""},
+		{messenger.ErrLastOwner, control.LastOwner, ""},
+		{messenger.ErrDissolved, control.Dissolved, ""},
+		{messenger.ErrMuted, control.Muted, ""},
+		{messenger.ErrExpired, control.Expired, ""},
 		{identity.ErrWrongPassword, control.WrongPassword, "check the password; nothing was changed"},
 		{identity.ErrDamagedVault, control.Damaged, "restore the vault file from a backup, or register again with the recovery phrase"},
 		{storage.ErrDiskFull, control.DiskFull, "free some disk space; nothing was written"},
@@ -97,7 +103,8 @@ func Translate(err error) error {
 		out.Hint = refusal.Hint
 		for _, c := range refusal.Candidates {
 			out.Candidates = append(out.Candidates, control.Candidate{
-				Account: c.Account.String(), Username: c.Username, Nickname: c.Nickname, Source: string(c.Source),
+				Account: accountText(c.Account), Username: c.Username, Nickname: c.Nickname, Source: string(c.Source),
+				Group: groupText(c.Group),
 			})
 		}
 	}

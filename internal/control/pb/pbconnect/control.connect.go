@@ -108,6 +108,38 @@ const (
 	HimaOfferMailboxProcedure = "/hima.control.v1.Hima/OfferMailbox"
 	// HimaWatchProcedure is the fully-qualified name of the Hima's Watch RPC.
 	HimaWatchProcedure = "/hima.control.v1.Hima/Watch"
+	// HimaCreateGroupProcedure is the fully-qualified name of the Hima's CreateGroup RPC.
+	HimaCreateGroupProcedure = "/hima.control.v1.Hima/CreateGroup"
+	// HimaGetGroupProcedure is the fully-qualified name of the Hima's GetGroup RPC.
+	HimaGetGroupProcedure = "/hima.control.v1.Hima/GetGroup"
+	// HimaListGroupsProcedure is the fully-qualified name of the Hima's ListGroups RPC.
+	HimaListGroupsProcedure = "/hima.control.v1.Hima/ListGroups"
+	// HimaInviteToGroupProcedure is the fully-qualified name of the Hima's InviteToGroup RPC.
+	HimaInviteToGroupProcedure = "/hima.control.v1.Hima/InviteToGroup"
+	// HimaListInvitationsProcedure is the fully-qualified name of the Hima's ListInvitations RPC.
+	HimaListInvitationsProcedure = "/hima.control.v1.Hima/ListInvitations"
+	// HimaAnswerInvitationProcedure is the fully-qualified name of the Hima's AnswerInvitation RPC.
+	HimaAnswerInvitationProcedure = "/hima.control.v1.Hima/AnswerInvitation"
+	// HimaCreateGroupLinkProcedure is the fully-qualified name of the Hima's CreateGroupLink RPC.
+	HimaCreateGroupLinkProcedure = "/hima.control.v1.Hima/CreateGroupLink"
+	// HimaListGroupLinksProcedure is the fully-qualified name of the Hima's ListGroupLinks RPC.
+	HimaListGroupLinksProcedure = "/hima.control.v1.Hima/ListGroupLinks"
+	// HimaRevokeGroupLinkProcedure is the fully-qualified name of the Hima's RevokeGroupLink RPC.
+	HimaRevokeGroupLinkProcedure = "/hima.control.v1.Hima/RevokeGroupLink"
+	// HimaSearchGroupsProcedure is the fully-qualified name of the Hima's SearchGroups RPC.
+	HimaSearchGroupsProcedure = "/hima.control.v1.Hima/SearchGroups"
+	// HimaApplyToGroupProcedure is the fully-qualified name of the Hima's ApplyToGroup RPC.
+	HimaApplyToGroupProcedure = "/hima.control.v1.Hima/ApplyToGroup"
+	// HimaListApplicationsProcedure is the fully-qualified name of the Hima's ListApplications RPC.
+	HimaListApplicationsProcedure = "/hima.control.v1.Hima/ListApplications"
+	// HimaDecideApplicationProcedure is the fully-qualified name of the Hima's DecideApplication RPC.
+	HimaDecideApplicationProcedure = "/hima.control.v1.Hima/DecideApplication"
+	// HimaListMembersProcedure is the fully-qualified name of the Hima's ListMembers RPC.
+	HimaListMembersProcedure = "/hima.control.v1.Hima/ListMembers"
+	// HimaActOnGroupProcedure is the fully-qualified name of the Hima's ActOnGroup RPC.
+	HimaActOnGroupProcedure = "/hima.control.v1.Hima/ActOnGroup"
+	// HimaSetGroupProcedure is the fully-qualified name of the Hima's SetGroup RPC.
+	HimaSetGroupProcedure = "/hima.control.v1.Hima/SetGroup"
 )
 
 // HimaClient is a client for the hima.control.v1.Hima service.
@@ -155,6 +187,23 @@ type HimaClient interface {
 	OfferMailbox(context.Context, *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error)
 	// Watch streams events, oldest first, from a stored sequence number on; typing and presence have none.
 	Watch(context.Context, *pb.WatchRequest) (*connect.ServerStreamForClient[pb.WatchResponse], error)
+	// Groups.
+	CreateGroup(context.Context, *pb.CreateGroupRequest) (*pb.GroupResponse, error)
+	GetGroup(context.Context, *pb.GetGroupRequest) (*pb.GroupResponse, error)
+	ListGroups(context.Context, *pb.ListGroupsRequest) (*pb.ListGroupsResponse, error)
+	InviteToGroup(context.Context, *pb.InviteToGroupRequest) (*pb.InviteToGroupResponse, error)
+	ListInvitations(context.Context, *pb.ListInvitationsRequest) (*pb.ListInvitationsResponse, error)
+	AnswerInvitation(context.Context, *pb.AnswerInvitationRequest) (*pb.AnswerInvitationResponse, error)
+	CreateGroupLink(context.Context, *pb.CreateGroupLinkRequest) (*pb.GroupLinkResponse, error)
+	ListGroupLinks(context.Context, *pb.ListGroupLinksRequest) (*pb.ListGroupLinksResponse, error)
+	RevokeGroupLink(context.Context, *pb.RevokeGroupLinkRequest) (*pb.GroupLinkResponse, error)
+	SearchGroups(context.Context, *pb.SearchGroupsRequest) (*pb.SearchGroupsResponse, error)
+	ApplyToGroup(context.Context, *pb.ApplyToGroupRequest) (*pb.ApplyToGroupResponse, error)
+	ListApplications(context.Context, *pb.ListApplicationsRequest) (*pb.ListApplicationsResponse, error)
+	DecideApplication(context.Context, *pb.DecideApplicationRequest) (*pb.DecideApplicationResponse, error)
+	ListMembers(context.Context, *pb.ListMembersRequest) (*pb.ListMembersResponse, error)
+	ActOnGroup(context.Context, *pb.ActOnGroupRequest) (*pb.GroupResponse, error)
+	SetGroup(context.Context, *pb.SetGroupRequest) (*pb.GroupResponse, error)
 }
 
 // NewHimaClient constructs a client for the hima.control.v1.Hima service. By default, it uses the
@@ -384,47 +433,159 @@ func NewHimaClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(himaMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		createGroup: connect.NewClient[pb.CreateGroupRequest, pb.GroupResponse](
+			httpClient,
+			baseURL+HimaCreateGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("CreateGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		getGroup: connect.NewClient[pb.GetGroupRequest, pb.GroupResponse](
+			httpClient,
+			baseURL+HimaGetGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("GetGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		listGroups: connect.NewClient[pb.ListGroupsRequest, pb.ListGroupsResponse](
+			httpClient,
+			baseURL+HimaListGroupsProcedure,
+			connect.WithSchema(himaMethods.ByName("ListGroups")),
+			connect.WithClientOptions(opts...),
+		),
+		inviteToGroup: connect.NewClient[pb.InviteToGroupRequest, pb.InviteToGroupResponse](
+			httpClient,
+			baseURL+HimaInviteToGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("InviteToGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		listInvitations: connect.NewClient[pb.ListInvitationsRequest, pb.ListInvitationsResponse](
+			httpClient,
+			baseURL+HimaListInvitationsProcedure,
+			connect.WithSchema(himaMethods.ByName("ListInvitations")),
+			connect.WithClientOptions(opts...),
+		),
+		answerInvitation: connect.NewClient[pb.AnswerInvitationRequest, pb.AnswerInvitationResponse](
+			httpClient,
+			baseURL+HimaAnswerInvitationProcedure,
+			connect.WithSchema(himaMethods.ByName("AnswerInvitation")),
+			connect.WithClientOptions(opts...),
+		),
+		createGroupLink: connect.NewClient[pb.CreateGroupLinkRequest, pb.GroupLinkResponse](
+			httpClient,
+			baseURL+HimaCreateGroupLinkProcedure,
+			connect.WithSchema(himaMethods.ByName("CreateGroupLink")),
+			connect.WithClientOptions(opts...),
+		),
+		listGroupLinks: connect.NewClient[pb.ListGroupLinksRequest, pb.ListGroupLinksResponse](
+			httpClient,
+			baseURL+HimaListGroupLinksProcedure,
+			connect.WithSchema(himaMethods.ByName("ListGroupLinks")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeGroupLink: connect.NewClient[pb.RevokeGroupLinkRequest, pb.GroupLinkResponse](
+			httpClient,
+			baseURL+HimaRevokeGroupLinkProcedure,
+			connect.WithSchema(himaMethods.ByName("RevokeGroupLink")),
+			connect.WithClientOptions(opts...),
+		),
+		searchGroups: connect.NewClient[pb.SearchGroupsRequest, pb.SearchGroupsResponse](
+			httpClient,
+			baseURL+HimaSearchGroupsProcedure,
+			connect.WithSchema(himaMethods.ByName("SearchGroups")),
+			connect.WithClientOptions(opts...),
+		),
+		applyToGroup: connect.NewClient[pb.ApplyToGroupRequest, pb.ApplyToGroupResponse](
+			httpClient,
+			baseURL+HimaApplyToGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("ApplyToGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		listApplications: connect.NewClient[pb.ListApplicationsRequest, pb.ListApplicationsResponse](
+			httpClient,
+			baseURL+HimaListApplicationsProcedure,
+			connect.WithSchema(himaMethods.ByName("ListApplications")),
+			connect.WithClientOptions(opts...),
+		),
+		decideApplication: connect.NewClient[pb.DecideApplicationRequest, pb.DecideApplicationResponse](
+			httpClient,
+			baseURL+HimaDecideApplicationProcedure,
+			connect.WithSchema(himaMethods.ByName("DecideApplication")),
+			connect.WithClientOptions(opts...),
+		),
+		listMembers: connect.NewClient[pb.ListMembersRequest, pb.ListMembersResponse](
+			httpClient,
+			baseURL+HimaListMembersProcedure,
+			connect.WithSchema(himaMethods.ByName("ListMembers")),
+			connect.WithClientOptions(opts...),
+		),
+		actOnGroup: connect.NewClient[pb.ActOnGroupRequest, pb.GroupResponse](
+			httpClient,
+			baseURL+HimaActOnGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("ActOnGroup")),
+			connect.WithClientOptions(opts...),
+		),
+		setGroup: connect.NewClient[pb.SetGroupRequest, pb.GroupResponse](
+			httpClient,
+			baseURL+HimaSetGroupProcedure,
+			connect.WithSchema(himaMethods.ByName("SetGroup")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // himaClient implements HimaClient.
 type himaClient struct {
-	status         *connect.Client[pb.StatusRequest, pb.StatusResponse]
-	register       *connect.Client[pb.RegisterRequest, pb.RegisterResponse]
-	login          *connect.Client[pb.LoginRequest, pb.LoginResponse]
-	stop           *connect.Client[pb.StopRequest, pb.StopResponse]
-	changePassword *connect.Client[pb.ChangePasswordRequest, pb.ChangePasswordResponse]
-	whoami         *connect.Client[pb.WhoamiRequest, pb.WhoamiResponse]
-	setProfile     *connect.Client[pb.SetProfileRequest, pb.WhoamiResponse]
-	createInvite   *connect.Client[pb.CreateInviteRequest, pb.CreateInviteResponse]
-	listInvites    *connect.Client[pb.ListInvitesRequest, pb.ListInvitesResponse]
-	revokeInvite   *connect.Client[pb.RevokeInviteRequest, pb.RevokeInviteResponse]
-	nearby         *connect.Client[pb.NearbyRequest, pb.NearbyResponse]
-	find           *connect.Client[pb.FindRequest, pb.FindResponse]
-	addContact     *connect.Client[pb.AddContactRequest, pb.AddContactResponse]
-	listContacts   *connect.Client[pb.ListContactsRequest, pb.ListContactsResponse]
-	listRequests   *connect.Client[pb.ListRequestsRequest, pb.ListRequestsResponse]
-	actOnContact   *connect.Client[pb.ActOnContactRequest, pb.ActOnContactResponse]
-	verifyContact  *connect.Client[pb.VerifyContactRequest, pb.VerifyContactResponse]
-	listSettings   *connect.Client[pb.ListSettingsRequest, pb.ListSettingsResponse]
-	setSetting     *connect.Client[pb.SetSettingRequest, pb.SetSettingResponse]
-	send           *connect.Client[pb.SendRequest, pb.SendResponse]
-	conversations  *connect.Client[pb.ConversationsRequest, pb.ConversationsResponse]
-	history        *connect.Client[pb.HistoryRequest, pb.HistoryResponse]
-	markRead       *connect.Client[pb.MarkReadRequest, pb.MarkReadResponse]
-	setTyping      *connect.Client[pb.SetTypingRequest, pb.SetTypingResponse]
-	cancel         *connect.Client[pb.CancelRequest, pb.CancelResponse]
-	why            *connect.Client[pb.WhyRequest, pb.WhyResponse]
-	joinNetwork    *connect.Client[pb.JoinNetworkRequest, pb.JoinNetworkResponse]
-	leaveNetwork   *connect.Client[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse]
-	listNetworks   *connect.Client[pb.ListNetworksRequest, pb.ListNetworksResponse]
-	search         *connect.Client[pb.SearchRequest, pb.SearchResponse]
-	doctor         *connect.Client[pb.DoctorRequest, pb.DoctorResponse]
-	listMailboxes  *connect.Client[pb.ListMailboxesRequest, pb.ListMailboxesResponse]
-	addMailbox     *connect.Client[pb.AddMailboxRequest, pb.AddMailboxResponse]
-	removeMailbox  *connect.Client[pb.RemoveMailboxRequest, pb.RemoveMailboxResponse]
-	offerMailbox   *connect.Client[pb.OfferMailboxRequest, pb.OfferMailboxResponse]
-	watch          *connect.Client[pb.WatchRequest, pb.WatchResponse]
+	status            *connect.Client[pb.StatusRequest, pb.StatusResponse]
+	register          *connect.Client[pb.RegisterRequest, pb.RegisterResponse]
+	login             *connect.Client[pb.LoginRequest, pb.LoginResponse]
+	stop              *connect.Client[pb.StopRequest, pb.StopResponse]
+	changePassword    *connect.Client[pb.ChangePasswordRequest, pb.ChangePasswordResponse]
+	whoami            *connect.Client[pb.WhoamiRequest, pb.WhoamiResponse]
+	setProfile        *connect.Client[pb.SetProfileRequest, pb.WhoamiResponse]
+	createInvite      *connect.Client[pb.CreateInviteRequest, pb.CreateInviteResponse]
+	listInvites       *connect.Client[pb.ListInvitesRequest, pb.ListInvitesResponse]
+	revokeInvite      *connect.Client[pb.RevokeInviteRequest, pb.RevokeInviteResponse]
+	nearby            *connect.Client[pb.NearbyRequest, pb.NearbyResponse]
+	find              *connect.Client[pb.FindRequest, pb.FindResponse]
+	addContact        *connect.Client[pb.AddContactRequest, pb.AddContactResponse]
+	listContacts      *connect.Client[pb.ListContactsRequest, pb.ListContactsResponse]
+	listRequests      *connect.Client[pb.ListRequestsRequest, pb.ListRequestsResponse]
+	actOnContact      *connect.Client[pb.ActOnContactRequest, pb.ActOnContactResponse]
+	verifyContact     *connect.Client[pb.VerifyContactRequest, pb.VerifyContactResponse]
+	listSettings      *connect.Client[pb.ListSettingsRequest, pb.ListSettingsResponse]
+	setSetting        *connect.Client[pb.SetSettingRequest, pb.SetSettingResponse]
+	send              *connect.Client[pb.SendRequest, pb.SendResponse]
+	conversations     *connect.Client[pb.ConversationsRequest, pb.ConversationsResponse]
+	history           *connect.Client[pb.HistoryRequest, pb.HistoryResponse]
+	markRead          *connect.Client[pb.MarkReadRequest, pb.MarkReadResponse]
+	setTyping         *connect.Client[pb.SetTypingRequest, pb.SetTypingResponse]
+	cancel            *connect.Client[pb.CancelRequest, pb.CancelResponse]
+	why               *connect.Client[pb.WhyRequest, pb.WhyResponse]
+	joinNetwork       *connect.Client[pb.JoinNetworkRequest, pb.JoinNetworkResponse]
+	leaveNetwork      *connect.Client[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse]
+	listNetworks      *connect.Client[pb.ListNetworksRequest, pb.ListNetworksResponse]
+	search            *connect.Client[pb.SearchRequest, pb.SearchResponse]
+	doctor            *connect.Client[pb.DoctorRequest, pb.DoctorResponse]
+	listMailboxes     *connect.Client[pb.ListMailboxesRequest, pb.ListMailboxesResponse]
+	addMailbox        *connect.Client[pb.AddMailboxRequest, pb.AddMailboxResponse]
+	removeMailbox     *connect.Client[pb.RemoveMailboxRequest, pb.RemoveMailboxResponse]
+	offerMailbox      *connect.Client[pb.OfferMailboxRequest, pb.OfferMailboxResponse]
+	watch             *connect.Client[pb.WatchRequest, pb.WatchResponse]
+	createGroup       *connect.Client[pb.CreateGroupRequest, pb.GroupResponse]
+	getGroup          *connect.Client[pb.GetGroupRequest, pb.GroupResponse]
+	listGroups        *connect.Client[pb.ListGroupsRequest, pb.ListGroupsResponse]
+	inviteToGroup     *connect.Client[pb.InviteToGroupRequest, pb.InviteToGroupResponse]
+	listInvitations   *connect.Client[pb.ListInvitationsRequest, pb.ListInvitationsResponse]
+	answerInvitation  *connect.Client[pb.AnswerInvitationRequest, pb.AnswerInvitationResponse]
+	createGroupLink   *connect.Client[pb.CreateGroupLinkRequest, pb.GroupLinkResponse]
+	listGroupLinks    *connect.Client[pb.ListGroupLinksRequest, pb.ListGroupLinksResponse]
+	revokeGroupLink   *connect.Client[pb.RevokeGroupLinkRequest, pb.GroupLinkResponse]
+	searchGroups      *connect.Client[pb.SearchGroupsRequest, pb.SearchGroupsResponse]
+	applyToGroup      *connect.Client[pb.ApplyToGroupRequest, pb.ApplyToGroupResponse]
+	listApplications  *connect.Client[pb.ListApplicationsRequest, pb.ListApplicationsResponse]
+	decideApplication *connect.Client[pb.DecideApplicationRequest, pb.DecideApplicationResponse]
+	listMembers       *connect.Client[pb.ListMembersRequest, pb.ListMembersResponse]
+	actOnGroup        *connect.Client[pb.ActOnGroupRequest, pb.GroupResponse]
+	setGroup          *connect.Client[pb.SetGroupRequest, pb.GroupResponse]
 }
 
 // Status calls hima.control.v1.Hima.Status.
@@ -747,6 +908,150 @@ func (c *himaClient) Watch(ctx context.Context, req *pb.WatchRequest) (*connect.
 	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// CreateGroup calls hima.control.v1.Hima.CreateGroup.
+func (c *himaClient) CreateGroup(ctx context.Context, req *pb.CreateGroupRequest) (*pb.GroupResponse, error) {
+	response, err := c.createGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetGroup calls hima.control.v1.Hima.GetGroup.
+func (c *himaClient) GetGroup(ctx context.Context, req *pb.GetGroupRequest) (*pb.GroupResponse, error) {
+	response, err := c.getGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListGroups calls hima.control.v1.Hima.ListGroups.
+func (c *himaClient) ListGroups(ctx context.Context, req *pb.ListGroupsRequest) (*pb.ListGroupsResponse, error) {
+	response, err := c.listGroups.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// InviteToGroup calls hima.control.v1.Hima.InviteToGroup.
+func (c *himaClient) InviteToGroup(ctx context.Context, req *pb.InviteToGroupRequest) (*pb.InviteToGroupResponse, error) {
+	response, err := c.inviteToGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListInvitations calls hima.control.v1.Hima.ListInvitations.
+func (c *himaClient) ListInvitations(ctx context.Context, req *pb.ListInvitationsRequest) (*pb.ListInvitationsResponse, error) {
+	response, err := c.listInvitations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AnswerInvitation calls hima.control.v1.Hima.AnswerInvitation.
+func (c *himaClient) AnswerInvitation(ctx context.Context, req *pb.AnswerInvitationRequest) (*pb.AnswerInvitationResponse, error) {
+	response, err := c.answerInvitation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CreateGroupLink calls hima.control.v1.Hima.CreateGroupLink.
+func (c *himaClient) CreateGroupLink(ctx context.Context, req *pb.CreateGroupLinkRequest) (*pb.GroupLinkResponse, error) {
+	response, err := c.createGroupLink.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListGroupLinks calls hima.control.v1.Hima.ListGroupLinks.
+func (c *himaClient) ListGroupLinks(ctx context.Context, req *pb.ListGroupLinksRequest) (*pb.ListGroupLinksResponse, error) {
+	response, err := c.listGroupLinks.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RevokeGroupLink calls hima.control.v1.Hima.RevokeGroupLink.
+func (c *himaClient) RevokeGroupLink(ctx context.Context, req *pb.RevokeGroupLinkRequest) (*pb.GroupLinkResponse, error) {
+	response, err := c.revokeGroupLink.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SearchGroups calls hima.control.v1.Hima.SearchGroups.
+func (c *himaClient) SearchGroups(ctx context.Context, req *pb.SearchGroupsRequest) (*pb.SearchGroupsResponse, error) {
+	response, err := c.searchGroups.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApplyToGroup calls hima.control.v1.Hima.ApplyToGroup.
+func (c *himaClient) ApplyToGroup(ctx context.Context, req *pb.ApplyToGroupRequest) (*pb.ApplyToGroupResponse, error) {
+	response, err := c.applyToGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListApplications calls hima.control.v1.Hima.ListApplications.
+func (c *himaClient) ListApplications(ctx context.Context, req *pb.ListApplicationsRequest) (*pb.ListApplicationsResponse, error) {
+	response, err := c.listApplications.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DecideApplication calls hima.control.v1.Hima.DecideApplication.
+func (c *himaClient) DecideApplication(ctx context.Context, req *pb.DecideApplicationRequest) (*pb.DecideApplicationResponse, error) {
+	response, err := c.decideApplication.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListMembers calls hima.control.v1.Hima.ListMembers.
+func (c *himaClient) ListMembers(ctx context.Context, req *pb.ListMembersRequest) (*pb.ListMembersResponse, error) {
+	response, err := c.listMembers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ActOnGroup calls hima.control.v1.Hima.ActOnGroup.
+func (c *himaClient) ActOnGroup(ctx context.Context, req *pb.ActOnGroupRequest) (*pb.GroupResponse, error) {
+	response, err := c.actOnGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetGroup calls hima.control.v1.Hima.SetGroup.
+func (c *himaClient) SetGroup(ctx context.Context, req *pb.SetGroupRequest) (*pb.GroupResponse, error) {
+	response, err := c.setGroup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // HimaHandler is an implementation of the hima.control.v1.Hima service.
 type HimaHandler interface {
 	// Node and account. The first four work while the node is locked.
@@ -792,6 +1097,23 @@ type HimaHandler interface {
 	OfferMailbox(context.Context, *pb.OfferMailboxRequest) (*pb.OfferMailboxResponse, error)
 	// Watch streams events, oldest first, from a stored sequence number on; typing and presence have none.
 	Watch(context.Context, *pb.WatchRequest, *connect.ServerStream[pb.WatchResponse]) error
+	// Groups.
+	CreateGroup(context.Context, *pb.CreateGroupRequest) (*pb.GroupResponse, error)
+	GetGroup(context.Context, *pb.GetGroupRequest) (*pb.GroupResponse, error)
+	ListGroups(context.Context, *pb.ListGroupsRequest) (*pb.ListGroupsResponse, error)
+	InviteToGroup(context.Context, *pb.InviteToGroupRequest) (*pb.InviteToGroupResponse, error)
+	ListInvitations(context.Context, *pb.ListInvitationsRequest) (*pb.ListInvitationsResponse, error)
+	AnswerInvitation(context.Context, *pb.AnswerInvitationRequest) (*pb.AnswerInvitationResponse, error)
+	CreateGroupLink(context.Context, *pb.CreateGroupLinkRequest) (*pb.GroupLinkResponse, error)
+	ListGroupLinks(context.Context, *pb.ListGroupLinksRequest) (*pb.ListGroupLinksResponse, error)
+	RevokeGroupLink(context.Context, *pb.RevokeGroupLinkRequest) (*pb.GroupLinkResponse, error)
+	SearchGroups(context.Context, *pb.SearchGroupsRequest) (*pb.SearchGroupsResponse, error)
+	ApplyToGroup(context.Context, *pb.ApplyToGroupRequest) (*pb.ApplyToGroupResponse, error)
+	ListApplications(context.Context, *pb.ListApplicationsRequest) (*pb.ListApplicationsResponse, error)
+	DecideApplication(context.Context, *pb.DecideApplicationRequest) (*pb.DecideApplicationResponse, error)
+	ListMembers(context.Context, *pb.ListMembersRequest) (*pb.ListMembersResponse, error)
+	ActOnGroup(context.Context, *pb.ActOnGroupRequest) (*pb.GroupResponse, error)
+	SetGroup(context.Context, *pb.SetGroupRequest) (*pb.GroupResponse, error)
 }
 
 // NewHimaHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -1017,6 +1339,102 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(himaMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	himaCreateGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaCreateGroupProcedure,
+		svc.CreateGroup,
+		connect.WithSchema(himaMethods.ByName("CreateGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaGetGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaGetGroupProcedure,
+		svc.GetGroup,
+		connect.WithSchema(himaMethods.ByName("GetGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListGroupsHandler := connect.NewUnaryHandlerSimple(
+		HimaListGroupsProcedure,
+		svc.ListGroups,
+		connect.WithSchema(himaMethods.ByName("ListGroups")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaInviteToGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaInviteToGroupProcedure,
+		svc.InviteToGroup,
+		connect.WithSchema(himaMethods.ByName("InviteToGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListInvitationsHandler := connect.NewUnaryHandlerSimple(
+		HimaListInvitationsProcedure,
+		svc.ListInvitations,
+		connect.WithSchema(himaMethods.ByName("ListInvitations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaAnswerInvitationHandler := connect.NewUnaryHandlerSimple(
+		HimaAnswerInvitationProcedure,
+		svc.AnswerInvitation,
+		connect.WithSchema(himaMethods.ByName("AnswerInvitation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaCreateGroupLinkHandler := connect.NewUnaryHandlerSimple(
+		HimaCreateGroupLinkProcedure,
+		svc.CreateGroupLink,
+		connect.WithSchema(himaMethods.ByName("CreateGroupLink")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListGroupLinksHandler := connect.NewUnaryHandlerSimple(
+		HimaListGroupLinksProcedure,
+		svc.ListGroupLinks,
+		connect.WithSchema(himaMethods.ByName("ListGroupLinks")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaRevokeGroupLinkHandler := connect.NewUnaryHandlerSimple(
+		HimaRevokeGroupLinkProcedure,
+		svc.RevokeGroupLink,
+		connect.WithSchema(himaMethods.ByName("RevokeGroupLink")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaSearchGroupsHandler := connect.NewUnaryHandlerSimple(
+		HimaSearchGroupsProcedure,
+		svc.SearchGroups,
+		connect.WithSchema(himaMethods.ByName("SearchGroups")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaApplyToGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaApplyToGroupProcedure,
+		svc.ApplyToGroup,
+		connect.WithSchema(himaMethods.ByName("ApplyToGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListApplicationsHandler := connect.NewUnaryHandlerSimple(
+		HimaListApplicationsProcedure,
+		svc.ListApplications,
+		connect.WithSchema(himaMethods.ByName("ListApplications")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaDecideApplicationHandler := connect.NewUnaryHandlerSimple(
+		HimaDecideApplicationProcedure,
+		svc.DecideApplication,
+		connect.WithSchema(himaMethods.ByName("DecideApplication")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListMembersHandler := connect.NewUnaryHandlerSimple(
+		HimaListMembersProcedure,
+		svc.ListMembers,
+		connect.WithSchema(himaMethods.ByName("ListMembers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaActOnGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaActOnGroupProcedure,
+		svc.ActOnGroup,
+		connect.WithSchema(himaMethods.ByName("ActOnGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaSetGroupHandler := connect.NewUnaryHandlerSimple(
+		HimaSetGroupProcedure,
+		svc.SetGroup,
+		connect.WithSchema(himaMethods.ByName("SetGroup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/hima.control.v1.Hima/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case HimaStatusProcedure:
@@ -1091,6 +1509,38 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 			himaOfferMailboxHandler.ServeHTTP(w, r)
 		case HimaWatchProcedure:
 			himaWatchHandler.ServeHTTP(w, r)
+		case HimaCreateGroupProcedure:
+			himaCreateGroupHandler.ServeHTTP(w, r)
+		case HimaGetGroupProcedure:
+			himaGetGroupHandler.ServeHTTP(w, r)
+		case HimaListGroupsProcedure:
+			himaListGroupsHandler.ServeHTTP(w, r)
+		case HimaInviteToGroupProcedure:
+			himaInviteToGroupHandler.ServeHTTP(w, r)
+		case HimaListInvitationsProcedure:
+			himaListInvitationsHandler.ServeHTTP(w, r)
+		case HimaAnswerInvitationProcedure:
+			himaAnswerInvitationHandler.ServeHTTP(w, r)
+		case HimaCreateGroupLinkProcedure:
+			himaCreateGroupLinkHandler.ServeHTTP(w, r)
+		case HimaListGroupLinksProcedure:
+			himaListGroupLinksHandler.ServeHTTP(w, r)
+		case HimaRevokeGroupLinkProcedure:
+			himaRevokeGroupLinkHandler.ServeHTTP(w, r)
+		case HimaSearchGroupsProcedure:
+			himaSearchGroupsHandler.ServeHTTP(w, r)
+		case HimaApplyToGroupProcedure:
+			himaApplyToGroupHandler.ServeHTTP(w, r)
+		case HimaListApplicationsProcedure:
+			himaListApplicationsHandler.ServeHTTP(w, r)
+		case HimaDecideApplicationProcedure:
+			himaDecideApplicationHandler.ServeHTTP(w, r)
+		case HimaListMembersProcedure:
+			himaListMembersHandler.ServeHTTP(w, r)
+		case HimaActOnGroupProcedure:
+			himaActOnGroupHandler.ServeHTTP(w, r)
+		case HimaSetGroupProcedure:
+			himaSetGroupHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1242,4 +1692,68 @@ func (UnimplementedHimaHandler) OfferMailbox(context.Context, *pb.OfferMailboxRe
 
 func (UnimplementedHimaHandler) Watch(context.Context, *pb.WatchRequest, *connect.ServerStream[pb.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Watch is not implemented"))
+}
+
+func (UnimplementedHimaHandler) CreateGroup(context.Context, *pb.CreateGroupRequest) (*pb.GroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.CreateGroup is not implemented"))
+}
+
+func (UnimplementedHimaHandler) GetGroup(context.Context, *pb.GetGroupRequest) (*pb.GroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.GetGroup is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListGroups(context.Context, *pb.ListGroupsRequest) (*pb.ListGroupsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListGroups is not implemented"))
+}
+
+func (UnimplementedHimaHandler) InviteToGroup(context.Context, *pb.InviteToGroupRequest) (*pb.InviteToGroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.InviteToGroup is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListInvitations(context.Context, *pb.ListInvitationsRequest) (*pb.ListInvitationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListInvitations is not implemented"))
+}
+
+func (UnimplementedHimaHandler) AnswerInvitation(context.Context, *pb.AnswerInvitationRequest) (*pb.AnswerInvitationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.AnswerInvitation is not implemented"))
+}
+
+func (UnimplementedHimaHandler) CreateGroupLink(context.Context, *pb.CreateGroupLinkRequest) (*pb.GroupLinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.CreateGroupLink is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListGroupLinks(context.Context, *pb.ListGroupLinksRequest) (*pb.ListGroupLinksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListGroupLinks is not implemented"))
+}
+
+func (UnimplementedHimaHandler) RevokeGroupLink(context.Context, *pb.RevokeGroupLinkRequest) (*pb.GroupLinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.RevokeGroupLink is not implemented"))
+}
+
+func (UnimplementedHimaHandler) SearchGroups(context.Context, *pb.SearchGroupsRequest) (*pb.SearchGroupsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.SearchGroups is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ApplyToGroup(context.Context, *pb.ApplyToGroupRequest) (*pb.ApplyToGroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ApplyToGroup is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListApplications(context.Context, *pb.ListApplicationsRequest) (*pb.ListApplicationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListApplications is not implemented"))
+}
+
+func (UnimplementedHimaHandler) DecideApplication(context.Context, *pb.DecideApplicationRequest) (*pb.DecideApplicationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.DecideApplication is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListMembers(context.Context, *pb.ListMembersRequest) (*pb.ListMembersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListMembers is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ActOnGroup(context.Context, *pb.ActOnGroupRequest) (*pb.GroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ActOnGroup is not implemented"))
+}
+
+func (UnimplementedHimaHandler) SetGroup(context.Context, *pb.SetGroupRequest) (*pb.GroupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.SetGroup is not implemented"))
 }
