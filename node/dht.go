@@ -85,6 +85,8 @@ type DHTConfig struct {
 	Bootstraps func() []Bootstrap
 	// RecordAge is how long a record is kept after it came. Default 48 h.
 	RecordAge time.Duration
+	// ProviderAge is how long somebody counts as a provider after it said so. Default 24 h.
+	ProviderAge time.Duration
 	// Refresh is how often the table is refreshed. Default one hour.
 	Refresh time.Duration
 	// Records is how many records of others are kept. Default 4096, for a server 65536.
@@ -99,14 +101,15 @@ type DHTAnswer struct {
 
 // DHT is this node's part of one network's table of records. All methods may be called from any goroutine.
 type DHT struct {
-	n      *Node
-	cfg    DHTConfig
-	proto  protocol.ID
-	kad    *kad.IpfsDHT
-	judge  record.NamespacedValidator
-	sender *dhtSender
-	store  *dhtStore
-	good   []byte // the database key of the remembered nodes
+	n         *Node
+	cfg       DHTConfig
+	proto     protocol.ID
+	kad       *kad.IpfsDHT
+	judge     record.NamespacedValidator
+	sender    *dhtSender
+	store     *dhtStore
+	providers *providerStore
+	good      []byte // the database key of the remembered nodes
 
 	closeOnce sync.Once
 	closeErr  error
@@ -120,6 +123,9 @@ func (n *Node) NewDHT(c DHTConfig) (*DHT, error) {
 	}
 	if c.RecordAge <= 0 {
 		c.RecordAge = 48 * time.Hour
+	}
+	if c.ProviderAge <= 0 {
+		c.ProviderAge = dhtProviderAge
 	}
 	if c.Refresh <= 0 {
 		c.Refresh = time.Hour
@@ -140,6 +146,13 @@ func (n *Node) NewDHT(c DHTConfig) (*DHT, error) {
 	if d.store, err = newDHTStore(c.Store, keys+"/r", []byte(n.id.PeerID()), c.Records); err != nil {
 		return nil, fmt.Errorf("opening record store: %w", err)
 	}
+	limit := dhtProviders
+	if n.cfg.Server != nil {
+		limit = dhtServerProviders
+	}
+	if d.providers, err = newProviderStore(c.Store, keys+"/p", []byte(n.id.PeerID()), limit); err != nil {
+		return nil, fmt.Errorf("opening provider store: %w", err)
+	}
 	if err := d.start(); err != nil {
 		return nil, err
 	}
@@ -155,14 +168,13 @@ func (d *DHT) start() error {
 		mode = kad.ModeAutoServer // follows addrsChanged
 	}
 	var err error
-	d.kad, err = kad.New(untagged{d.n.host},
+	d.kad, err = kad.New(untagged{d.n.host}, append(d.providing(),
 		kad.Mode(mode),
 		kad.ProtocolPrefix(protocol.ID(d.cfg.Prefix)),
 		kad.Validator(d.judge),
 		kad.Datastore(d.store),
 		kad.MaxRecordAge(d.cfg.RecordAge),
 		kad.BucketSize(dhtClosest),
-		kad.DisableProviders(),
 		// Its own refresh would ask around every two minutes in a network of less than ten. Run refreshes.
 		kad.DisableAutoRefresh(),
 		kad.RoutingTableRefreshPeriod(d.cfg.Refresh),
@@ -171,7 +183,7 @@ func (d *DHT) start() error {
 			d.sender = newDHTSender(h, protos)
 			return d.sender
 		}),
-	)
+	)...)
 	if err != nil {
 		return fmt.Errorf("making DHT: %w", err)
 	}
@@ -457,6 +469,7 @@ func (d *DHT) Close() error {
 		d.n.resetStreams(d.proto)
 		d.sender.close()
 		d.store.Close()
+		d.closeErr = errors.Join(d.closeErr, d.providers.Close())
 	})
 	return d.closeErr
 }
