@@ -33,6 +33,7 @@ type fakeNode struct {
 	why       *pb.WhyResponse
 	refuse    error
 	events    []*pb.Event
+	groups    fakeGroups
 
 	// What was asked last.
 	askedAdd   *pb.AddContactRequest

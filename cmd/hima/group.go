@@ -392,7 +392,7 @@ func (a *app) groupSet(ctx context.Context, req *pb.SetGroupRequest) error {
 	if a.flags.json {
 		return a.emit(v)
 	}
-	a.done("group.set_done", "Key", a.word("group_key", req.GetKey()), "Value", firstOf(shortText(req.GetValue()), "–"), "Name", a.bold(v.show()))
+	a.done("group.set_done", "Key", a.word("group_key", req.GetKey()), "Value", firstOf(a.settingWord(req.GetKey(), req.GetValue()), "–"), "Name", a.bold(v.show()))
 	return nil
 }
 

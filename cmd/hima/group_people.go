@@ -371,8 +371,11 @@ func (a *app) showFoundGroup(v foundGroupView) {
 		owner = v.OwnerName + "  " + owner
 	}
 	source := a.word("source", v.Source)
-	if v.Network != "" {
+	switch {
+	case v.Network != "":
 		source = a.t("group.found_on", "Network", v.Network)
+	case v.Source == "nearby":
+		source = a.t("group.found_nearby")
 	}
 	a.fields(a.out,
 		a.t("field.group"), a.bold(v.Name),

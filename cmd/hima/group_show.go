@@ -181,11 +181,11 @@ func (a *app) messageState(v messageView) string {
 	if v.Members == 0 || rank(v.State) < rank(stateSent) || v.DeliveredTo == 0 {
 		return a.word("state", v.State)
 	}
-	s := a.t("state.delivered_to", "Count", v.DeliveredTo, "Members", v.Members)
+	id := "state.delivered_to"
 	if v.ReadBy > 0 {
-		s += ", " + a.t("state.read_by", "Count", v.ReadBy, "Members", v.Members)
+		id = "state.delivered_read"
 	}
-	return s
+	return a.t(id, "Count", v.DeliveredTo, "Members", v.Members, "Read", v.ReadBy)
 }
 
 // groupLine tells what somebody did in a group; "" for kinds that are no such act.
@@ -207,9 +207,24 @@ func (a *app) groupLine(v messageView) string {
 		if s := a.tIf("kind.group_set."+key, "Value", firstOf(value, "–")); s != "" {
 			return s
 		}
-		return a.t(id, "Key", a.word("group_key", key), "Value", firstOf(value, "–"))
+		return a.t(id, "Key", a.word("group_key", key), "Value", firstOf(a.settingWord(key, value), "–"))
 	}
 	return a.t(id, "Who", subject)
+}
+
+// settingWord is what a setting of a group means.
+func (a *app) settingWord(key, value string) string {
+	switch key {
+	case "public", "mute":
+		return a.word("word", value)
+	case "join":
+		return a.word("join", value)
+	case "invite":
+		return a.word("may_invite", value)
+	case "history":
+		return a.newcomersRead(value)
+	}
+	return shortText(value)
 }
 
 // groupEvent tells what happened in a group, to an invitation or to an application; "" for other events, and for those that

@@ -58,7 +58,11 @@ func (a *app) showWhy(v whyView, now time.Time) {
 		const shown = 72 // cells: enough to recognise it
 		a.printf("%s\n", a.dim("“"+text.OneLine(v.Message.Text, shown)+"”"))
 	}
-	a.printf("%s\n", a.word("why", v.Summary))
+	summary := a.word("why", v.Summary)
+	if v.Message.Members > 0 {
+		summary = firstOf(a.tOptional("why_group."+v.Summary), summary)
+	}
+	a.printf("%s\n", summary)
 	for _, d := range v.Devices {
 		a.printf("\n%s  %s  %s\n", a.cyan(firstOf(d.Name, shortAccount(d.Account))), a.dim(d.Device), a.word("device_state", d.State))
 		connection := a.t("word.no")
