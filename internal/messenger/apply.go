@@ -19,60 +19,112 @@ func (m *Messenger) write(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entry
 	if err != nil {
 		return nil, err
 	}
-	return entries, m.apply(tx, entries, replica.Peer{Account: m.env.account, Device: m.env.device}, true)
+	return entries, m.apply(tx, replica.Applied{Peer: m.ownPeer(), Entries: entries}, true)
+}
+
+// AppendGroup appends own acts of groups and indexes them like other entries. Package groups writes them and folds them
+// itself; they are not passed back to it.
+func (m *Messenger) AppendGroup(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entry, error) {
+	entries, err := m.env.feeds.Append(tx, drafts...)
+	if err != nil {
+		return nil, err
+	}
+	for rest := entries; len(rest) > 0; {
+		n := sameFeed(rest)
+		if rest[0].Number != feed.Control {
+			return nil, errors.New("appending to a group: only acts are written so")
+		}
+		// Made here, because nobody knows yet that a genesis begins a group.
+		if _, err := m.convs.ensure(tx, rest[0].Conversation, identity.AccountID{}); err != nil {
+			return nil, fmt.Errorf("appending to a group: %w", err)
+		}
+		if _, _, err := m.index(tx, rest[:n], m.ownPeer(), true); err != nil {
+			return nil, fmt.Errorf("appending to a group: %w", err)
+		}
+		rest = rest[n:]
+	}
+	return entries, nil
+}
+
+func (m *Messenger) ownPeer() replica.Peer {
+	return replica.Peer{Account: m.env.account, Device: m.env.device}
 }
 
 // Applied implements replica.Hooks.
 func (m *Messenger) Applied(tx *storage.Tx, a replica.Applied) error {
-	return m.apply(tx, a.Entries, a.Peer, false)
+	return m.apply(tx, a, false)
 }
 
 // apply indexes entries, counts them, tells of them and folds what they say. written says that they were just appended
 // on this device.
-func (m *Messenger) apply(tx *storage.Tx, entries []feed.Entry, from replica.Peer, written bool) error {
-	for len(entries) > 0 {
-		n := 1
-		for n < len(entries) && entries[n].Feed() == entries[0].Feed() {
-			n++
-		}
-		if err := m.applyFeed(tx, entries[:n], from, written); err != nil {
+func (m *Messenger) apply(tx *storage.Tx, a replica.Applied, written bool) error {
+	for rest := a.Entries; len(rest) > 0; {
+		n := sameFeed(rest)
+		a.Entries, rest = rest[:n], rest[n:]
+		if err := m.applyFeed(tx, a, written); err != nil {
 			return fmt.Errorf("applying entries: %w", err)
 		}
-		entries = entries[n:]
 	}
 	return nil
 }
 
-// applyFeed is apply for entries of one feed. What it costs per entry is one small row; the rest is per call.
-func (m *Messenger) applyFeed(tx *storage.Tx, entries []feed.Entry, from replica.Peer, written bool) error {
+// sameFeed counts how many entries at the beginning are of one feed.
+func sameFeed(entries []feed.Entry) int {
+	n := 1
+	for n < len(entries) && entries[n].Feed() == entries[0].Feed() {
+		n++
+	}
+	return n
+}
+
+// applyFeed is apply for entries of one feed.
+func (m *Messenger) applyFeed(tx *storage.Tx, a replica.Applied, written bool) error {
+	row, fresh, err := m.index(tx, a.Entries, a.Peer, written)
+	if err != nil {
+		return err
+	}
+	if err := m.fold(tx, &row, fresh); err != nil || !row.many {
+		return err
+	}
+	// Groups draws its conclusions last: what it writes because of these entries stands behind them.
+	return m.env.groups.Applied(tx, a)
+}
+
+// index notes entries of one feed, counts them and tells of them. It returns those that are new. What it costs per entry is
+// one small row; the rest is per call.
+func (m *Messenger) index(tx *storage.Tx, entries []feed.Entry, from replica.Peer, written bool) (row feedRow, fresh []feed.Entry, err error) {
 	id, author := entries[0].Feed(), entries[0].Account
 	conv, err := m.conversationOf(tx, id.Conversation, author, from)
 	if err != nil {
-		return err
+		return row, nil, err
 	}
-	row, err := m.feeds.ensure(tx, id, author)
-	if err != nil {
-		return err
+	if row, err = m.feeds.ensure(tx, id, author); err != nil {
+		return row, nil, err
 	}
+	row.many = conv.group()
 	now := m.env.now().UnixMilli()
 	received := now
 	if written {
 		received = 0
 	}
-	fresh, err := m.fresh(tx, &row, entries)
-	if err != nil {
-		return err
+	if fresh, err = m.fresh(tx, &row, entries); err != nil {
+		return row, nil, err
 	}
 	if err := m.arrivals.note(tx, row.local, fresh, received, conv.last); err != nil {
-		return err
+		return row, nil, err
 	}
 	own := row.own(m.env.account)
+	if !own {
+		if err := m.passBacklog(tx, &row, fresh); err != nil {
+			return row, nil, err
+		}
+	}
 	for i := range fresh {
 		e := &fresh[i]
 		row.last = max(row.last, e.Seq)
 		m.noteUnknown(&conv, &row, e)
 		if err := m.noteBare(tx, e, from); err != nil {
-			return err
+			return row, nil, err
 		}
 		if !m.shown(e) {
 			continue
@@ -85,20 +137,47 @@ func (m *Messenger) applyFeed(tx *storage.Tx, entries []feed.Entry, from replica
 			conv.unread++
 		}
 	}
-	if own && from.Account != m.env.account && len(fresh) > 0 && fresh[0].Seq <= row.delivered+1 {
-		// Whoever brings what an old own device wrote to them holds it (R21).
-		row.deliver(fresh[0].Seq, fresh[len(fresh)-1].Seq)
+	if err := m.broughtBack(tx, &row, fresh, from); err != nil {
+		return row, nil, err
 	}
 	if err := m.feeds.put(tx, row); err != nil {
-		return err
+		return row, nil, err
 	}
 	if err := m.convs.put(tx, conv); err != nil {
-		return err
+		return row, nil, err
 	}
-	if err := m.events.add(tx, messageRecords(row.local, fresh, m.shown)...); err != nil {
-		return err
+	return row, fresh, m.events.add(tx, messageRecords(row.local, fresh, m.shown)...)
+}
+
+// broughtBack notes that whoever brings what an old own device wrote to them holds it (R21).
+func (m *Messenger) broughtBack(tx *storage.Tx, row *feedRow, fresh []feed.Entry, from replica.Peer) error {
+	if !row.own(m.env.account) || from.Account == m.env.account || from.Account.IsZero() || len(fresh) == 0 {
+		return nil
 	}
-	return m.fold(tx, &row, fresh)
+	first, last := fresh[0].Seq, fresh[len(fresh)-1].Seq
+	switch {
+	case row.many && row.id.Number == feed.Chat:
+		return m.reached(tx, row, from.Account, first, last, 0)
+	case first <= row.delivered+1:
+		row.deliver(first, last)
+	}
+	return nil
+}
+
+// passBacklog counts as read what was said in a group before this account was in: nobody expects it to have been read.
+func (m *Messenger) passBacklog(tx *storage.Tx, row *feedRow, fresh []feed.Entry) error {
+	if !row.many || row.id.Number != feed.Chat {
+		return nil
+	}
+	for i := range fresh {
+		// Within a feed nothing that was said earlier comes later, so the first that is not ends it.
+		old, err := m.env.groups.Backlog(tx, fresh[i].Header)
+		if err != nil || !old {
+			return err
+		}
+		row.read = max(row.read, fresh[i].Seq)
+	}
+	return nil
 }
 
 // fresh leaves out entries that were told of before; one is told of again when its body came later than its header.
@@ -121,12 +200,23 @@ func (m *Messenger) fresh(tx *storage.Tx, row *feedRow, entries []feed.Entry) ([
 
 // conversationOf reads the row of the conversation that an entry of author stands in, and makes it on first contact.
 func (m *Messenger) conversationOf(tx *storage.Tx, id feed.ConversationID, author identity.AccountID, from replica.Peer) (convRow, error) {
+	row, ok, err := m.convs.get(tx, id)
+	if err != nil || ok {
+		return row, err
+	}
 	peer := author
-	if author == m.env.account {
-		row, ok, err := m.convs.get(tx, id)
-		if err != nil || ok {
+	switch {
+	case id == m.env.self:
+	case id != feed.DirectConversation(m.env.account, author):
+		group, err := m.env.groups.Is(tx, id)
+		if err != nil {
 			return row, err
 		}
+		if group {
+			return m.convs.ensure(tx, id, identity.AccountID{})
+		}
+	}
+	if author == m.env.account {
 		switch {
 		case id == m.env.self:
 		case id == feed.DirectConversation(m.env.account, from.Account):
@@ -179,7 +269,7 @@ func (m *Messenger) shown(e *feed.Entry) bool {
 	case e.Conversation == m.env.self:
 		return false
 	}
-	return e.Kind == feed.KindRequest || e.Kind == feed.KindAccept || e.Kind == feed.KindDecline
+	return e.Kind == feed.KindRequest || e.Kind == feed.KindAccept || e.Kind == feed.KindDecline || actLine(e.Kind) != ""
 }
 
 // fold applies what entries say. A body that does not decode says nothing.
@@ -188,7 +278,7 @@ func (m *Messenger) fold(tx *storage.Tx, row *feedRow, entries []feed.Entry) err
 	for i := range entries {
 		e := &entries[i]
 		if e.Number == feed.Chat && e.Kind == feed.KindText {
-			if trusted {
+			if trusted || row.many {
 				continue
 			}
 			stranger, err := m.countStranger(tx, e)
@@ -232,7 +322,7 @@ func (m *Messenger) foldEntry(tx *storage.Tx, row *feedRow, e *feed.Entry, conte
 		return errIgnored
 	case e.Number == feed.Chat && e.Kind == feed.KindRecall:
 		return decoded(content, &pb.Recall{}, func(r *pb.Recall) error { return m.foldRecall(tx, row, r) })
-	case e.Number == feed.Control:
+	case e.Number == feed.Control && !row.many:
 		return m.foldDirect(tx, row, e, content)
 	}
 	return errIgnored
@@ -257,6 +347,8 @@ func (m *Messenger) foldDirect(tx *storage.Tx, row *feedRow, e *feed.Entry, cont
 		return m.foldDecline(tx, e)
 	case feed.KindCardUpdate:
 		return decoded(content, &pb.CardUpdate{}, func(c *pb.CardUpdate) error { return m.foldCard(tx, e, c.GetCard()) })
+	case feed.KindGroupInvitation, feed.KindGroupAnswer, feed.KindGroupApplication, feed.KindGroupVerdict:
+		return m.foldSaid(tx, e, content)
 	case feed.KindMailboxGrant:
 		return decoded(content, &pb.MailboxGrant{}, func(g *pb.MailboxGrant) error { return m.foldGrant(tx, e, g) })
 	}

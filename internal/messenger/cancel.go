@@ -73,16 +73,31 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 			w.Summary = WhyDelivered
 			return nil
 		}
+		readers := []identity.AccountID{r.conv.peer}
+		if r.conv.group() {
+			if readers, err = m.env.groups.Audience(tx, e.Conversation, e.Header); err != nil {
+				return err
+			}
+			if w.Custody, err = m.custody(tx, identity.DeviceID{}, row.id, e.Seq); err != nil {
+				return err
+			}
+		}
+		for _, a := range readers {
+			for _, d := range m.env.people.Devices(a) {
+				wd, err := m.whyDevice(tx, &row, e.Seq, r, a, d)
+				if err != nil {
+					return err
+				}
+				w.Devices = append(w.Devices, wd)
+			}
+		}
 		offered, err := m.env.feeds.Offered(tx, row.id)
 		if err != nil {
 			return err
 		}
-		for _, d := range m.env.people.Devices(r.conv.peer) {
-			wd, err := m.whyDevice(tx, &row, e.Seq, r, d)
-			if err != nil {
-				return err
-			}
-			w.Devices = append(w.Devices, wd)
+		if r.conv.group() {
+			w.Summary = groupSummary(&w, offered < e.Seq)
+			return nil
 		}
 		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered, w.inMailbox())
 		return err
@@ -90,9 +105,28 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 	return w, err
 }
 
-func (m *Messenger) whyDevice(tx *storage.Tx, row *feedRow, seq uint64, r *renderer, d identity.DeviceID) (WhyDevice, error) {
+// groupSummary is the code for a message of which every member has a part.
+func groupSummary(w *Why, untouched bool) WhySummary {
+	switch msg := &w.Message; {
+	case msg.Members > 0 && msg.ReadBy == msg.Members:
+		return WhyRead
+	case msg.Members > 0 && msg.DeliveredTo == msg.Members:
+		return WhyDelivered
+	case w.inMailbox():
+		return WhyInMailbox
+	case untouched:
+		return WhyNotOffered
+	}
+	return WhyWaitingForPeer
+}
+
+func (m *Messenger) whyDevice(tx *storage.Tx, row *feedRow, seq uint64, r *renderer, a identity.AccountID, d identity.DeviceID) (WhyDevice, error) {
+	name, err := r.names.of(a)
+	if err != nil {
+		return WhyDevice{}, err
+	}
 	w := WhyDevice{
-		Account: r.conv.peer, Device: d, Name: r.peer, State: DeviceWaiting, Connected: m.env.feeds.Connected(d),
+		Account: a, Device: d, Name: name, State: DeviceWaiting, Connected: m.env.feeds.Connected(d),
 		LastSeen: m.env.people.LastSeen(d), NextTry: m.env.roads.Next(d),
 	}
 	acked, err := m.env.feeds.Acked(tx, row.id, d)

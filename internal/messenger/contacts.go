@@ -75,6 +75,7 @@ type strangerCost struct {
 	Messages int `json:"m,omitempty"`
 	Bytes    int `json:"b,omitempty"`
 	Control  int `json:"c,omitempty"`
+	Said     int `json:"s,omitempty"` // control entries about groups
 }
 
 // contactRow is the folded state of one other account. The first part comes from ContactState entries of the self
@@ -97,6 +98,7 @@ type contactRow struct {
 	Hint            string              `json:"hi,omitempty"` // username as it was found, not confirmed
 	Token           []byte              `json:"tk,omitempty"` // of the invite we hold
 	Invited         bool                `json:"iv,omitempty"` // they showed one of our tokens
+	Spoken          bool                `json:"sk,omitempty"` // we said something about a group to them
 	Cost            strangerCost        `json:"co,omitzero"`
 	Devices         []identity.DeviceID `json:"de,omitempty"` // of their record, as last told
 	VerifiedDevices []identity.DeviceID `json:"vd,omitempty"` // when the owner confirmed
@@ -138,8 +140,13 @@ func (r *contactRow) stranger() bool {
 // shared tells whether the direct conversation is one that this node takes part in. Towards a blocked account it is
 // not, exactly as towards somebody never heard of (R16).
 func (r *contactRow) shared() bool {
-	return !r.Blocked && (!r.stranger() || r.In != nil || r.Cost != strangerCost{} ||
+	return !r.Blocked && (!r.stranger() || r.In != nil || r.Cost != strangerCost{} || r.Spoken ||
 		r.State == pb.ContactState_STATE_DECLINED)
+}
+
+// aside tells whether all we have to do with the account is what was said about groups: that makes nobody a contact.
+func (r *contactRow) aside() bool {
+	return r.relation() == RelationNone && r.Stamp == stamp{} && (r.Spoken || r.Cost.Said > 0)
 }
 
 // verified folds what the owner recorded with what the devices did since.

@@ -19,13 +19,16 @@ type unknownEntry struct {
 // convRow is what is kept of a conversation beyond its feeds.
 type convRow struct {
 	id       feed.ConversationID
-	peer     identity.AccountID // own account: self
+	peer     identity.AccountID // own account: self; zero: a group
 	unread   uint64
 	activity int64         // Unix ms of the newest change that is shown
 	last     feed.OrderKey // newest line that is shown; zero Seq: none
 	unknown  []unknownEntry
 	overflow bool // more unknown entries than the list holds
 }
+
+// group tells whether many take part.
+func (c *convRow) group() bool { return c.peer.IsZero() }
 
 // readOnly tells whether a control entry stands here that this version does not know; after an upgrade it may.
 func (c *convRow) readOnly() bool {
@@ -100,7 +103,7 @@ func (t *conversations) get(tx *storage.Tx, id feed.ConversationID) (convRow, bo
 	return row, err == nil, err
 }
 
-// ensure reads the row of the conversation with a peer, or with oneself, and makes it if it is not there.
+// ensure reads the row of the conversation with a peer, with oneself, or of a group, and makes it if it is not there.
 func (t *conversations) ensure(tx *storage.Tx, id feed.ConversationID, peer identity.AccountID) (convRow, error) {
 	row, ok, err := t.get(tx, id)
 	if err != nil || ok {

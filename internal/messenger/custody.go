@@ -11,14 +11,19 @@ import (
 
 var _ delivery.MailHooks = (*Messenger)(nil)
 
-// InCustody implements delivery.MailHooks: a mailbox signed for own entries that it keeps for a device of the other side.
+// InCustody implements delivery.MailHooks: a mailbox signed for own entries that it keeps for a device of the other side, or
+// in the log of a group for all members; then no device is named.
 // That makes them sent (R14), once and for ever. What it keeps for own devices does not count.
 func (m *Messenger) InCustody(tx *storage.Tx, h delivery.Held) error {
-	if h.Peer.Account == m.env.account || h.Feed.Conversation != feed.DirectConversation(m.env.account, h.Peer.Account) {
+	if h.Peer.Account == m.env.account {
 		return nil
 	}
+	group, err := m.isGroup(tx, h.Feed.Conversation)
+	if err != nil || !group && h.Feed.Conversation != feed.DirectConversation(m.env.account, h.Peer.Account) {
+		return err
+	}
 	row, ok, err := m.feeds.get(tx, h.Feed)
-	if err != nil || !ok || !row.own(m.env.account) {
+	if err != nil || !ok || !row.own(m.env.account) || group && h.Feed.Number != feed.Chat {
 		return err
 	}
 	fresh := row.keep(h.From, h.Last)
@@ -52,23 +57,33 @@ func (m *Messenger) MailboxEvent(device identity.DeviceID, detail string) {
 }
 
 // whyCustody adds which mailboxes hold an entry for a device.
-func (m *Messenger) whyCustody(tx *storage.Tx, w *WhyDevice, id feed.FeedID, seq uint64) error {
-	list, err := m.env.mail.Custody(w.Device, id, seq)
+func (m *Messenger) whyCustody(tx *storage.Tx, w *WhyDevice, id feed.FeedID, seq uint64) (err error) {
+	w.Custody, err = m.custody(tx, w.Device, id, seq)
+	return err
+}
+
+// custody lists the mailboxes that hold an entry for a device, or in the log of a group for everybody: the zero device.
+func (m *Messenger) custody(tx *storage.Tx, device identity.DeviceID, id feed.FeedID, seq uint64) ([]Custody, error) {
+	list, err := m.env.mail.Custody(device, id, seq)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var out []Custody
 	for _, c := range list {
 		name, err := m.holderName(tx, c.Holder)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		w.Custody = append(w.Custody, Custody{Mailbox: c.Holder, Name: name, Since: c.Since, Until: c.Until, Expired: c.Expired})
+		out = append(out, Custody{Mailbox: c.Holder, Name: name, Since: c.Since, Until: c.Until, Expired: c.Expired})
 	}
-	return nil
+	return out, nil
 }
 
 // inMailbox tells whether a mailbox holds the message now.
 func (w *Why) inMailbox() bool {
+	if slices.ContainsFunc(w.Custody, func(c Custody) bool { return !c.Expired }) {
+		return true
+	}
 	return slices.ContainsFunc(w.Devices, func(d WhyDevice) bool {
 		return slices.ContainsFunc(d.Custody, func(c Custody) bool { return !c.Expired })
 	})

@@ -37,9 +37,10 @@ type record struct {
 	account identity.AccountID
 	conv    feed.ConversationID
 	detail  string
-	network string            // plain: name, network
-	name    string            // plain: name
-	holder  identity.DeviceID // plain: mailbox
+	network string             // plain: name, network
+	name    string             // plain: name
+	holder  identity.DeviceID  // plain: mailbox
+	subject identity.AccountID // plain: groups
 }
 
 func (r *record) append(b []byte) []byte {
@@ -55,8 +56,11 @@ func (r *record) append(b []byte) []byte {
 		b = putText(b, string(r.event))
 		b = append(append(b, r.account[:]...), r.conv[:]...)
 		b = putText(b, r.detail)
-		if r.network != "" || r.name != "" || !r.holder.IsZero() {
+		if r.network != "" || r.name != "" || !r.holder.IsZero() || !r.subject.IsZero() {
 			b = append(putText(putText(b, r.network), r.name), r.holder[:]...)
+		}
+		if !r.subject.IsZero() {
+			b = append(b, r.subject[:]...)
 		}
 	}
 	return b
@@ -81,6 +85,9 @@ func parseRecord(seq uint64, b []byte) (record, error) {
 		if len(r.b) > 0 {
 			rec.network, rec.name = r.text(), r.text()
 			r.fixed(rec.holder[:])
+		}
+		if len(r.b) > 0 {
+			r.fixed(rec.subject[:])
 		}
 	}
 	if err := r.done(); err != nil || rec.count == 0 {

@@ -32,6 +32,7 @@ type feedRow struct {
 	refused   pb.Code  // own feeds: why the other side last refused
 	refusedAt uint64   // from this number on; 0: it did not
 	kept      []span   // own feeds: what a mailbox once held, above delivered, in order and apart (R14)
+	many      bool     // of a group; not stored
 }
 
 func (f *feedRow) own(account identity.AccountID) bool { return f.account == account }

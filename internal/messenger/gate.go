@@ -77,17 +77,25 @@ func (m *Messenger) Listening(account identity.AccountID) pb.Code {
 	if m.invites.live() > 0 {
 		return pb.Code_CODE_TAKEN
 	}
-	deaf, noted := m.settings.strangers() == strangersDeny, false
+	deaf, open, noted := m.settings.strangers() == strangersDeny, false, false
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		row, known, err := m.contacts.get(tx, account)
 		deaf = deaf || known && row.Blocked
 		if err != nil || !deaf {
 			return err
 		}
+		// Somebody may apply to a group, or answer what we said about one; what it is shows when it is read. Whether it is
+		// somebody blocked must not make a difference.
+		if open, err = m.listening(tx); err != nil || open {
+			return err
+		}
 		noted, err = tx.Has(refusedKey(account))
 		return err
 	})
 	if err == nil && !deaf {
+		return pb.Code_CODE_TAKEN
+	}
+	if err == nil && open {
 		return pb.Code_CODE_TAKEN
 	}
 	if err == nil && !noted {
@@ -110,6 +118,13 @@ func (m *Messenger) Excused(tx *storage.Tx, e feed.Entry) (bool, error) {
 func (m *Messenger) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.Code, err error) {
 	id, author := in.Run.Feed(), in.Run.Account()
 	all := len(in.Run.Entries())
+	group, err := m.isGroup(tx, id.Conversation)
+	if err != nil {
+		return 0, 0, err
+	}
+	if group || m.mayBeGroup(in) {
+		return m.env.groups.Admit(tx, in)
+	}
 	if author == m.env.account {
 		return m.admitOwn(tx, in, all)
 	}
@@ -172,14 +187,16 @@ func (m *Messenger) admitStranger(tx *storage.Tx, in replica.Incoming, row conta
 	if err != nil {
 		return 0, 0, err
 	}
+	comember, err := m.env.groups.Shared(tx, in.Run.Account())
+	if err != nil {
+		return 0, 0, err
+	}
 	v := verdict{
 		limits: m.config.Limits, policy: policy, invited: invited, row: row, total: total,
-		acquainted: known && m.acquainted(tx, in.Run.Feed().Conversation),
+		acquainted: known && m.acquainted(tx, in.Run.Feed().Conversation), comember: len(comember) > 0,
 	}
-	for i := range in.Run.Entries() {
-		if code := v.judge(&in.Run.Entries()[i]); code != pb.Code_CODE_TAKEN {
-			return i, code, nil
-		}
+	if take, code, err := m.judgeRun(tx, &v, in.Run.Entries()); err != nil || code != pb.Code_CODE_TAKEN {
+		return take, code, err
 	}
 	if invited && in.Knock != nil && !row.Invited {
 		row.Invited = true
@@ -191,6 +208,30 @@ func (m *Messenger) admitStranger(tx *storage.Tx, in replica.Incoming, row conta
 		}
 	}
 	return len(in.Run.Entries()), pb.Code_CODE_TAKEN, nil
+}
+
+// judgeRun judges entries one after another.
+func (m *Messenger) judgeRun(tx *storage.Tx, v *verdict, entries []feed.Entry) (take int, code pb.Code, err error) {
+	for i := range entries {
+		e := &entries[i]
+		if !aboutGroup(e.Number, e.Kind) {
+			if code = v.judge(e); code != pb.Code_CODE_TAKEN {
+				return i, code, nil
+			}
+			continue
+		}
+		if code, err = m.hears(tx, v, e); err != nil {
+			return 0, 0, err
+		}
+		// What is over by now stands before what is not: a control feed has no floor, so it has to be taken with it.
+		if code != pb.Code_CODE_TAKEN && (i+1 == len(entries) && !v.acquainted || v.policy == strangersDeny && !v.invited) {
+			return i, code, nil
+		}
+		if code = v.judgeSaid(); code != pb.Code_CODE_TAKEN {
+			return i, code, nil
+		}
+	}
+	return len(entries), pb.Code_CODE_TAKEN, nil
 }
 
 func (m *Messenger) invited(tx *storage.Tx, in replica.Incoming, row *contactRow) (bool, error) {
@@ -215,6 +256,7 @@ type verdict struct {
 	policy     string
 	invited    bool
 	acquainted bool
+	comember   bool // in a group of ours
 	row        contactRow
 	total      quotaRow
 }
@@ -248,6 +290,20 @@ func (v *verdict) control() pb.Code {
 		return pb.Code_CODE_FULL
 	}
 	v.row.Cost.Control++
+	return pb.Code_CODE_TAKEN
+}
+
+// judgeSaid is the quota of what a stranger says about groups. It is apart from that of other control entries, so that a
+// busy applicant can still ask to be a contact.
+func (v *verdict) judgeSaid() pb.Code {
+	limit := v.limits.TempControl
+	if v.comember {
+		limit *= comemberFactor
+	}
+	if v.row.Cost.Said >= limit {
+		return pb.Code_CODE_FULL
+	}
+	v.row.Cost.Said++
 	return pb.Code_CODE_TAKEN
 }
 
@@ -301,6 +357,22 @@ func (m *Messenger) rememberRefused(tx *storage.Tx, account identity.AccountID, 
 }
 
 func refusedKey(account identity.AccountID) []byte { return append([]byte(keyRefused), account[:]...) }
+
+// mayBeGroup tells whether a run of a conversation that is not known is one of a group that is not known: another own
+// device may bring it.
+func (m *Messenger) mayBeGroup(in replica.Incoming) bool {
+	id := in.Run.Feed()
+	for _, a := range []identity.AccountID{in.Run.Account(), in.Peer.Account} {
+		if id.Conversation == m.conversationID(a) {
+			return false
+		}
+	}
+	e := in.Run.First()
+	if e.Number == feed.Control {
+		return e.Kind >= feed.KindGroupCreate && e.Kind <= feed.KindGroupDissolve
+	}
+	return len(e.Epoch) > 0
+}
 
 // floor sets the floor of an account's feed to its present head: what was refused stays refused. Without always it does
 // so only if something was refused.

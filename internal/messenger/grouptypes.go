@@ -30,8 +30,12 @@ const (
 	EventApplication EventType = "application"
 )
 
-// SourceMember says that somebody, or a group, was found through a group that both are in.
-const SourceMember Source = "member"
+// SourceMember says that somebody, or a group, was found through a group that both are in, SourceGroup that what was found
+// is a group.
+const (
+	SourceMember Source = "member"
+	SourceGroup  Source = "group"
+)
 
 // RoleName is what somebody may do in a group; empty: not in it.
 type RoleName string

@@ -193,6 +193,12 @@ func (s *feedSource) stepHole(tx *storage.Tx, seq uint64) error {
 
 // visible tells whether an entry is a line, or a missing body to be shown as a hole.
 func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, hole bool, err error) {
+	if row.many {
+		// Beyond a cut nothing is shown, not even that something is missing.
+		if counts, err := h.m.env.groups.Counts(tx, e.Header); err != nil || !counts {
+			return false, false, err
+		}
+	}
 	if e.HasBody() {
 		return h.m.shown(e), false, nil
 	}
@@ -273,9 +279,14 @@ func (h *history) sources(tx *storage.Tx, conv feed.ConversationID, before *feed
 	if err != nil {
 		return nil, err
 	}
+	group, err := h.m.isGroup(tx, conv)
+	if err != nil {
+		return nil, err
+	}
 	out := []source{notes}
 	for i := range rows {
 		row := &rows[i]
+		row.many = group
 		if conv == h.m.env.self && row.id.Number == feed.Control {
 			continue
 		}
@@ -414,11 +425,11 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 	case limit == 0:
 		limit = defaultPage
 	}
-	t, err := m.who.known(q.Who)
+	conv, err := m.Conversation(ctx, q.Who)
 	if err != nil {
 		return History{}, err
 	}
-	out := History{Conversation: m.conversationID(t.account)}
+	out := History{Conversation: conv}
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		var before *feed.OrderKey
 		if q.Before != "" {

@@ -66,6 +66,8 @@ const (
 	// maxRefused is how many strangers are remembered whose texts were refused, so that a change of policy can set
 	// their floors (R16).
 	maxRefused = 256
+	// comemberFactor is how many times more than other strangers a co-member may say about groups.
+	comemberFactor = 16
 	// maxUnknown is how many unknown control entries are remembered one by one per conversation (R10).
 	maxUnknown = 64
 	// scanCap bounds walks that count lines one by one.

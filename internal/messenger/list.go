@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -40,7 +42,13 @@ func (m *Messenger) Conversations(ctx context.Context) ([]Conversation, error) {
 // with somebody who may be written to.
 func (m *Messenger) conversationView(tx *storage.Tx, row *convRow) (Conversation, bool, error) {
 	c := Conversation{ID: row.id, Kind: KindDirect, Peer: row.peer, Unread: int(row.unread)}
-	if row.peer == m.env.account {
+	shown := false
+	if row.group() {
+		var err error
+		if shown, err = m.groupView(tx, row, &c); err != nil || !shown {
+			return c, false, err
+		}
+	} else if row.peer == m.env.account {
 		c.Kind, c.Name, c.Username, c.Relation = KindSelf, m.ownName(), m.settings.username(), RelationNone
 	} else {
 		contact, _, err := m.contacts.get(tx, row.peer)
@@ -50,24 +58,74 @@ func (m *Messenger) conversationView(tx *storage.Tx, row *convRow) (Conversation
 		c.Name, c.Username, c.Relation = contact.name(row.peer), contact.username(), contact.relation()
 		c.Online = m.seen(row.peer, &contact)
 	}
-	if row.last.Seq > 0 {
-		e, err := m.env.feeds.Entry(tx, row.lastFeed(), row.last.Seq)
-		if err != nil && !errors.Is(err, replica.ErrNoEntry) {
-			return c, false, err
-		}
-		if err == nil {
-			if c.Last, err = m.lastLine(tx, row, &e); err != nil {
-				return c, false, err
-			}
-		}
+	if err := m.viewLast(tx, row, &c); err != nil {
+		return c, false, err
 	}
 	pending, err := m.pendingIn(tx, row)
 	if err != nil {
 		return c, false, err
 	}
 	c.Pending = pending
-	show := c.Last != nil || c.Relation == RelationContact || c.Relation == RelationOneWay
+	show := shown || c.Last != nil || c.Relation == RelationContact || c.Relation == RelationOneWay
 	return c, show, nil
+}
+
+// groupView adds what a group is called and who is in it. One that this account was never in has no history to show.
+func (m *Messenger) groupView(tx *storage.Tx, row *convRow, c *Conversation) (show bool, err error) {
+	info, err := m.env.groups.Info(tx, row.id)
+	if err != nil {
+		return false, ignoreUnknown(err)
+	}
+	c.Kind, c.Relation, c.Name, c.Members, c.Role = KindGroup, RelationNone, shownGroupName(&info), info.Size, roleName(info.Role)
+	switch info.State {
+	case groups.StateMember, groups.StateLeft, groups.StateRemoved, groups.StateDissolved:
+		return true, nil
+	}
+	return false, nil
+}
+
+// viewLast adds the newest line.
+func (m *Messenger) viewLast(tx *storage.Tx, row *convRow, c *Conversation) error {
+	if row.last.Seq == 0 {
+		return nil
+	}
+	e, err := m.env.feeds.Entry(tx, row.lastFeed(), row.last.Seq)
+	if errors.Is(err, replica.ErrNoEntry) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if row.group() {
+		counts, err := m.env.groups.Counts(tx, e.Header)
+		if err != nil {
+			return err
+		}
+		if !counts {
+			// A cut took it away, or its act is void: what is shown last stands somewhere before it.
+			c.Last, err = m.newestLine(tx, row.id)
+			return err
+		}
+	}
+	c.Last, err = m.lastLine(tx, row, &e)
+	return err
+}
+
+// newestLine reads the last line of history.
+func (m *Messenger) newestLine(tx *storage.Tx, conv feed.ConversationID) (*Message, error) {
+	sources, err := m.history.sources(tx, conv, nil, 1)
+	if err != nil {
+		return nil, err
+	}
+	lines, _, err := m.history.page(tx, sources, 1, time.Time{})
+	if err != nil || len(lines) == 0 {
+		return nil, err
+	}
+	list, err := m.render(tx, conv, lines)
+	if err != nil {
+		return nil, err
+	}
+	return &list[0], nil
 }
 
 // lastLine renders the newest line of a conversation.
@@ -128,7 +186,11 @@ func (m *Messenger) Keeps(a identity.AccountID) bool {
 	keep := false
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		row, ok, err := m.contacts.get(tx, a)
-		keep = ok && (row.Blocked || row.relation() != RelationNone)
+		if keep = ok && (row.Blocked || row.Spoken || row.relation() != RelationNone); keep || err != nil {
+			return err
+		}
+		shared, err := m.env.groups.Shared(tx, a)
+		keep = len(shared) > 0
 		return err
 	})
 	return err == nil && keep

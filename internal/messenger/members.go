@@ -2,6 +2,7 @@ package messenger
 
 import (
 	"errors"
+	"slices"
 
 	"hima/identity"
 	"hima/internal/feed"
@@ -13,22 +14,38 @@ import (
 // Shared implements replica.Members.
 func (m *Messenger) Shared(tx *storage.Tx, account identity.AccountID) ([]feed.ConversationID, error) {
 	if account == m.env.account {
-		var out []feed.ConversationID
-		err := m.convs.each(tx, func(row convRow) error {
-			out = append(out, row.id)
+		out, err := m.env.groups.Shared(tx, account)
+		if err != nil {
+			return nil, err
+		}
+		out = slices.Clone(out)
+		err = m.convs.each(tx, func(row convRow) error {
+			if !row.group() {
+				out = append(out, row.id)
+			}
 			return nil
 		})
 		return out, err
 	}
-	row, _, err := m.contacts.get(tx, account)
-	if err != nil || !row.shared() && !m.welcomes(&row) {
+	out, err := m.env.groups.Shared(tx, account)
+	if err != nil {
 		return nil, err
 	}
-	return []feed.ConversationID{feed.DirectConversation(m.env.account, account)}, nil
+	row, _, err := m.contacts.get(tx, account)
+	if err != nil || !row.shared() && !m.welcomes(&row) {
+		return out, err
+	}
+	return append(slices.Clone(out), feed.DirectConversation(m.env.account, account)), nil
 }
 
 // Readers implements replica.Members.
 func (m *Messenger) Readers(tx *storage.Tx, conv feed.ConversationID) ([]identity.AccountID, error) {
+	if group, err := m.isGroup(tx, conv); err != nil || group {
+		if err == nil {
+			return m.env.groups.Readers(tx, conv)
+		}
+		return nil, err
+	}
 	peer, row, err := m.peer(tx, conv)
 	if err != nil || peer.IsZero() || !row.shared() {
 		return nil, err
@@ -42,34 +59,62 @@ func (m *Messenger) KnockToken(tx *storage.Tx, conv feed.ConversationID) ([]byte
 	return row.Token, err
 }
 
-// Read implements replica.Members: what was read is told to contacts alone, and only if the owner wants it told.
+// Read implements replica.Members: what was read is told to contacts alone, and in a group to those who said it, and only
+// if the owner wants it told.
 func (m *Messenger) Read(tx *storage.Tx, id feed.FeedID) (uint64, error) {
 	if !m.settings.on(tx, settingReceipts) {
 		return 0, nil
 	}
-	_, row, err := m.peer(tx, id.Conversation)
-	if err != nil || row.State != pb.ContactState_STATE_CONTACT || row.Blocked {
+	group, err := m.isGroup(tx, id.Conversation)
+	if err != nil {
 		return 0, err
 	}
 	f, ok, err := m.feeds.get(tx, id)
 	if err != nil || !ok {
 		return 0, err
 	}
+	if group {
+		row, _, err := m.contacts.get(tx, f.account)
+		if err != nil || row.Blocked {
+			return 0, err
+		}
+		return f.read, nil
+	}
+	_, row, err := m.peer(tx, id.Conversation)
+	if err != nil || row.State != pb.ContactState_STATE_CONTACT || row.Blocked {
+		return 0, err
+	}
 	return f.read, nil
 }
 
-// Window implements replica.Members: whoever shares a direct conversation may have all of it.
-func (m *Messenger) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (replica.Window, error) {
-	return nil, nil
+// isGroup tells whether a conversation is a group.
+func (m *Messenger) isGroup(tx *storage.Tx, conv feed.ConversationID) (bool, error) {
+	row, ok, err := m.convs.get(tx, conv)
+	if err != nil || ok {
+		return ok && row.group(), err
+	}
+	return m.env.groups.Is(tx, conv)
+}
+
+// Window implements replica.Members: whoever shares a direct conversation may have all of it; of a group the roster says.
+func (m *Messenger) Window(tx *storage.Tx, conv feed.ConversationID, account identity.AccountID) (replica.Window, error) {
+	group, err := m.isGroup(tx, conv)
+	if err != nil || !group {
+		return nil, err
+	}
+	return m.env.groups.Window(tx, conv, account)
 }
 
 // Lazy implements replica.Members.
-func (m *Messenger) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+func (m *Messenger) Lazy(tx *storage.Tx, conv feed.ConversationID) bool {
+	group, err := m.isGroup(tx, conv)
+	return err == nil && group
+}
 
 // peer gives the other side of a direct conversation; zero for self and for unknown conversations.
 func (m *Messenger) peer(tx *storage.Tx, conv feed.ConversationID) (identity.AccountID, contactRow, error) {
 	c, ok, err := m.convs.get(tx, conv)
-	if err != nil || !ok || c.peer == m.env.account {
+	if err != nil || !ok || c.peer == m.env.account || c.group() {
 		return identity.AccountID{}, contactRow{}, err
 	}
 	row, ok, err := m.contacts.get(tx, c.peer)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/storage"
@@ -54,6 +55,9 @@ type Messenger struct {
 	who       *who
 	grants    *grants
 	restored  *restored
+	reaches   *reaches
+	counted   *counted
+	found     *foundCards
 	woken     chan struct{} // one slot: many changes are one upkeep
 }
 
@@ -75,7 +79,7 @@ func New(c Config) (*Messenger, error) {
 	e := &env{
 		db: c.DB, account: c.Account, device: c.Device, self: feed.SelfConversation(c.Account),
 		now: c.Now, log: c.Logger, roads: noRoads{}, people: noPeople{},
-		networks: noNetworks{}, mail: noMail{}, policyChanged: func() {}, grantsChanged: func() {},
+		networks: noNetworks{}, mail: noMail{}, groups: noGroups{}, findGroups: findNoGroups, policyChanged: func() {}, grantsChanged: func() {},
 		befriended: func(identity.AccountID) {},
 	}
 	m := &Messenger{env: e, config: c}
@@ -91,6 +95,8 @@ func New(c Config) (*Messenger, error) {
 	m.positions = &positions{dirty: make(map[feed.ConversationID]feed.OrderKey)}
 	m.who = newWho(m)
 	m.grants, m.restored = newGrants(e), &restored{}
+	m.reaches, m.counted = &reaches{}, newCounted()
+	m.found = &foundCards{cards: make(map[groups.ID]FoundCard)}
 	m.woken = make(chan struct{}, 1)
 	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
@@ -125,6 +131,12 @@ func (m *Messenger) Bind(p Parts) {
 	}
 	if p.Mail != nil {
 		m.env.mail = p.Mail
+	}
+	if p.Groups != nil {
+		m.env.groups = p.Groups
+	}
+	if p.FindGroups != nil {
+		m.env.findGroups = p.FindGroups
 	}
 	if p.PolicyChanged != nil {
 		m.env.policyChanged = p.PolicyChanged

@@ -71,6 +71,10 @@ type Parts struct {
 
 	Networks Networks // nil: no network
 	Mail     Mail     // nil: no mailbox
+	Groups   Groups   // nil: no groups
+	// FindGroups asks the networks and the people nearby for public groups of a name; it returns before ctx ends, with what
+	// it has and the networks that could not be asked. Nil: nobody is asked.
+	FindGroups func(ctx context.Context, name string) (found []FoundCard, unreachable []string, err error)
 	// PolicyChanged runs after RequestPolicy may have changed its answer; nil: nobody asks. It must not block.
 	PolicyChanged func()
 	// GrantsChanged runs after Grants changed; nil: nobody asks. It must not block.
@@ -94,7 +98,9 @@ type env struct {
 	people   People
 	networks Networks
 	mail     Mail
+	groups   Groups
 
+	findGroups    func(context.Context, string) ([]FoundCard, []string, error)
 	policyChanged func()
 	grantsChanged func()
 	befriended    func(identity.AccountID)

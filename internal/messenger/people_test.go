@@ -75,7 +75,7 @@ func TestNamesOfTheKnown(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, conv, got)
 	_, err = a.m.Conversation(ctx, b.id()[:8])
-	require.ErrorIs(t, err, ErrNotFound, "too short for an ID")
+	require.ErrorIs(t, err, ErrInvalid, "too short for an ID")
 	// What stands for something else is no remark.
 	for _, bad := range []string{"self", " SELF ", "user:x", "hima1abc", "Hima:x", "\xff"} {
 		_, err = a.m.Remark(ctx, b.id(), bad)

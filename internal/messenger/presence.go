@@ -99,10 +99,33 @@ func (m *Messenger) tellPresence(a identity.AccountID, online bool) {
 
 // Typing implements replica.Hooks.
 func (m *Messenger) Typing(from replica.Peer, conv feed.ConversationID, on bool) {
+	if m.typesInGroup(from.Account, conv) {
+		m.events.tell(Event{Time: m.env.now(), Type: EventTyping, Conversation: &conv, Account: &from.Account, On: on})
+		return
+	}
 	if conv != feed.DirectConversation(m.env.account, from.Account) || !m.befriended(from.Account) {
 		return
 	}
 	m.events.tell(Event{Time: m.env.now(), Type: EventTyping, Conversation: &conv, Account: &from.Account, On: on})
+}
+
+// typesInGroup tells whether a conversation is a group that an account is in and may be seen typing in.
+func (m *Messenger) typesInGroup(a identity.AccountID, conv feed.ConversationID) bool {
+	shown := false
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		group, err := m.isGroup(tx, conv)
+		if err != nil || !group {
+			return err
+		}
+		row, _, err := m.contacts.get(tx, a)
+		if err != nil || row.Blocked {
+			return err
+		}
+		shared, err := m.env.groups.Shared(tx, a)
+		shown = a != m.env.account && slices.Contains(shared, conv)
+		return err
+	})
+	return err == nil && shown
 }
 
 // SessionUp implements replica.Hooks.
@@ -150,11 +173,18 @@ func (m *Messenger) relationChanged(a identity.AccountID) {
 	}
 }
 
-// SetTyping tells a contact that the owner is typing. It is withheld from strangers, and without presence.
+// SetTyping tells a contact, or those members of a group with whom there is a session, that the owner is typing. It is
+// withheld from strangers, and without presence.
 func (m *Messenger) SetTyping(ctx context.Context, who string, typing bool) error {
-	t, err := m.who.known(who)
+	t, err := m.who.talk(who)
 	if err != nil {
 		return err
+	}
+	if !t.group.IsZero() {
+		if m.settings.now(settingPresence) == on {
+			m.env.feeds.SendTyping(t.group, typing)
+		}
+		return nil
 	}
 	if t.account == m.env.account || m.settings.now(settingPresence) != on || !m.befriended(t.account) {
 		return nil
@@ -176,7 +206,7 @@ func (m *Messenger) checkDevices(a identity.AccountID) {
 	}
 	m.env.db.Submit(func(tx *storage.Tx) error {
 		row, known, err := m.contacts.get(tx, a)
-		if err != nil || !known || sameDevices(row.Devices, devices) {
+		if err != nil || !known || row.aside() || sameDevices(row.Devices, devices) {
 			return err
 		}
 		first := len(row.Devices) == 0

@@ -131,6 +131,9 @@ func (m *Messenger) LanProfile() (username, nickname string, visible bool) {
 // position of a conversation counts.
 const flushEvery = 10 * time.Second
 
+// countDelay gathers how many members of a group have a message before that is told.
+const countDelay = time.Second
+
 // forgetEvery is how often expired idempotency keys are removed.
 const forgetEvery = time.Hour
 
@@ -150,6 +153,7 @@ func (m *Messenger) Run(ctx context.Context) error {
 	upkeep := time.NewTimer(upkeepDelay)
 	defer upkeep.Stop()
 	due := true // upkeep runs
+	var count <-chan time.Time
 	for {
 		var err error
 		select {
@@ -158,6 +162,13 @@ func (m *Messenger) Run(ctx context.Context) error {
 			return m.positions.flush(context.WithoutCancel(ctx), m)
 		case <-flush.C:
 			err = m.positions.flush(ctx, m)
+		case <-m.counted.woken:
+			if count == nil {
+				count = time.After(countDelay)
+			}
+		case <-count:
+			count = nil
+			err = m.flushCounts(ctx)
 		case <-forget.C:
 			err = m.env.update(ctx, m.sender.forget)
 		case <-m.woken:

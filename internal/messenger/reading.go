@@ -2,6 +2,7 @@ package messenger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -16,11 +17,10 @@ import (
 
 // MarkRead marks what others said as read, all of it or up to a message, and returns how many lines that were.
 func (m *Messenger) MarkRead(ctx context.Context, who, until string) (int, error) {
-	t, err := m.who.known(who)
+	conv, err := m.Conversation(ctx, who)
 	if err != nil {
 		return 0, err
 	}
-	conv := m.conversationID(t.account)
 	marked := 0
 	err = m.env.update(ctx, func(tx *storage.Tx) error {
 		row, ok, err := m.convs.get(tx, conv)
@@ -138,7 +138,7 @@ func (m *Messenger) readTo(tx *storage.Tx, conv feed.ConversationID, position fe
 			continue
 		}
 		to := f.last
-		if !all {
+		if !all && to > f.read {
 			if to, err = m.history.lastBefore(tx, f, position, true); err != nil {
 				return 0, err
 			}
@@ -149,7 +149,7 @@ func (m *Messenger) readTo(tx *storage.Tx, conv feed.ConversationID, position fe
 				return 0, err
 			}
 		}
-		n, err := m.countUnread(tx, f)
+		n, err := m.countUnread(tx, f, row.group())
 		if err != nil {
 			return 0, err
 		}
@@ -173,9 +173,17 @@ func (m *Messenger) readTo(tx *storage.Tx, conv feed.ConversationID, position fe
 
 // countUnread counts the lines behind the read number. Beyond scanCap it counts numbers, which is right unless there
 // are recalls among them.
-func (m *Messenger) countUnread(tx *storage.Tx, f *feedRow) (uint64, error) {
+func (m *Messenger) countUnread(tx *storage.Tx, f *feedRow, group bool) (uint64, error) {
 	if f.id.Number != feed.Chat || f.last <= f.read {
 		return 0, nil
+	}
+	if group {
+		last, err := m.lastCounting(tx, f)
+		if err != nil || last <= f.read {
+			return 0, err
+		}
+		cut := *f
+		cut.last, f = last, &cut
 	}
 	if f.last-f.read > scanCap {
 		return f.last - f.read, nil
@@ -188,6 +196,39 @@ func (m *Messenger) countUnread(tx *storage.Tx, f *feedRow) (uint64, error) {
 		return true, nil
 	})
 	return n, err
+}
+
+// lastCounting is the last number of a feed of a group that counts: a removal may have cut it since it came.
+func (m *Messenger) lastCounting(tx *storage.Tx, f *feedRow) (uint64, error) {
+	counts := func(e *feed.Entry) (bool, error) { return m.env.groups.Counts(tx, e.Header) }
+	e, err := m.env.feeds.Entry(tx, f.id, f.last)
+	if err == nil {
+		if ok, err := counts(&e); err != nil || ok {
+			return f.last, err
+		}
+	} else if !errors.Is(err, replica.ErrNoEntry) {
+		return 0, err
+	}
+	// What a cut leaves is a beginning of the feed.
+	lo, hi := f.read, f.last
+	for lo < hi {
+		mid := lo + (hi-lo+1)/2
+		e, ok, err := m.history.atOrAfter(tx, f.id, mid, hi)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			if ok, err = counts(&e); err != nil {
+				return 0, err
+			}
+		}
+		if ok {
+			lo = e.Seq
+		} else {
+			hi = mid - 1
+		}
+	}
+	return lo, nil
 }
 
 // conversationID names the conversation with an account, or with oneself.

@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/storage"
@@ -12,13 +13,19 @@ func (m *Messenger) Acked(tx *storage.Tx, a replica.Ack) error {
 	if a.Peer.Account == m.env.account {
 		return nil
 	}
-	return m.delivered(tx, a.Feed, a.From, a.Last)
+	return m.delivered(tx, a.Feed, a.Peer.Account, a.From, a.Last)
 }
 
-func (m *Messenger) delivered(tx *storage.Tx, id feed.FeedID, from, to uint64) error {
+func (m *Messenger) delivered(tx *storage.Tx, id feed.FeedID, account identity.AccountID, from, to uint64) error {
 	row, ok, err := m.feeds.get(tx, id)
 	if err != nil || !ok || !row.own(m.env.account) {
 		return err
+	}
+	if group, err := m.isGroup(tx, id.Conversation); err != nil || group {
+		if err != nil || id.Number != feed.Chat {
+			return err // acts have no state of their own
+		}
+		return m.reached(tx, &row, account, from, to, 0)
 	}
 	old := row.delivered
 	to = min(to, row.last)
@@ -45,6 +52,10 @@ func (m *Messenger) Refused(tx *storage.Tx, r replica.Refusal) error {
 	if err != nil || !ok || !row.own(m.env.account) || r.From <= row.delivered {
 		return err
 	}
+	// In a group one member who does not take it, yet, says nothing about the others.
+	if group, err := m.isGroup(tx, r.Feed.Conversation); err != nil || group {
+		return err
+	}
 	if row.refused == r.Code && row.refusedAt == r.From {
 		return nil
 	}
@@ -56,6 +67,10 @@ func (m *Messenger) Refused(tx *storage.Tx, r replica.Refusal) error {
 func (m *Messenger) NotTaken(tx *storage.Tx, n replica.NotTaken) error {
 	row, ok, err := m.feeds.get(tx, n.Feed)
 	if err != nil || !ok || !row.own(m.env.account) || n.Peer.Account == m.env.account {
+		return err
+	}
+	// A newcomer to a group is owed nothing of before.
+	if group, err := m.isGroup(tx, n.Feed.Conversation); err != nil || group {
 		return err
 	}
 	to := min(n.To, row.last)
@@ -80,22 +95,28 @@ func (m *Messenger) Receipt(tx *storage.Tx, r replica.Receipt) error {
 		if item.Feed.Conversation != r.Conversation {
 			continue
 		}
-		if err := m.receiptItem(tx, item); err != nil {
+		if err := m.receiptItem(tx, r.Peer.Account, item); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Messenger) receiptItem(tx *storage.Tx, item replica.ReceiptItem) error {
+func (m *Messenger) receiptItem(tx *storage.Tx, account identity.AccountID, item replica.ReceiptItem) error {
 	row, ok, err := m.feeds.get(tx, item.Feed)
 	if err != nil || !ok || !row.own(m.env.account) {
 		return err
 	}
+	if group, err := m.isGroup(tx, item.Feed.Conversation); err != nil || group {
+		if err != nil || item.Feed.Number != feed.Chat {
+			return err
+		}
+		return m.reached(tx, &row, account, max(item.First, 1), item.Acked, item.Read)
+	}
 	// A claim beyond what we wrote is nonsense; one beyond what was acknowledged is kept to what was.
 	// The head of a device that set a floor lies right below it at first: that acknowledges nothing (R16).
 	if from := max(row.delivered+1, item.First); item.Acked >= from {
-		if err := m.delivered(tx, item.Feed, from, item.Acked); err != nil {
+		if err := m.delivered(tx, item.Feed, account, from, item.Acked); err != nil {
 			return err
 		}
 		if row, _, err = m.feeds.get(tx, item.Feed); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/text"
@@ -14,12 +15,12 @@ import (
 
 // renderer makes messages of the entries of one conversation within one transaction.
 type renderer struct {
-	m    *Messenger
-	tx   *storage.Tx
-	conv convRow
-	peer string // what the other side is called
-	own  string
-	near map[localFeed]*block // the block last read of each feed; neighbours lie in it
+	m     *Messenger
+	tx    *storage.Tx
+	conv  convRow
+	names *names
+	near  map[localFeed]*block // the block last read of each feed; neighbours lie in it
+	many  many                 // of a group
 }
 
 func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*renderer, error) {
@@ -27,13 +28,10 @@ func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*rendere
 	if err != nil {
 		return nil, err
 	}
-	r := &renderer{m: m, tx: tx, conv: row, own: m.ownName(), near: make(map[localFeed]*block)}
-	if row.peer != m.env.account {
-		c, _, err := m.contacts.get(tx, row.peer)
-		if err != nil {
-			return nil, err
-		}
-		r.peer = c.name(row.peer)
+	r := &renderer{m: m, tx: tx, conv: row, names: m.names(tx, groups.ID{}), near: make(map[localFeed]*block)}
+	if row.group() {
+		r.names = m.names(tx, conv)
+		r.many = many{reach: make(map[localFeed]map[identity.AccountID]reach), audiences: make(map[string]*audience)}
 	}
 	return r, nil
 }
@@ -41,29 +39,24 @@ func (m *Messenger) renderer(tx *storage.Tx, conv feed.ConversationID) (*rendere
 func (r *renderer) line(l *line) (Message, error) {
 	switch {
 	case l.note != 0:
+		name, err := r.names.of(r.conv.peer)
 		return Message{
-			Conversation: r.conv.id, Peer: r.conv.peer, Author: r.conv.peer, AuthorName: r.peer,
+			Conversation: r.conv.id, Peer: r.conv.peer, Author: r.conv.peer, AuthorName: name,
 			Clock: l.key.Clock, Kind: MessageDevicesChanged, Time: time.UnixMilli(l.note), Received: time.UnixMilli(l.note),
-		}, nil
+		}, err
 	case l.hole > 0 && l.entry.Seq == 0:
+		name, err := r.names.of(l.row.account)
 		return Message{
-			Conversation: r.conv.id, Peer: r.conv.peer, Author: l.row.account, AuthorName: r.name(l.row.account),
+			Conversation: r.conv.id, Peer: r.conv.peer, Author: l.row.account, AuthorName: name,
 			Device: l.row.id.Device, Number: l.row.id.Number, Seq: l.key.Seq, Clock: l.key.Clock,
 			Kind: MessageHole, Hole: l.hole, Own: l.row.own(r.m.env.account),
-		}, nil
+		}, err
 	}
 	msg, err := r.message(&l.entry, l.row)
 	if l.hole > 0 {
 		msg.Kind, msg.Hole = MessageHole, l.hole
 	}
 	return msg, err
-}
-
-func (r *renderer) name(a identity.AccountID) string {
-	if a == r.m.env.account {
-		return r.own
-	}
-	return r.peer
 }
 
 // message makes a message of an entry that is held.
@@ -76,13 +69,17 @@ func (r *renderer) message(e *feed.Entry, row *feedRow) (Message, error) {
 		}
 		r.near[row.local] = b
 	}
-	return r.rendered(e, row, b.items[e.Seq%blockLen]), nil
+	return r.rendered(e, row, b.items[e.Seq%blockLen])
 }
 
 // rendered is message with the arrival at hand.
-func (r *renderer) rendered(e *feed.Entry, row *feedRow, how arrival) Message {
+func (r *renderer) rendered(e *feed.Entry, row *feedRow, how arrival) (Message, error) {
+	name, err := r.names.of(e.Account)
+	if err != nil {
+		return Message{}, err
+	}
 	msg := Message{
-		ID: e.ID, Conversation: r.conv.id, Peer: r.conv.peer, Author: e.Account, AuthorName: r.name(e.Account),
+		ID: e.ID, Conversation: r.conv.id, Peer: r.conv.peer, Author: e.Account, AuthorName: name,
 		Device: e.Device, Number: e.Number, Seq: e.Seq, Clock: e.Clock, Time: e.Time(),
 		Own: row.own(r.m.env.account), Late: how.late, Received: time.UnixMilli(how.received),
 	}
@@ -103,7 +100,10 @@ func (r *renderer) rendered(e *feed.Entry, row *feedRow, how arrival) Message {
 	case e.Seq <= row.read:
 		msg.State = StateRead
 	}
-	return msg
+	if r.conv.group() {
+		err = r.groupMessage(&msg, e, row)
+	}
+	return msg, err
 }
 
 // says reads what an entry says, neutralised. What does not decode is shown as not supported.

@@ -43,7 +43,7 @@ type sender struct {
 
 // sendJob is one call of Send.
 type sendJob struct {
-	account identity.AccountID
+	account identity.AccountID // zero: a group
 	conv    feed.ConversationID
 	content []byte
 	key     string // idempotency key
@@ -58,7 +58,7 @@ func newSender(m *Messenger) *sender { return &sender{m: m} }
 
 // Send writes a text and returns when it is durable here.
 func (m *Messenger) Send(ctx context.Context, in SendInput) (Message, error) {
-	t, err := m.who.known(in.Who)
+	t, err := m.who.talk(in.Who)
 	if err != nil {
 		return Message{}, err
 	}
@@ -70,7 +70,7 @@ func (m *Messenger) Send(ctx context.Context, in SendInput) (Message, error) {
 		return Message{}, refuse(ErrInvalid, "an idempotency key is at most 256 bytes long", "")
 	}
 	job := &sendJob{
-		account: t.account, conv: m.conversationID(t.account), content: content, key: in.IdempotencyKey,
+		account: t.account, conv: m.conversationOfTarget(&t), content: content, key: in.IdempotencyKey,
 		time: m.env.now(), done: make(chan struct{}),
 	}
 	m.sender.add(job)
@@ -161,6 +161,7 @@ func (s *sender) write(tx *storage.Tx, jobs []*sendJob) error {
 	var drafts []replica.Draft
 	var writing []*sendJob
 	allowed := make(map[feed.ConversationID]error)
+	templates := make(map[feed.ConversationID]replica.Draft)
 	keys := make(map[[16]byte]*sendJob)
 	var again []*sendJob
 	for _, j := range jobs {
@@ -168,7 +169,7 @@ func (s *sender) write(tx *storage.Tx, jobs []*sendJob) error {
 		j.err, j.message = nil, Message{}
 		verdict, ok := allowed[j.conv]
 		if !ok {
-			verdict = s.allow(tx, j.conv, j.account)
+			templates[j.conv], verdict = s.template(tx, j)
 			allowed[j.conv] = verdict
 		}
 		var refusal *Error
@@ -193,9 +194,9 @@ func (s *sender) write(tx *storage.Tx, jobs []*sendJob) error {
 			}
 		}
 		writing = append(writing, j)
-		drafts = append(drafts, replica.Draft{
-			Conversation: j.conv, Number: feed.Chat, Kind: feed.KindText, Content: j.content, Time: j.time,
-		})
+		d := templates[j.conv]
+		d.Content, d.Time = j.content, j.time
+		drafts = append(drafts, d)
 	}
 	if len(drafts) > 0 {
 		if err := s.append(tx, writing, drafts); err != nil {
@@ -225,7 +226,9 @@ func (s *sender) append(tx *storage.Tx, jobs []*sendJob, drafts []replica.Draft)
 				return err
 			}
 		}
-		j.message = r.rendered(e, &row, arrival{})
+		if j.message, err = r.rendered(e, &row, arrival{}); err != nil {
+			return err
+		}
 		if j.key == "" {
 			continue
 		}
@@ -234,6 +237,19 @@ func (s *sender) append(tx *storage.Tx, jobs []*sendJob, drafts []replica.Draft)
 		}
 	}
 	return nil
+}
+
+// template makes the draft that all texts of a batch in one conversation are filled into, or says why there is none.
+func (s *sender) template(tx *storage.Tx, j *sendJob) (replica.Draft, error) {
+	if !j.account.IsZero() {
+		d := replica.Draft{Conversation: j.conv, Number: feed.Chat, Kind: feed.KindText}
+		return d, s.allow(tx, j.conv, j.account)
+	}
+	if err := s.m.writable(tx, j.conv); err != nil {
+		return replica.Draft{}, err
+	}
+	d, err := s.m.env.groups.Draft(tx, j.conv, feed.KindText, j.content)
+	return d, groupRefusal(err)
 }
 
 // allow tells whether the owner may write in a conversation now.
@@ -313,8 +329,8 @@ func (s *sender) repeated(tx *storage.Tx, j *sendJob) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	j.message = r.rendered(&e, &row, arrival{})
-	return true, nil
+	j.message, err = r.rendered(&e, &row, arrival{})
+	return err == nil, err
 }
 
 func (s *sender) remember(tx *storage.Tx, j *sendJob, local localFeed) error {

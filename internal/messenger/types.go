@@ -337,6 +337,7 @@ const (
 type Why struct {
 	Message Message
 	Devices []WhyDevice
+	Custody []Custody // groups: mailboxes that hold it in the group's log, for every member
 	Summary WhySummary
 }
 

@@ -109,12 +109,13 @@ func (w *watcher) read() (list []Event, more bool, err error) {
 			if !ok {
 				return errRow
 			}
-			events, err := w.m.expand(tx, &rec, w.at+1, watchBatch-len(list), w.wants)
+			limit := watchBatch - len(list)
+			events, err := w.m.expand(tx, &rec, w.at+1, limit, w.wants)
 			if err != nil {
 				return err
 			}
 			list = append(list, events...)
-			w.at = min(w.at+watchBatch, rec.seq+rec.count-1)
+			w.at = min(w.at+uint64(limit), rec.seq+rec.count-1)
 			if n := len(events); n > 0 && events[n-1].Seq > 0 {
 				w.at = events[n-1].Seq
 			}
@@ -139,6 +140,9 @@ func (m *Messenger) expand(tx *storage.Tx, rec *record, seq uint64, limit int, w
 			return nil, nil
 		}
 		e.Network, e.Name, e.Holder = rec.network, rec.name, rec.holder
+		if err := m.nameEvent(tx, rec, &e); err != nil {
+			return nil, err
+		}
 		if !rec.holder.IsZero() {
 			var err error
 			if e.Name, err = m.holderName(tx, rec.holder); err != nil {
@@ -165,10 +169,32 @@ func (m *Messenger) expand(tx *storage.Tx, rec *record, seq uint64, limit int, w
 	return m.expandStates(rec, seq, limit, r, &row)
 }
 
+// nameEvent says what those are called whom an event of a group concerns.
+func (m *Messenger) nameEvent(tx *storage.Tx, rec *record, e *Event) (err error) {
+	switch rec.event {
+	case EventGroup, EventInvitation, EventApplication:
+	default:
+		return nil
+	}
+	n := m.names(tx, rec.conv)
+	if !rec.subject.IsZero() {
+		e.Subject = &rec.subject
+		if e.SubjectName, err = n.of(rec.subject); err != nil {
+			return err
+		}
+	}
+	e.AccountName, err = n.of(rec.account)
+	return err
+}
+
 // event begins an event of a conversation.
 func (r *renderer) event(rec *record, seq uint64, t EventType) Event {
 	conv := r.conv.id
-	return Event{Seq: seq, Time: eventTime(rec), Type: t, Conversation: &conv, Account: accountPointer(r.conv.peer)}
+	ev := Event{Seq: seq, Time: eventTime(rec), Type: t, Conversation: &conv}
+	if !r.conv.group() {
+		ev.Account = accountPointer(r.conv.peer)
+	}
+	return ev
 }
 
 // expandMessages gives one event per entry of the run; the entry says by its present state what became of it.
@@ -177,12 +203,23 @@ func (m *Messenger) expandMessages(rec *record, seq uint64, limit int, r *render
 	to := min(rec.to, from+uint64(limit)-1)
 	out := make([]Event, 0, to-from+1)
 	err := m.env.feeds.Entries(r.tx, row.id, from, to, func(e feed.Entry) (bool, error) {
+		if r.conv.group() {
+			if counts, err := m.env.groups.Counts(r.tx, e.Header); err != nil || !counts {
+				return err == nil, err
+			}
+		}
 		msg, err := r.message(&e, row)
 		if err != nil {
 			return false, err
 		}
 		ev := r.event(rec, rec.seq+e.Seq-rec.from, EventMessage)
 		ev.Message = &msg
+		if r.conv.group() {
+			ev.Account, ev.AccountName = &msg.Author, msg.AuthorName
+			if !msg.Subject.IsZero() {
+				ev.Subject, ev.SubjectName = &msg.Subject, msg.SubjectName
+			}
+		}
 		out = append(out, ev)
 		return true, nil
 	})

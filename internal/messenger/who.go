@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hima/identity"
@@ -16,7 +17,8 @@ import (
 // target is whom a name means.
 type target struct {
 	account  identity.AccountID
-	username string // as it was found, not confirmed
+	group    feed.ConversationID // not zero: a group, and nobody
+	username string              // as it was found, not confirmed
 	nickname string
 	source   Source
 	chosen   bool            // by the owner: contact, asked, or written to
@@ -34,14 +36,20 @@ type target struct {
 type who struct {
 	m *Messenger
 
-	mu         sync.Mutex // owns both; the cache is valid for one generation of the contact table
+	mu         sync.Mutex // owns both caches; one is valid for one generation of the contact table
 	generation uint64
 	cache      map[string]target
+
+	talkGeneration uint64 // the same for names that may be groups'
+	talks          map[string]target
+	groups         atomic.Uint64 // counts what happened in groups
 }
 
 const whoCache = 4096
 
-func newWho(m *Messenger) *who { return &who{m: m, cache: make(map[string]target)} }
+func newWho(m *Messenger) *who {
+	return &who{m: m, cache: make(map[string]target), talks: make(map[string]target)}
+}
 
 // known resolves a name among self, contacts, requests and everybody with a conversation.
 func (w *who) known(name string) (target, error) {
@@ -68,6 +76,9 @@ func (w *who) known(name string) (target, error) {
 }
 
 func (w *who) search(name string) (target, error) {
+	if err := typed(name); err != nil {
+		return target{}, err
+	}
 	found, err := w.inward(name)
 	if err != nil {
 		return target{}, err
@@ -243,6 +254,9 @@ func cleanPerson(p Person) Person {
 // on a network changes nothing about the contact; it makes the name ambiguous here.
 func (w *who) outward(ctx context.Context, name string) (target, error) {
 	name = strings.TrimSpace(name)
+	if err := typed(name); err != nil {
+		return target{}, err
+	}
 	if looksLikeLink(name) {
 		return invited(name)
 	}
@@ -365,11 +379,48 @@ func (m *Messenger) NameOf(ctx context.Context, a identity.AccountID) (name stri
 	return name, err
 }
 
+// Person says what is known of any account, also of strangers and of the own one.
+func (m *Messenger) Person(ctx context.Context, a identity.AccountID) (Contact, error) {
+	list, err := m.People(ctx, []identity.AccountID{a})
+	if err != nil {
+		return Contact{}, err
+	}
+	return list[0], nil
+}
+
+// People is Person for many, in the order asked.
+func (m *Messenger) People(_ context.Context, accounts []identity.AccountID) ([]Contact, error) {
+	out := make([]Contact, len(accounts))
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		for i, a := range accounts {
+			row, _, err := m.contacts.get(tx, a)
+			if err != nil {
+				return err
+			}
+			out[i] = m.contactView(a, &row)
+			if a == m.env.account {
+				out[i].Relation, out[i].Username, out[i].Nickname = RelationSelf, m.settings.username(), m.settings.now(profileNickname)
+				out[i].Conversation = m.env.self
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // Conversation resolves a name to its conversation.
 func (m *Messenger) Conversation(ctx context.Context, name string) (feed.ConversationID, error) {
-	t, err := m.who.known(name)
+	t, err := m.who.talk(name)
 	if err != nil {
 		return feed.ConversationID{}, err
 	}
-	return m.conversationID(t.account), nil
+	return m.conversationOfTarget(&t), nil
+}
+
+// conversationOfTarget names the conversation with whom a name means.
+func (m *Messenger) conversationOfTarget(t *target) feed.ConversationID {
+	if !t.group.IsZero() {
+		return t.group
+	}
+	return m.conversationID(t.account)
 }

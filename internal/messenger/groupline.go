@@ -1,0 +1,222 @@
+package messenger
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	"hima/groups"
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/text"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// actLine says which line of history an act of a group is; empty: none.
+func actLine(k feed.Kind) MessageKind {
+	switch k {
+	case feed.KindGroupCreate:
+		return MessageGroupCreated
+	case feed.KindGroupAdmit:
+		return MessageGroupAdmitted
+	case feed.KindGroupLeave:
+		return MessageGroupLeft
+	case feed.KindGroupRemove:
+		return MessageGroupRemoved
+	case feed.KindGroupRole:
+		return MessageGroupRole
+	case feed.KindGroupTransfer:
+		return MessageGroupTransferred
+	case feed.KindGroupSet:
+		return MessageGroupSet
+	case feed.KindGroupDissolve:
+		return MessageGroupDissolved
+	}
+	return ""
+}
+
+// saysAct reads what an act says. Package groups judged it when it came; here it is only put into words.
+func saysAct(k feed.Kind, content []byte) (subject identity.AccountID, words string, ok bool) {
+	account := func(b []byte) bool {
+		a, err := identity.AccountIDFromBytes(b)
+		subject = a
+		return err == nil
+	}
+	switch k {
+	case feed.KindGroupAdmit:
+		var act pb.GroupAdmit
+		var signed pb.Signed
+		var consent pb.Consent
+		ok = proto.Unmarshal(content, &act) == nil && proto.Unmarshal(act.GetConsent(), &signed) == nil &&
+			proto.Unmarshal(signed.GetPayload(), &consent) == nil && account(consent.GetAccount())
+	case feed.KindGroupRemove:
+		var act pb.GroupRemove
+		ok = proto.Unmarshal(content, &act) == nil && account(act.GetAccount())
+	case feed.KindGroupRole:
+		var act pb.GroupRole
+		ok = proto.Unmarshal(content, &act) == nil && account(act.GetAccount())
+		words = string(RoleMember)
+		if act.GetRole() == pb.GroupRole_ROLE_ADMIN {
+			words = string(RoleAdmin)
+		}
+	case feed.KindGroupTransfer:
+		var act pb.GroupTransfer
+		ok = proto.Unmarshal(content, &act) == nil && account(act.GetAccount())
+	case feed.KindGroupSet:
+		var act pb.GroupSet
+		ok = proto.Unmarshal(content, &act) == nil
+		words = text.OneLine(act.GetKey(), maxField) + "="
+		if act.GetKey() != groups.SettingMailbox { // addresses, not words
+			words += text.Message(act.GetValue())
+		}
+	case feed.KindGroupCreate, feed.KindGroupLeave, feed.KindGroupDissolve:
+		ok = true
+	}
+	return subject, words, ok
+}
+
+// roleName gives a role its name.
+func roleName(r groups.Role) RoleName {
+	switch r {
+	case roster.Owner:
+		return RoleOwner
+	case roster.Admin:
+		return RoleAdmin
+	case roster.Member:
+		return RoleMember
+	}
+	return RoleNone
+}
+
+// names says what accounts are called: one place for all that is shown, within one transaction.
+type names struct {
+	m     *Messenger
+	tx    *storage.Tx
+	group groups.ID // zero: none
+	own   string
+	nicks map[identity.AccountID]string // in the group; nil: not asked for yet
+	known map[identity.AccountID]string
+}
+
+func (m *Messenger) names(tx *storage.Tx, group groups.ID) *names {
+	return &names{m: m, tx: tx, group: group, own: m.ownName(), known: make(map[identity.AccountID]string)}
+}
+
+// of gives the remark, the nickname in the group, the nickname, the username, or the short ID.
+func (n *names) of(a identity.AccountID) (string, error) {
+	if a.IsZero() {
+		return "", nil
+	}
+	if a == n.m.env.account {
+		return n.own, nil
+	}
+	if name, ok := n.known[a]; ok {
+		return name, nil
+	}
+	row, _, err := n.m.contacts.get(n.tx, a)
+	if err != nil {
+		return "", err
+	}
+	name := row.Remark
+	if name == "" {
+		if name, err = n.nickname(a); err != nil {
+			return "", err
+		}
+	}
+	if name == "" {
+		name = row.name(a)
+	}
+	n.known[a] = name
+	return name, nil
+}
+
+// nickname is what an account calls itself in the group.
+func (n *names) nickname(a identity.AccountID) (string, error) {
+	if n.group.IsZero() {
+		return "", nil
+	}
+	if n.nicks == nil {
+		list, err := n.m.env.groups.Members(n.tx, n.group)
+		if err != nil && ignoreUnknown(err) != nil {
+			return "", err
+		}
+		n.nicks = make(map[identity.AccountID]string)
+		for i := range list {
+			if nick := text.Nickname(list[i].Nickname); nick != "" {
+				n.nicks[list[i].Account] = nick
+			}
+		}
+	}
+	return n.nicks[a], nil
+}
+
+// many is what a renderer needs besides for the lines of a group.
+type many struct {
+	reach     map[localFeed]map[identity.AccountID]reach
+	audiences map[string]*audience // by epoch and author
+}
+
+// groupMessage adds to a message what groups have besides.
+func (r *renderer) groupMessage(msg *Message, e *feed.Entry, row *feedRow) error {
+	groups := r.m.env.groups
+	if actLine(e.Kind) != "" && e.Number == feed.Control {
+		return r.act(msg, e)
+	}
+	if !msg.Own {
+		old, err := groups.Backlog(r.tx, e.Header)
+		if msg.Backlog = old; old {
+			// It was there before its reader was; to be late one must be awaited.
+			msg.Late = false
+		}
+		return err
+	}
+	if msg.Kind == MessageCancelled {
+		return nil
+	}
+	a, err := r.audience(e)
+	if err != nil {
+		return err
+	}
+	rows := r.many.reach[row.local]
+	if rows == nil {
+		if rows, err = r.m.reaches.of(r.tx, row.local); err != nil {
+			return err
+		}
+		r.many.reach[row.local] = rows
+	}
+	a.count(rows, e.Seq)
+	msg.Members, msg.DeliveredTo, msg.ReadBy = len(a.members), a.delivered, a.read
+	msg.State = a.state(row, e.Seq)
+	return nil
+}
+
+// audience asks once for all entries of one epoch.
+func (r *renderer) audience(e *feed.Entry) (*audience, error) {
+	key := string(e.Epoch) + string(e.Account[:])
+	if a := r.many.audiences[key]; a != nil {
+		return a, nil
+	}
+	list, err := r.m.env.groups.Audience(r.tx, e.Conversation, e.Header)
+	if err != nil {
+		return nil, err
+	}
+	a := &audience{members: list}
+	r.many.audiences[key] = a
+	return a, nil
+}
+
+// act puts an act into words.
+func (r *renderer) act(msg *Message, e *feed.Entry) error {
+	msg.State = StateNone
+	content, err := e.Content()
+	if err == nil {
+		var ok bool
+		if msg.Subject, msg.Text, ok = saysAct(e.Kind, content); ok {
+			msg.Kind = actLine(e.Kind)
+			msg.SubjectName, err = r.names.of(msg.Subject)
+			return err
+		}
+	}
+	msg.Kind, msg.Text = MessageUnsupported, ""
+	return nil
+}
