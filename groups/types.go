@@ -16,6 +16,14 @@ type ID = feed.ConversationID
 // Role is what an account may do in a group.
 type Role = roster.Role
 
+// The roles, weakest first.
+const (
+	RoleNone   = roster.None
+	RoleMember = roster.Member
+	RoleAdmin  = roster.Admin
+	RoleOwner  = roster.Owner
+)
+
 // State is what a group is to this account.
 type State string
 

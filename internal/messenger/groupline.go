@@ -4,7 +4,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hima/groups"
-	"hima/groups/roster"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/text"
@@ -78,11 +77,11 @@ func saysAct(k feed.Kind, content []byte) (subject identity.AccountID, words str
 // roleName gives a role its name.
 func roleName(r groups.Role) RoleName {
 	switch r {
-	case roster.Owner:
+	case groups.RoleOwner:
 		return RoleOwner
-	case roster.Admin:
+	case groups.RoleAdmin:
 		return RoleAdmin
-	case roster.Member:
+	case groups.RoleMember:
 		return RoleMember
 	}
 	return RoleNone
