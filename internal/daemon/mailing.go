@@ -77,7 +77,9 @@ func (u *unlocked) snapshotInbox() (identity.InboxSecret, bool) {
 type sideOf struct{ mail *delivery.Mail }
 
 // Offer implements replica.Side.
-func (s *sideOf) Offer(p replica.Peer) (*wirepb.MailOffer, error) { return s.mail.Offer(p) }
+func (s *sideOf) Offer(ctx context.Context, p replica.Peer) (*wirepb.MailOffer, error) {
+	return s.mail.Offer(ctx, p)
+}
 
 // Offered implements replica.Side.
 func (s *sideOf) Offered(ctx context.Context, p replica.Peer, o *wirepb.MailOffer) error {

@@ -282,7 +282,9 @@ func must(t *testing.T, err error) {
 // lateSide is the side of a replica that exists before its mail does.
 type lateSide struct{ mail *Mail }
 
-func (s *lateSide) Offer(p replica.Peer) (*pb.MailOffer, error) { return s.mail.Offer(p) }
+func (s *lateSide) Offer(ctx context.Context, p replica.Peer) (*pb.MailOffer, error) {
+	return s.mail.Offer(ctx, p)
+}
 
 func (s *lateSide) Offered(ctx context.Context, p replica.Peer, o *pb.MailOffer) error {
 	return s.mail.Offered(ctx, p, o)

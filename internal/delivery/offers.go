@@ -99,11 +99,11 @@ func (m *Mail) takesMailOf(account identity.AccountID) bool {
 
 // Offer implements replica.Side: where this device takes its mail, and with which keys. What was told and arrived is not
 // told again, unless it is some time ago.
-func (m *Mail) Offer(p replica.Peer) (*pb.MailOffer, error) {
+func (m *Mail) Offer(ctx context.Context, p replica.Peer) (*pb.MailOffer, error) {
 	if !m.takesMailOf(p.Account) {
 		return nil, nil
 	}
-	if err := m.wantInboxes(context.Background(), p.Account); err != nil {
+	if err := m.wantInboxes(ctx, p.Account); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -115,7 +115,7 @@ func (m *Mail) Offer(p replica.Peer) (*pb.MailOffer, error) {
 	}
 	now := m.cfg.Now()
 	quiet := false
-	err := m.cfg.DB.Update(context.Background(), func(tx *storage.Tx) error {
+	err := m.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
 		t, err := loadTold(tx, p.Device)
 		if err != nil {
 			return err

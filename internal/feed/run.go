@@ -206,6 +206,17 @@ func (r Run) After(prev Tip) (Run, error) {
 	return r, nil
 }
 
+// From returns the part of a run from a number on, for who may not have what is before it; false if nothing is left.
+func (r Run) From(seq uint64) (Run, bool) {
+	if first := r.entries[0].Seq; seq > first {
+		if seq > r.Last().Seq {
+			return Run{}, false
+		}
+		r.entries = r.entries[seq-first:]
+	}
+	return r, true
+}
+
 // PB returns the encoded form, which shares the bytes of the entries.
 func (r Run) PB() *pb.Run {
 	all := make([]pb.Entry, len(r.entries))

@@ -45,11 +45,11 @@ func ackFeed(item *pb.AckItem) (id feed.FeedID, hash feed.EntryID, err error) {
 func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 	s.mu.Lock()
 	c := s.convs[id.Conversation]
-	if c == nil || c.feeds[id] == nil {
+	if c == nil || c.feeds[id] == nil && (!c.lazy || c.phase != phaseOpen || len(c.feeds) >= maxPeerHeads) {
 		s.mu.Unlock()
 		return s.tax()
 	}
-	f := c.feeds[id]
+	f := c.outFeed(id)
 	if last <= f.acked {
 		s.mu.Unlock()
 		return nil
@@ -65,7 +65,17 @@ func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 	}
 	from := f.acked + 1
 	// More than was sent: the rest had come by another road, and what was sent filled the gap before it.
-	f.acked, f.sent, f.proven = last, max(f.sent, last), true
+	f.acked, f.sent, f.proven, f.begins = last, max(f.sent, last), true, false
+	s.settle(f)
+	if c.lazy && id.Device != s.r.self {
+		// What it got over another road. Another entry than ours is found out when one of the two is sent: heads are told
+		// to hurry that.
+		if !matched && last == f.last && f.hash != (feed.EntryID{}) && f.hash != hash {
+			c.change(id)
+			s.enqueue(c)
+		}
+		matched = true
+	}
 	if !matched {
 		s.mu.Unlock()
 		// Not the end of a run that is in flight: compare with what is held.
@@ -74,17 +84,18 @@ func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 		}
 		s.mu.Lock()
 	}
-	if id.Device == s.r.self {
+	if id.Device == s.r.self || c.lazy && id.Number == feed.Control {
 		s.gotAcks[id] = max(s.gotAcks[id], last)
 		s.storeAcks()
 	}
-	if len(c.feeds) > 0 && f.ready() || len(s.queue) > 0 {
+	c.line.add(f)
+	if len(c.line) > 0 || len(s.queue) > 0 {
 		s.enqueue(c)
 	}
 	caught := f.acked >= f.last
 	s.mu.Unlock()
 	if id.Device == s.r.self {
-		if caught {
+		if caught && s.r.streams.allSent(id, last) {
 			s.r.tails.trim(id, last)
 		}
 		if s.r.cfg.OnAck != nil {
@@ -182,8 +193,8 @@ func (r *Replica) storeAck(tx *storage.Tx, peer Peer, id feed.FeedID, last uint6
 	if last = min(last, st.last); last <= old {
 		return nil
 	}
-	if err := saveAcked(tx, st.local, peer.Device, last); err != nil {
-		return err
+	if err := saveAcked(tx, st.local, peer.Device, last); err != nil || id.Device != r.self {
+		return err // of somebody else's control feed only Export wants to know
 	}
 	if err := r.cfg.Hooks.Acked(tx, Ack{Peer: peer, Feed: id, From: old + 1, Last: last}); err != nil {
 		return fmt.Errorf("telling of an acknowledgement: %w", err)
@@ -237,13 +248,11 @@ func (s *session) handleRefuse(raw *pb.Refuse) error {
 		s.mu.Unlock()
 		return nil // an answer to what was in flight when the first refusal came
 	}
-	for _, run := range f.out {
-		s.inFlight -= run.bytes
-	}
-	f.out, f.sent = nil, f.acked
+	s.forget(f)
 	if id.Device == s.r.self && raw.From-1 > f.acked && raw.From-1 != f.limit {
 		// There is room for the first of them; own runs may end anywhere.
 		f.limit = raw.From - 1
+		c.line.add(f)
 		s.enqueue(c)
 	} else {
 		f.refused = raw.Code
@@ -251,7 +260,9 @@ func (s *session) handleRefuse(raw *pb.Refuse) error {
 			f.refused = pb.Code_CODE_DENIED
 		}
 	}
-	closed := raw.Code == pb.Code_CODE_NOT_MEMBER && c.phase == phaseOpen
+	// In a group it says that its author is not known as a member there, yet.
+	lazy := c.lazy
+	closed := raw.Code == pb.Code_CODE_NOT_MEMBER && c.phase == phaseOpen && !lazy
 	if closed {
 		// They do not share it any more: begin again with a knock, once.
 		c.listed, c.phase = false, phaseRefused
@@ -264,6 +275,9 @@ func (s *session) handleRefuse(raw *pb.Refuse) error {
 	s.mu.Unlock()
 	if closed {
 		s.r.streams.setLive(s, c.id, false)
+	}
+	if lazy {
+		return nil // it is sent again, and others have it too: nothing to tell the user
 	}
 	return s.tellRefusal(id, raw.From, raw.Code)
 }

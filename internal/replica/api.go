@@ -74,9 +74,9 @@ type Members interface {
 	Lazy(tx *storage.Tx, conv feed.ConversationID) bool
 }
 
-// Window says which numbers of a feed an account may have; last 0: nothing of it. A first of 0, for the own account
-// only, says that where it begins is not known here. The nil Window is everything. It answers as of the moment it was
-// asked for and is cheap; call Reannounce when another one would be given.
+// Window says which numbers of a feed an account may have; last 0: nothing of it, feed.MaxSeq: no end. A first of 0, for
+// the own account only, says that where it begins is not known here. The nil Window is everything. It answers as of the
+// moment it was asked for, takes no locks of its caller and is cheap; call Reannounce when another one would be given.
 type Window func(id feed.FeedID) (first, last uint64)
 
 // Incoming is a run that verified and would extend what is held.
@@ -197,8 +197,8 @@ type Config struct {
 	Fail        func(point string) error // tests: an error at a named point ends the step as a crash would
 	OnAck       func(Ack)                // measurements: an acknowledgement arrived, not yet stored; nil: not told
 
-	// OnStored is told of entries that became durable here, own ones too, which have the zero Peer. It runs on the
-	// committer's goroutine and must not block. nil: nobody is told.
+	// OnStored is told of entries that became durable here, own ones too, which this device itself brings. It runs on
+	// the committer's goroutine, in commit order, and must not block. nil: nobody is told.
 	OnStored func(conv feed.ConversationID, entries []feed.Entry, from Peer)
 }
 
@@ -213,6 +213,9 @@ type Limits struct {
 	Receipt          time.Duration // pause after the last change before a receipt goes out
 	ReceiptMax       time.Duration // longest wait for a receipt under load
 	Detached         int           // entries kept ahead of a gap, per feed (R9)
+	Lazy             time.Duration // pause before entries of others are passed on in groups
+	Batch            time.Duration // pause in which what is said to every session of a group is gathered
+	GroupReceipt     time.Duration // pause after the first change before a receipt goes out in groups
 }
 
 // DefaultLimits returns the limits of a normal node.
@@ -227,6 +230,9 @@ func DefaultLimits() Limits {
 		Receipt:          500 * time.Millisecond,
 		ReceiptMax:       2 * time.Second,
 		Detached:         256,
+		Lazy:             700 * time.Millisecond,
+		Batch:            200 * time.Millisecond,
+		GroupReceipt:     2 * time.Second,
 	}
 }
 
@@ -267,6 +273,9 @@ func (c Config) withDefaults() Config {
 	c.Limits.Receipt = cmp.Or(c.Limits.Receipt, d.Receipt)
 	c.Limits.ReceiptMax = cmp.Or(c.Limits.ReceiptMax, d.ReceiptMax)
 	c.Limits.Detached = cmp.Or(c.Limits.Detached, d.Detached)
+	c.Limits.Lazy = cmp.Or(c.Limits.Lazy, d.Lazy)
+	c.Limits.Batch = cmp.Or(c.Limits.Batch, d.Batch)
+	c.Limits.GroupReceipt = cmp.Or(c.Limits.GroupReceipt, d.GroupReceipt)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -84,7 +84,8 @@ func (r *Replica) appendFeed(tx *storage.Tx, drafts []Draft, entries []feed.Entr
 	if offered {
 		r.signing.begin(r.cfg.Key, fresh[len(fresh)-1])
 	}
-	tx.OnCommit(func() { r.appended(id, fresh, offered) })
+	lazy := r.cfg.Members.Lazy(tx, id.Conversation)
+	tx.OnCommit(func() { r.appended(id, fresh, offered, lazy) })
 	return entries, nil
 }
 
@@ -111,18 +112,23 @@ func (r *Replica) appendGenesis(tx *storage.Tx, d Draft, entries []feed.Entry) (
 		return nil, err
 	}
 	r.clocks.raise(e.Conversation, e.Clock)
-	tx.OnCommit(func() { r.appended(e.Feed(), []feed.Entry{e}, false) })
+	tx.OnCommit(func() { r.appended(e.Feed(), []feed.Entry{e}, false, true) })
 	return append(entries, e), nil
 }
 
 // appended runs after the commit, in commit order.
-func (r *Replica) appended(id feed.FeedID, entries []feed.Entry, offered bool) {
-	r.stored(id.Conversation, entries, Peer{})
+func (r *Replica) appended(id feed.FeedID, entries []feed.Entry, offered, lazy bool) {
+	r.stored(id.Conversation, entries, Peer{Account: r.cfg.Account, Device: r.self})
 	if offered {
 		r.tails.add(id, entries)
 	}
 	r.debts.mark(id.Conversation)
-	r.streams.wake(id, entries[len(entries)-1].Seq)
+	last := entries[len(entries)-1]
+	if lazy {
+		r.streams.wakeGroup(id, last)
+		return
+	}
+	r.streams.wake(id, last.Seq)
 }
 
 // presigned is the signature of the entry that was appended last, made while the transaction is synced, because a

@@ -16,6 +16,9 @@ type arrived struct {
 	knock   *Knock
 	backlog bool
 	check   *checking // of the signature; nil: it is good
+
+	by          *session // that brought it; nil: another road
+	certificate []byte   // of the author's device, not checked; nil: none came along
 }
 
 // checking is the check of a run's signature while the committer already prepares what follows from it.
@@ -58,6 +61,10 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 		proof, err := loadProof(tx, st.local)
 		return outcome{proof: proof}, err
 	}
+	lower, err := r.lowers(tx, &in, id, &st)
+	if err != nil {
+		return outcome{}, err
+	}
 	if in.run.Last().Seq < st.first {
 		return outcome{behind: true}, nil
 	}
@@ -65,14 +72,20 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	if rec, ok := r.cfg.Records.Record(in.run.Account()); ok && rec.Revokes(id.Device) {
 		return outcome{code: pb.Code_CODE_DENIED, from: first}, nil
 	}
-	fresh, err := in.run, error(nil)
+	begins, err := r.begins(tx, &in, id, &st)
+	if err != nil {
+		return outcome{}, err
+	}
+	first = in.run.First().Seq
+	fresh := in.run
 	detached := first > st.last+1
-	if detached {
+	if detached || begins {
 		// Nothing ties the device to the account yet, except a session with that very device or its account's record.
 		if !r.authored(in, st, known) {
 			return outcome{code: pb.Code_CODE_BAD, from: first}, nil
 		}
-	} else {
+	}
+	if !detached {
 		fresh, err = in.run.After(st.tip())
 	}
 	switch {
@@ -94,7 +107,22 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 		}
 		detached = holes
 	}
-	return r.store(tx, in, id, st, known, fresh, detached)
+	out, err := r.store(tx, in, id, st, known, fresh, detached)
+	if lower && out.ack != nil {
+		tx.OnCommit(func() { r.changedHead(id) })
+	}
+	return out, err
+}
+
+// changedHead tells the sessions of a group that the head of a feed changed otherwise than by growing.
+func (r *Replica) changedHead(id feed.FeedID) {
+	for _, s := range r.streams.having(id.Conversation) {
+		s.mu.Lock()
+		c := s.convs[id.Conversation]
+		c.change(id)
+		s.enqueue(c)
+		s.mu.Unlock()
+	}
 }
 
 // authored says whether the account that a detached run names is that of its device.
@@ -106,8 +134,10 @@ func (r *Replica) authored(in arrived, st feedState, known bool) bool {
 	if in.peer.Device == device {
 		return in.peer.Account == account
 	}
-	rec, ok := r.cfg.Records.Record(account)
-	return ok && rec.Lists(device)
+	if rec, ok := r.cfg.Records.Record(account); ok && rec.Lists(device) {
+		return true
+	}
+	return certified(in.certificate, in.run)
 }
 
 // hasHole says whether a body is missing without excuse (R9). What the author's own device does not have nobody can
@@ -169,8 +199,15 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 		return outcome{}, nil // not kept, not acknowledged; it comes again once the gap is filled
 	}
 	if !known {
+		begun := st
 		if st, err = openFeed(tx, id, run.Account()); err != nil {
 			return outcome{}, err
+		}
+		if begun.first > 1 {
+			st.first, st.last, st.hash = begun.first, begun.last, begun.hash
+			if err := r.keepCertificate(tx, in, st.local); err != nil {
+				return outcome{}, err
+			}
 		}
 	}
 	fresh, err := r.write(tx, &st, run, detached)
@@ -210,11 +247,33 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 		}
 	}
 	h := st.head(id)
+	lazy := r.cfg.Members.Lazy(tx, id.Conversation)
 	tx.OnCommit(func() {
-		r.streams.wake(id, h.Last)
-		r.receipts.changed(id.Conversation, r.cfg.Now())
+		if lazy {
+			r.spread(id, h, in.by)
+		} else {
+			r.streams.wake(id, h.Last)
+		}
+		r.receipts.changed(id.Conversation, lazy, st.account)
 	})
 	return outcome{ack: &h}, nil
+}
+
+// keepCertificate keeps what ties a feed that begins above 1 to its account, for those who begin it here.
+func (r *Replica) keepCertificate(tx *storage.Tx, in arrived, l localFeed) error {
+	raw := in.certificate
+	if !certified(raw, in.run) {
+		rec, _ := r.cfg.Records.Record(in.run.Account())
+		for _, c := range rec.Devices {
+			if c.Device == in.run.Feed().Device {
+				raw = c.Raw()
+			}
+		}
+	}
+	if len(raw) == 0 {
+		return nil // the session's own device; its account's record will tell others
+	}
+	return tx.Set(localKey(keyCertificate, l, 0), raw)
 }
 
 // stored tells whoever listens that entries are durable. It runs after the commit, in commit order.
@@ -260,7 +319,13 @@ func (r *Replica) write(tx *storage.Tx, st *feedState, run feed.Run, detached bo
 		if ok && !detached && st.ahead > 0 {
 			st.ahead--
 		}
-		if err := tx.Set(entryKey(st.local, e.Seq), encodeEntry(e, sig)); err != nil {
+		switch {
+		case !ok:
+			err = tx.Set(entryKey(st.local, e.Seq), encodeEntry(e, sig))
+		case len(sig) != len(old.signature) || e.HasBody() != (old.body != nil):
+			err = replaceStored(tx, st.local, e.Seq, encodeEntry(e, sig))
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -311,16 +376,7 @@ func (r *Replica) attach(tx *storage.Tx, id feed.FeedID, st *feedState) error {
 // feed goes on with the branch that is whole.
 func (r *Replica) dropAhead(tx *storage.Tx, id feed.FeedID, st *feedState) error {
 	r.log.Warn("dropping entries that contradict their feed", "device", id.Device.Short(), "after", st.last)
-	var keys [][]byte
-	err := scanStored(tx, st.local, st.last+1, 0, func(seq uint64, _ stored) (bool, error) {
-		keys = append(keys, entryKey(st.local, seq))
-		return true, nil
-	})
-	for _, k := range keys {
-		if err == nil {
-			err = tx.Delete(k)
-		}
-	}
+	err := deleteAbove(tx, st.local, st.last)
 	st.ahead = 0
 	return err
 }

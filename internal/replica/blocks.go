@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"hima/internal/feed"
 	"hima/storage"
@@ -136,6 +137,37 @@ func searchBlock(tx *storage.Tx, l localFeed, seq uint64) (s stored, ok bool, er
 		return s, false, err
 	}
 	return inBlock(b, last, seq)
+}
+
+// deleteAbove forgets what is stored above a number. A block that reaches over it is written anew.
+func deleteAbove(tx *storage.Tx, l localFeed, seq uint64) error {
+	type row struct {
+		key, value []byte
+		last       uint64
+	}
+	var rows []row
+	o := storage.ScanOptions{Prefix: localKey(keyEntry, l, 0), Start: entryKey(l, seq+1)}
+	err := tx.Scan(o, func(k, v []byte) (bool, error) {
+		rows = append(rows, row{slices.Clone(k), slices.Clone(v), binary.BigEndian.Uint64(k[len(k)-8:])})
+		return true, nil
+	})
+	for i := range rows {
+		if err != nil {
+			return err
+		}
+		err = tx.Delete(rows[i].key)
+		if err != nil || i > 0 || !isBlock(rows[i].value) {
+			continue
+		}
+		var entries [][]byte
+		if entries, err = splitBlock(rows[i].value); err != nil {
+			return err
+		}
+		if above := rows[i].last - seq; above < uint64(len(entries)) {
+			err = tx.Set(entryKey(l, seq), encodeBlock(entries[:uint64(len(entries))-above]))
+		}
+	}
+	return err
 }
 
 // replaceStored writes an entry that is held anew, in its row or its block.

@@ -184,12 +184,19 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 	if err != nil {
 		return nil, err
 	}
+	own, err := r.ownFeeds(tx, conv)
+	if err != nil || len(own) == 0 {
+		return nil, err
+	}
 	now := r.cfg.Now()
-	lazy := r.cfg.Members.Lazy(tx, conv)
 	var list []Debt
 	for _, account := range append([]identity.AccountID{r.cfg.Account}, readers...) {
 		if rec, ok := r.cfg.Records.Record(account); ok && rec.Expired(now) {
 			continue
+		}
+		sc, err := r.scope(tx, conv, account)
+		if err != nil {
+			return nil, err
 		}
 		for _, device := range r.cfg.Records.Devices(account) {
 			if device == r.self {
@@ -197,22 +204,11 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 			}
 			r.debts.whose[device] = account
 			debt := Debt{Peer: Peer{Account: account, Device: device}}
-			for _, n := range []feed.Number{feed.Control, feed.Chat} {
-				id := r.OwnFeed(conv, n)
-				st, ok, err := loadFeed(tx, id)
-				if err != nil {
-					return nil, err
-				}
-				if !ok || st.last == 0 {
-					continue
-				}
-				acked, err := loadAcked(tx, st.local, device)
-				if err != nil {
-					return nil, err
-				}
-				if acked < st.last {
-					debt.Entries += st.last - acked
-					debt.Feeds = append(debt.Feeds, Span{Feed: id, From: acked + 1, Last: st.last, Lazy: lazy})
+			for _, f := range own {
+				first, last, ok := sc.window.clip(f.id, f.st)
+				if from := max(f.acked[device]+1, first); ok && from <= last {
+					debt.Entries += last - from + 1
+					debt.Feeds = append(debt.Feeds, Span{Feed: f.id, From: from, Last: last, Lazy: sc.lazy})
 				}
 			}
 			if debt.Entries > 0 {
@@ -221,4 +217,35 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 		}
 	}
 	return list, nil
+}
+
+// ownFeed is a feed of this device and who acknowledged how much of it.
+type ownFeed struct {
+	id    feed.FeedID
+	st    feedState
+	acked map[identity.DeviceID]uint64
+}
+
+// ownFeeds reads the feeds of this device in a conversation. All acknowledgements are read in one go: a group has many.
+func (r *Replica) ownFeeds(tx *storage.Tx, conv feed.ConversationID) (own []ownFeed, err error) {
+	for _, n := range []feed.Number{feed.Control, feed.Chat} {
+		f := ownFeed{id: r.OwnFeed(conv, n), acked: map[identity.DeviceID]uint64{}}
+		var ok bool
+		if f.st, ok, err = loadFeed(tx, f.id); err != nil {
+			return nil, err
+		}
+		if !ok || f.st.last == 0 {
+			continue
+		}
+		f.st.first = 1 // what was acknowledged before a floor is no debt, what was not still is one
+		err = r.AckedBy(tx, f.id, func(device identity.DeviceID, last uint64) (bool, error) {
+			f.acked[device] = last
+			return true, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		own = append(own, f)
+	}
+	return own, nil
 }

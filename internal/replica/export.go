@@ -42,7 +42,8 @@ type Export struct {
 	Runs     []*pb.Run       // signed
 	Spans    []Span          // what the runs hold, in the same order
 	Receipts [][]byte        // signed receipts of this device that the other one may lack
-	Keys     []*pb.GroupKeys // of groups that both are in, from Config.Keys
+	Carried  []Span          // of Spans, those with the entries of others
+	Keys     []*pb.GroupKeys // of groups that both are in, from Config.Keys; only beside control entries of groups
 	Knock    bool            // the first exchange with an account that has not answered: Token or Work is set
 	Token    []byte
 	Work     []byte
@@ -108,7 +109,8 @@ func (r *Replica) Export(ctx context.Context, device identity.DeviceID, o Export
 
 // keys adds the keys of groups. They alone are no reason for a mail.
 func (x *exporter) keys() error {
-	if x.r.cfg.Keys == nil || x.out.Empty() || x.out.Knock {
+	acts := slices.ContainsFunc(x.out.Spans, func(s Span) bool { return s.Lazy && s.Feed.Number == feed.Control })
+	if x.r.cfg.Keys == nil || !acts || x.out.Knock {
 		return nil
 	}
 	return x.r.view(func(tx *storage.Tx) (err error) {
@@ -159,9 +161,11 @@ type due struct {
 }
 
 type dueFeed struct {
-	id   feed.FeedID
-	st   feedState
-	from uint64
+	id    feed.FeedID
+	st    feedState
+	from  uint64
+	begun uint64 // clock of the entry with that number
+	lazy  bool
 }
 
 // flush makes the receipts for the account that are not made yet: no better moment may come.
@@ -169,6 +173,8 @@ func (x *exporter) flush(ctx context.Context) error {
 	var convs []feed.ConversationID
 	err := x.r.view(func(tx *storage.Tx) (err error) {
 		convs, err = x.r.cfg.Members.Shared(tx, x.to.Account)
+		// Those of groups are batched for all who are there, and go when they are made.
+		convs = slices.DeleteFunc(convs, func(id feed.ConversationID) bool { return x.r.cfg.Members.Lazy(tx, id) })
 		return err
 	})
 	if err != nil || len(convs) == 0 {
@@ -222,53 +228,85 @@ func (x *exporter) collect(tx *storage.Tx) error {
 	return nil
 }
 
-// due says what of a conversation is to be sent. The control feed comes first: what a chat entry is allowed by may
-// stand there.
+// due says what of a conversation is to be sent. Control feeds come first: what a chat entry is allowed by may stand
+// there.
 func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 	d := due{conv: conv}
-	for _, n := range []feed.Number{feed.Control, feed.Chat} {
-		f := dueFeed{id: x.r.OwnFeed(conv, n)}
-		var ok bool
-		var err error
-		if f.st, ok, err = loadFeed(tx, f.id); err != nil {
-			return d, err
+	sc, err := x.r.scope(tx, conv, x.to.Account)
+	if err != nil {
+		return d, err
+	}
+	add := func(id feed.FeedID, st feedState) error {
+		f, e, err := x.dueFeed(tx, sc, id, st)
+		if err != nil || f.from == 0 {
+			return err
 		}
-		if !ok || f.st.forkAt != 0 {
-			continue
-		}
-		acked, err := loadAcked(tx, f.st.local, x.to.Device)
-		if err != nil {
-			return d, err
-		}
-		f.from = max(acked+1, f.st.first)
-		if x.o.Skip != nil {
-			f.from = max(f.from, x.o.Skip(f.id)+1)
-		}
-		if f.from > f.st.last {
-			continue
-		}
-		s, ok, err := loadStored(tx, f.st.local, f.from)
-		if err != nil {
-			return d, err
-		}
-		if !ok {
-			continue
-		}
-		e, err := s.entry()
-		if err != nil {
-			return d, err
-		}
-		if len(d.feeds) == 0 || e.TimeMS < d.since {
+		f.begun = e.Clock
+		if id.Device == x.r.self && (d.since == 0 || e.TimeMS < d.since) {
 			d.since = e.TimeMS
 		}
 		d.feeds = append(d.feeds, f)
+		return nil
 	}
-	if len(d.feeds) == 0 || x.to.Account == x.r.cfg.Account {
+	for _, n := range []feed.Number{feed.Control, feed.Chat} {
+		id := x.r.OwnFeed(conv, n)
+		st, ok, err := loadFeed(tx, id)
+		if err == nil && ok {
+			err = add(id, st)
+		}
+		if err != nil {
+			return d, err
+		}
+	}
+	if sc.lazy && x.o.Control {
+		err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
+			if id.Number != feed.Control || id.Device == x.r.self || id.Device == x.to.Device {
+				return true, nil
+			}
+			err := add(id, st)
+			return err == nil, err
+		})
+		if err != nil {
+			return d, err
+		}
+		slices.SortStableFunc(d.feeds, func(a, b dueFeed) int {
+			return cmp.Or(cmp.Compare(a.id.Number, b.id.Number), cmp.Compare(a.begun, b.begun))
+		})
+	}
+	if len(d.feeds) == 0 || x.to.Account == x.r.cfg.Account || sc.lazy {
 		return d, nil
 	}
 	answered, err := x.r.answered(tx, conv, x.to.Account)
 	d.knock = !answered
 	return d, err
+}
+
+// dueFeed says from where on a feed is to be sent, and what its first entry there is; from 0: nothing of it.
+func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedState) (f dueFeed, e feed.Entry, err error) {
+	if st.forkAt != 0 {
+		return f, e, nil
+	}
+	acked, err := loadAcked(tx, st.local, x.to.Device)
+	if err != nil {
+		return f, e, err
+	}
+	first, last, ok := sc.window.clip(id, st)
+	from := max(acked+1, first)
+	if x.o.Skip != nil {
+		from = max(from, x.o.Skip(id)+1)
+	}
+	if !ok || from > last {
+		return f, e, nil
+	}
+	s, ok, err := loadStored(tx, st.local, from)
+	if !ok || err != nil {
+		return f, e, err
+	}
+	if e, err = s.entry(); err != nil {
+		return f, e, err
+	}
+	st.last = last
+	return dueFeed{id: id, st: st, from: from, lazy: sc.lazy}, e, nil
 }
 
 // answered says whether an account was ever heard of in a conversation: something of it came in, or one of its devices
@@ -294,13 +332,13 @@ const exportOverhead = 4
 
 // runs adds runs of a feed until its end or the bound.
 func (x *exporter) runs(tx *storage.Tx, f dueFeed) (more bool, err error) {
+	own := f.id.Device == x.r.self
 	for from := f.from; from <= f.st.last; {
-		entries, _, err := x.r.readRun(tx, f.id, f.st, from)
+		entries, signature, err := x.r.readRun(tx, f.id, f.st, from)
 		if err != nil || len(entries) == 0 {
 			return err == nil, err
 		}
 		if len(x.out.Runs) > 0 {
-			// Runs of own feeds may end anywhere: as much goes along as there is room for.
 			room := x.o.MaxBytes - x.size - runOverhead - exportOverhead
 			n := 0
 			for n < len(entries) && entries[n].WireSize() <= room {
@@ -308,6 +346,10 @@ func (x *exporter) runs(tx *storage.Tx, f dueFeed) (more bool, err error) {
 				n++
 			}
 			x.out.More = x.out.More || n < len(entries)
+			if !own && n < len(entries) {
+				return false, nil // it ends where its author signed it
+			}
+			// Runs of own feeds may end anywhere: as much goes along as there is room for.
 			if entries = entries[:n]; n == 0 {
 				return false, nil
 			}
@@ -315,11 +357,17 @@ func (x *exporter) runs(tx *storage.Tx, f dueFeed) (more bool, err error) {
 			x.first = entries[0].ID
 		}
 		last := entries[len(entries)-1]
-		run := runPB(entries, feed.SignRun(x.r.cfg.Key, last))
+		if own {
+			signature = feed.SignRun(x.r.cfg.Key, last)
+		}
+		run, span := runPB(entries, signature), Span{Feed: f.id, From: from, Last: last.Seq, Lazy: f.lazy}
 		x.out.Runs = append(x.out.Runs, run)
-		x.out.Spans = append(x.out.Spans, Span{Feed: f.id, From: from, Last: last.Seq})
+		x.out.Spans = append(x.out.Spans, span)
+		if !own {
+			x.out.Carried = append(x.out.Carried, span)
+		}
 		x.size += proto.Size(run) + exportOverhead
-		x.fresh = x.fresh || last.Seq > f.st.offered
+		x.fresh = x.fresh || own && last.Seq > f.st.offered
 		from = last.Seq + 1
 	}
 	return true, nil
@@ -332,9 +380,10 @@ func (x *exporter) reserve(tx *storage.Tx) error {
 		if err != nil || !ok {
 			return err
 		}
-		if st.offered = max(st.offered, span.Last); st.offered == 0 {
+		if span.Feed.Device != x.r.self {
 			continue
 		}
+		st.offered = max(st.offered, span.Last)
 		if err := saveFeed(tx, span.Feed, &st); err != nil {
 			return err
 		}
@@ -346,7 +395,8 @@ func (x *exporter) reserve(tx *storage.Tx) error {
 // worth more, and what is left out goes with the next export.
 func (x *exporter) receipts(tx *storage.Tx, convs []feed.ConversationID) error {
 	for _, conv := range convs {
-		seq, err := receiptSeq(tx, conv, x.r.self)
+		name := x.r.ownReceipt(tx, conv, x.to.Account)
+		seq, err := receiptSeq(tx, name)
 		if err != nil || seq == 0 {
 			if err != nil {
 				return err
@@ -360,7 +410,7 @@ func (x *exporter) receipts(tx *storage.Tx, convs []feed.ConversationID) error {
 		if posted >= seq {
 			continue
 		}
-		raw, err := tx.Get(receiptKey(conv, x.r.self))
+		raw, err := tx.Get(receiptKey(name))
 		if err != nil {
 			return err
 		}
@@ -375,8 +425,8 @@ func (x *exporter) receipts(tx *storage.Tx, convs []feed.ConversationID) error {
 	return nil
 }
 
-func receiptSeq(tx *storage.Tx, conv feed.ConversationID, device identity.DeviceID) (uint64, error) {
-	rec, err := loadReceipt(tx, conv, device)
+func receiptSeq(tx *storage.Tx, name receiptName) (uint64, error) {
+	rec, err := loadReceipt(tx, name)
 	return rec.GetSeq(), err
 }
 
@@ -425,7 +475,7 @@ func (r *Replica) savePosted(tx *storage.Tx, p postedReceipt, device identity.De
 func (r *Replica) OwnReceipt(conv feed.ConversationID) ([]byte, bool) {
 	var raw []byte
 	err := r.view(func(tx *storage.Tx) (err error) {
-		raw, err = tx.Get(receiptKey(conv, r.self))
+		raw, err = tx.Get(receiptKey(receiptName{conv: conv, device: r.self}))
 		return err
 	})
 	return raw, err == nil

@@ -116,6 +116,6 @@ func (r *Replica) raiseFloor(tx *storage.Tx, id feed.FeedID, h feed.Head, clock 
 	if err := saveFeed(tx, id, &st); err != nil {
 		return err
 	}
-	tx.OnCommit(func() { r.receipts.changed(id.Conversation, r.cfg.Now()) })
+	tx.OnCommit(func() { r.receipts.changed(id.Conversation, false, h.Account) })
 	return nil
 }

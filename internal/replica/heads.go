@@ -20,8 +20,8 @@ func (s *session) handleDigests(page *pb.Digests) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.theirDone {
-		return fmt.Errorf("digests after the last page: %w", ErrProtocol)
+	if s.theirDone && page.GetDone() {
+		return fmt.Errorf("a second last page of digests: %w", ErrProtocol)
 	}
 	for _, d := range page.GetDigests() {
 		if len(d.GetConversation()) != 32 || len(d.GetDigest()) != 32 {
@@ -33,7 +33,7 @@ func (s *session) handleDigests(page *pb.Digests) error {
 		}
 		digest := [32]byte(d.Digest)
 		c.listed, c.digest = true, &digest
-		if c.phase == phaseNew {
+		if c.phase == phaseNew || c.phase == phaseClosed {
 			c.evaluate = true
 			s.enqueue(c)
 		}
@@ -73,15 +73,30 @@ func (s *session) handleHeads(page *pb.Heads) error {
 		s.mu.Unlock()
 		return s.tax()
 	}
-	if len(c.partial)+len(heads) > maxPeerHeads {
+	limit := maxPeerHeads
+	if s.stranger && !s.opened {
+		limit = maxPeerHeadsStranger
+	}
+	s.heads += len(heads)
+	if len(c.partial)+len(c.someTheirs)+len(heads) > limit || s.heads > maxSessionHeads {
 		s.mu.Unlock()
 		return fmt.Errorf("more heads than a conversation may have: %w", ErrProtocol)
+	}
+	if page.Partial {
+		if c.phase == phaseOpen {
+			s.takeSome(c, heads)
+		} else {
+			s.heads -= len(heads)
+		}
+		s.mu.Unlock()
+		return nil
 	}
 	c.partial = append(c.partial, heads...)
 	if !page.Done {
 		s.mu.Unlock()
 		return nil
 	}
+	s.heads -= len(c.theirs)
 	all := c.partial
 	c.partial = nil
 	c.listed, c.theirs, c.compare = true, all, true
@@ -136,7 +151,11 @@ func (s *session) digestPages() ([]*pb.Frame, error) {
 			shared = shared[:maxConvs]
 		}
 		for _, id := range shared {
-			heads, err := s.r.Heads(tx, id)
+			sc, err := s.r.scope(tx, id, s.peer.Account)
+			if err != nil {
+				return err
+			}
+			heads, err := s.r.headsFor(tx, id, sc.window)
 			if err != nil {
 				return err
 			}
@@ -166,7 +185,12 @@ func (s *session) digestPages() ([]*pb.Frame, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range items {
-		if c := s.conv(items[i].id); c != nil && s.theirDone {
+		c := s.conv(items[i].id)
+		if c == nil {
+			continue
+		}
+		c.toldDigest = true
+		if s.theirDone {
 			c.evaluate = true
 			s.enqueue(c)
 		}

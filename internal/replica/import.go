@@ -61,7 +61,7 @@ func (r *Replica) Import(ctx context.Context, in Mailed, also func(*storage.Tx) 
 		}
 		// Its author may only learn by mail what became of it, and we may be gone in a moment.
 		for _, conv := range m.out.Conversations {
-			if err := r.signReceipt(tx, conv); err != nil {
+			if err := r.signReceipt(tx, readyReceipt{conv: conv}); err != nil {
 				return err
 			}
 		}

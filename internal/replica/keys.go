@@ -18,8 +18,9 @@ import (
 //	r/c/<conv>                  state of a conversation
 //	r/e/<local><seq>            an entry, with the signature if a run ended there, or a block of entries of which it is the last
 //	r/a/<local><device>         up to where a device acknowledged a feed
-//	r/t/<conv><device>          newest receipt of a device
+//	r/t/<conv><device>[account] newest receipt of a device, in a group for an account
 //	r/p/<local>                 fork proof
+//	r/k/<local>                 certificate of the author's device, if the feed begins above 1 (R30)
 //	r/z/<conv><account>         the floor of the account's chat feeds is to be set to what is shown next (R16)
 const (
 	keyNext    = "r/n"
@@ -78,11 +79,15 @@ func ackedKey(l localFeed, device identity.DeviceID) []byte {
 	return append(localKey(keyAcked, l, 32), device[:]...)
 }
 
-func receiptKey(conv feed.ConversationID, device identity.DeviceID) []byte {
-	b := make([]byte, 0, len(keyReceipt)+64)
+func receiptKey(n receiptName) []byte {
+	b := make([]byte, 0, len(keyReceipt)+96)
 	b = append(b, keyReceipt...)
-	b = append(b, conv[:]...)
-	return append(b, device[:]...)
+	b = append(b, n.conv[:]...)
+	b = append(b, n.device[:]...)
+	if n.to.IsZero() {
+		return b
+	}
+	return append(b, n.to[:]...)
 }
 
 func floorKey(conv feed.ConversationID, account identity.AccountID) []byte {

@@ -14,13 +14,13 @@ const maxToken = 64
 
 // knock begins a conversation that the other side does not share yet: the first run of an own feed that it lacks, with
 // an invite token or proof of work.
-func (w *writer) knock(c *convSync) error {
+func (w *writer) knock(ctx context.Context, c *convSync) error {
 	s := w.s
 	id, from, token, err := w.knockFeed(c)
 	if err != nil || from == 0 {
 		return err
 	}
-	if err := w.reserve(id); err != nil {
+	if err := w.reserve(ctx, id); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -28,10 +28,11 @@ func (w *writer) knock(c *convSync) error {
 	limit := f.limit
 	useWork := c.needWork || len(token) == 0
 	s.mu.Unlock()
-	entries, signature, err := w.load(id, from, limit)
-	if err != nil || len(entries) == 0 {
+	got, err := w.load(ctx, wanted{id: id, from: from, limit: limit})
+	if err != nil || len(got.entries) == 0 {
 		return err
 	}
+	entries := got.entries
 	last := entries[len(entries)-1]
 	s.mu.Lock()
 	c.phase, c.knocked = phaseKnocked, true
@@ -39,7 +40,7 @@ func (w *writer) knock(c *convSync) error {
 	f.acked = max(f.acked, from-1)
 	f.refused = 0
 	s.mu.Unlock()
-	k := &pb.Knock{Conversation: c.id[:], Run: runPB(entries, signature)}
+	k := &pb.Knock{Conversation: c.id[:], Run: runPB(entries, got.signature)}
 	if !useWork {
 		k.Token = token
 		return w.frame(&pb.Frame{Of: &pb.Frame_Knock{Knock: k}})

@@ -15,12 +15,18 @@ type lacking struct {
 	mu    sync.Mutex
 	ready bool                         // all receipts were looked at once
 	dirty map[feed.ConversationID]bool // to be computed anew
-	who   map[feed.ConversationID][]Peer
+	who   map[feed.ConversationID]lackers
+}
+
+// lackers are who may lack the receipt of one conversation.
+type lackers struct {
+	lazy  bool
+	peers []Peer
 }
 
 func (l *lacking) init() {
 	l.dirty = map[feed.ConversationID]bool{}
-	l.who = map[feed.ConversationID][]Peer{}
+	l.who = map[feed.ConversationID]lackers{}
 }
 
 func (l *lacking) mark(conv feed.ConversationID) {
@@ -30,8 +36,14 @@ func (l *lacking) mark(conv feed.ConversationID) {
 }
 
 // ReceiptsDue lists the devices of other accounts that may lack this device's newest receipt of a conversation in which
-// their account wrote. What a session carries needs no road beside it: of devices with a session nothing is said.
-func (r *Replica) ReceiptsDue() ([]Peer, error) {
+// their account wrote, groups aside. What a session carries needs no road beside it: of devices with a session nothing
+// is said.
+func (r *Replica) ReceiptsDue() ([]Peer, error) { return r.receiptsDue(false) }
+
+// LazyReceiptsDue is ReceiptsDue for groups: these receipts are many, and can wait.
+func (r *Replica) LazyReceiptsDue() ([]Peer, error) { return r.receiptsDue(true) }
+
+func (r *Replica) receiptsDue(lazy bool) ([]Peer, error) {
 	l := &r.lacking
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -39,7 +51,7 @@ func (r *Replica) ReceiptsDue() ([]Peer, error) {
 		if !l.ready {
 			err := tx.Scan(storage.ScanOptions{Prefix: []byte(keyReceipt), KeysOnly: true}, func(k, _ []byte) (bool, error) {
 				k = k[len(keyReceipt):]
-				if len(k) == 64 && identity.DeviceID(k[32:]) == r.self {
+				if len(k) >= 64 && identity.DeviceID(k[32:64]) == r.self {
 					l.dirty[feed.ConversationID(k[:32])] = true
 				}
 				return true, nil
@@ -50,12 +62,13 @@ func (r *Replica) ReceiptsDue() ([]Peer, error) {
 			l.ready = true
 		}
 		for conv := range l.dirty {
-			who, err := r.lackingIn(tx, conv)
-			if err != nil {
+			who := lackers{lazy: r.cfg.Members.Lazy(tx, conv)}
+			var err error
+			if who.peers, err = r.lackingIn(tx, conv, who.lazy); err != nil {
 				return err
 			}
 			delete(l.dirty, conv)
-			if l.who[conv] = who; len(who) == 0 {
+			if l.who[conv] = who; len(who.peers) == 0 {
 				delete(l.who, conv)
 			}
 		}
@@ -67,7 +80,10 @@ func (r *Replica) ReceiptsDue() ([]Peer, error) {
 	seen := map[identity.DeviceID]bool{}
 	var all []Peer
 	for _, who := range l.who {
-		for _, p := range who {
+		if who.lazy != lazy {
+			continue
+		}
+		for _, p := range who.peers {
 			if !seen[p.Device] && !r.Connected(p.Device) {
 				seen[p.Device] = true
 				all = append(all, p)
@@ -78,9 +94,9 @@ func (r *Replica) ReceiptsDue() ([]Peer, error) {
 	return all, nil
 }
 
-func (r *Replica) lackingIn(tx *storage.Tx, conv feed.ConversationID) ([]Peer, error) {
-	seq, err := receiptSeq(tx, conv, r.self)
-	if err != nil || seq == 0 {
+func (r *Replica) lackingIn(tx *storage.Tx, conv feed.ConversationID, lazy bool) ([]Peer, error) {
+	made, err := r.receiptsMade(tx, conv)
+	if err != nil || len(made) == 0 {
 		return nil, err
 	}
 	readers, err := r.cfg.Members.Readers(tx, conv)
@@ -90,8 +106,15 @@ func (r *Replica) lackingIn(tx *storage.Tx, conv feed.ConversationID) ([]Peer, e
 	now := r.cfg.Now()
 	var who []Peer
 	for _, account := range readers {
-		rec, ok := r.cfg.Records.Record(account)
-		if account == r.cfg.Account || ok && rec.Expired(now) {
+		var to identity.AccountID
+		if lazy {
+			to = account
+		}
+		seq, ok := made[to]
+		if !ok || account == r.cfg.Account {
+			continue
+		}
+		if rec, ok := r.cfg.Records.Record(account); ok && rec.Expired(now) {
 			continue
 		}
 		for _, device := range r.cfg.Records.Devices(account) {
@@ -106,6 +129,20 @@ func (r *Replica) lackingIn(tx *storage.Tx, conv feed.ConversationID) ([]Peer, e
 		}
 	}
 	return who, nil
+}
+
+// receiptsMade returns the numbers of this device's receipts of a conversation, by whom they are for.
+func (r *Replica) receiptsMade(tx *storage.Tx, conv feed.ConversationID) (map[identity.AccountID]uint64, error) {
+	made := map[identity.AccountID]uint64{}
+	prefix := receiptKey(receiptName{conv: conv, device: r.self})
+	err := tx.Scan(storage.ScanOptions{Prefix: prefix}, func(k, v []byte) (bool, error) {
+		var to identity.AccountID
+		copy(to[:], k[len(prefix):])
+		rec, err := decodeReceipt(v)
+		made[to] = rec.GetSeq()
+		return err == nil, err
+	})
+	return made, err
 }
 
 // handed is what a session remembers of the receipts it wrote, to note at its end which of them arrived: nothing in the

@@ -77,7 +77,7 @@ func (s *side) conv(o person) feed.ConversationID {
 // receipt makes the receipt that Run would make.
 func (s *side) receipt(o person) {
 	s.t.Helper()
-	if err := s.rep.makeReceipt(context.Background(), s.conv(o)); err != nil {
+	if err := s.rep.makeReceipt(context.Background(), readyReceipt{conv: s.conv(o)}); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -200,8 +200,9 @@ func (s *session) handleRun(raw *pb.Run) error {
 	backlog := last <= c.theirEnd[id]
 	f := c.outFeed(id)
 	f.sent, f.last = max(f.sent, last), max(f.last, last)
+	s.settle(f)
 	s.mu.Unlock()
-	in := arrived{peer: s.peer, run: run, backlog: backlog}
+	in := arrived{peer: s.peer, run: run, backlog: backlog, by: s, certificate: raw.GetCertificate()}
 	if later {
 		in.check = &checking{done: make(chan struct{})}
 	}
@@ -334,14 +335,17 @@ func (s *session) applied(in arrived, out outcome, err error) {
 		s.push(&pb.Frame{Of: &pb.Frame_Fork{Fork: out.proof.PB()}})
 	case out.behind:
 		s.mu.Lock()
-		if c := s.conv(id.Conversation); c != nil {
+		if c := s.conv(id.Conversation); c != nil && c.lazy {
+			c.change(id)
+			s.enqueue(c)
+		} else if c != nil {
 			c.announce = true
 			s.enqueue(c)
 		}
 		s.mu.Unlock()
 	case out.code != 0:
 		s.refuse(id, out.from, out.code)
-		if s.tax() != nil {
+		if s.taxRefused(id.Conversation) != nil {
 			s.end(pb.Bye_REASON_BUSY, fmt.Errorf("too many refused runs: %w", ErrBusy))
 		}
 	case out.ack != nil:
@@ -353,6 +357,14 @@ func (s *session) applied(in arrived, out outcome, err error) {
 func (s *session) acknowledge(conv feed.ConversationID, h feed.Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	id := feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}
+	if was, ok := s.later.acks[id]; ok && was.Last <= h.Last {
+		delete(s.later.acks, id)
+	}
+	s.acknowledgeLocked(conv, h)
+}
+
+func (s *session) acknowledgeLocked(conv feed.ConversationID, h feed.Head) {
 	for i := range s.acks {
 		if s.acks[i].Device == h.Device && s.acks[i].Number == h.Number && s.ackConvs[i] == conv {
 			s.acks[i] = h
@@ -367,14 +379,35 @@ func (s *session) acknowledge(conv feed.ConversationID, h feed.Head) {
 
 func (s *session) refuse(id feed.FeedID, from uint64, code pb.Code) {
 	s.mu.Lock()
-	if len(s.refusedAt) >= maxConvsStranger {
+	limit := maxRefusals
+	if s.stranger && !s.opened {
+		limit = maxConvsStranger
+	}
+	if len(s.refusedAt) >= limit {
 		clear(s.refusedAt)
 	}
 	s.refusedAt[id] = from
+	if c := s.convs[id.Conversation]; c != nil {
+		c.turnedAway = true
+	}
 	s.mu.Unlock()
-	s.push(&pb.Frame{Of: &pb.Frame_Refuse{Refuse: &pb.Refuse{
-		Conversation: id.Conversation[:], Feed: uint32(id.Number), Device: id.Device[:], From: from, Code: code,
-	}}})
+	s.push(refusedFrame(id, from, code))
+}
+
+// taxRefused bounds refused runs. In a group a run is refused because what admits its author is on its way over another
+// road, which may happen with every feed at once.
+func (s *session) taxRefused(conv feed.ConversationID) error {
+	s.mu.Lock()
+	c := s.convs[conv]
+	lazy := c != nil && c.lazy
+	s.mu.Unlock()
+	if !lazy {
+		return s.tax()
+	}
+	if !s.refusals.Allow() {
+		return fmt.Errorf("too many refused runs: %w", ErrBusy)
+	}
+	return nil
 }
 
 // handleRecord keeps a newer account record, also of the own account (R11).

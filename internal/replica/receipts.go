@@ -27,29 +27,40 @@ const (
 // than some time after the first.
 type receipts struct {
 	mu   sync.Mutex
-	due  map[feed.ConversationID]dueReceipt // guarded by mu
-	wake chan struct{}                      // one slot
+	due  map[feed.ConversationID]*dueReceipt // guarded by mu
+	wake chan struct{}                       // one slot
 }
 
-type dueReceipt struct{ first, last time.Time }
+type dueReceipt struct {
+	first, last time.Time
+	lazy        bool
+	whose       map[identity.AccountID]bool // of groups: whose feeds changed; nil: anybody's
+}
 
 func (q *receipts) init() {
-	q.due = map[feed.ConversationID]dueReceipt{}
+	q.due = map[feed.ConversationID]*dueReceipt{}
 	q.wake = make(chan struct{}, 1)
 }
 
-// changed notes a change of what a receipt would say.
-func (q *receipts) changed(conv feed.ConversationID, _ time.Time) {
+// changed notes a change of what a receipt would say of the feeds of an account; the zero one: of any.
+func (q *receipts) changed(conv feed.ConversationID, lazy bool, whose identity.AccountID) {
 	now := time.Now()
 	q.mu.Lock()
-	d, ok := q.due[conv]
-	if !ok {
-		d.first = now
+	d := q.due[conv]
+	fresh := d == nil
+	if fresh {
+		d = &dueReceipt{first: now, whose: map[identity.AccountID]bool{}}
+		q.due[conv] = d
 	}
-	d.last = now
-	q.due[conv] = d
+	d.last, d.lazy = now, lazy
+	switch {
+	case whose.IsZero():
+		d.whose = nil
+	case d.whose != nil:
+		d.whose[whose] = true
+	}
 	q.mu.Unlock()
-	if !ok {
+	if fresh {
 		select {
 		case q.wake <- struct{}{}:
 		default:
@@ -58,7 +69,7 @@ func (q *receipts) changed(conv feed.ConversationID, _ time.Time) {
 }
 
 // take returns what is due now, and how long to wait for the rest; 0: nothing waits.
-func (q *receipts) take(limits Limits) (ready []feed.ConversationID, wait time.Duration) {
+func (q *receipts) take(limits Limits) (ready []readyReceipt, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
@@ -67,8 +78,11 @@ func (q *receipts) take(limits Limits) (ready []feed.ConversationID, wait time.D
 		if latest := d.first.Add(limits.ReceiptMax); latest.Before(at) {
 			at = latest
 		}
+		if d.lazy {
+			at = d.first.Add(limits.GroupReceipt)
+		}
 		if left := at.Sub(now); left <= 0 {
-			ready = append(ready, conv)
+			ready = append(ready, readyReceipt{conv, d.whose})
 			delete(q.due, conv)
 		} else if wait == 0 || left < wait {
 			wait = left
@@ -77,24 +91,42 @@ func (q *receipts) take(limits Limits) (ready []feed.ConversationID, wait time.D
 	return ready, wait
 }
 
+// readyReceipt names the receipts of a conversation that are due.
+type readyReceipt struct {
+	conv  feed.ConversationID
+	whose map[identity.AccountID]bool // of groups; nil: anybody's
+}
+
 // takeNow returns which of some conversations wait, or all that do, and lets them wait no longer.
-func (q *receipts) takeNow(convs []feed.ConversationID) (ready []feed.ConversationID) {
+func (q *receipts) takeNow(convs []feed.ConversationID) (ready []readyReceipt) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(convs) == 0 {
 		convs = slices.Collect(maps.Keys(q.due))
 	}
 	for _, conv := range convs {
-		if _, ok := q.due[conv]; ok {
+		if d, ok := q.due[conv]; ok {
 			delete(q.due, conv)
-			ready = append(ready, conv)
+			ready = append(ready, readyReceipt{conv, d.whose})
 		}
 	}
 	return ready
 }
 
 // PushReceipt says that what Members.Read answers for a conversation changed.
-func (r *Replica) PushReceipt(conv feed.ConversationID) { r.receipts.changed(conv, r.cfg.Now()) }
+func (r *Replica) PushReceipt(conv feed.ConversationID) {
+	r.receipts.changed(conv, r.lazy(conv), identity.AccountID{})
+}
+
+// lazy asks Members outside of a transaction.
+func (r *Replica) lazy(conv feed.ConversationID) (lazy bool) {
+	// Without an answer the plain way is the right one, only dearer.
+	_ = r.view(func(tx *storage.Tx) error {
+		lazy = r.cfg.Members.Lazy(tx, conv)
+		return nil
+	})
+	return lazy
+}
 
 // runReceipts makes receipts when they are due.
 func (r *Replica) runReceipts(ctx context.Context) {
@@ -125,22 +157,44 @@ func (r *Replica) runReceipts(ctx context.Context) {
 }
 
 // makeReceipt signs what this device holds and its user has read of a conversation, if that changed.
-func (r *Replica) makeReceipt(ctx context.Context, conv feed.ConversationID) error {
-	return r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return r.signReceipt(tx, conv) })
+func (r *Replica) makeReceipt(ctx context.Context, what readyReceipt) error {
+	return r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return r.signReceipt(tx, what) })
 }
 
 // signReceipt makes the receipt of a conversation what it is to say now, and hands it to the sessions that have the
-// conversation open once it is durable.
-func (r *Replica) signReceipt(tx *storage.Tx, conv feed.ConversationID) error {
-	items, err := r.receiptItems(tx, conv)
-	if err != nil || len(items) == 0 {
+// conversation open once it is durable. In a group each author gets one of its own, of its own feeds.
+func (r *Replica) signReceipt(tx *storage.Tx, what readyReceipt) error {
+	if !r.cfg.Members.Lazy(tx, what.conv) {
+		items, err := r.receiptItems(tx, what.conv)
+		if err != nil {
+			return err
+		}
+		return r.signItems(tx, receiptName{conv: what.conv, device: r.self}, items)
+	}
+	byAuthor, err := r.receiptsByAuthor(tx, what)
+	if err != nil {
 		return err
 	}
-	old, err := loadReceipt(tx, conv, r.self)
+	for author, items := range byAuthor {
+		if err := r.signItems(tx, receiptName{what.conv, r.self, author}, items); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) signItems(tx *storage.Tx, name receiptName, items []*pb.ReceiptItem) error {
+	if len(items) == 0 {
+		return nil
+	}
+	old, err := loadReceipt(tx, name)
 	if err != nil || old != nil && sameItems(old.Items, items) {
 		return err
 	}
-	next := &pb.Receipt{Conversation: conv[:], Device: r.self[:], Seq: old.GetSeq() + 1, Items: items}
+	next := &pb.Receipt{Conversation: name.conv[:], Device: r.self[:], Seq: old.GetSeq() + 1, Items: items}
+	if !name.to.IsZero() {
+		next.To = name.to[:]
+	}
 	payload, err := proto.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("encoding a receipt: %w", err)
@@ -149,15 +203,19 @@ func (r *Replica) signReceipt(tx *storage.Tx, conv feed.ConversationID) error {
 	if err != nil {
 		return fmt.Errorf("encoding a receipt: %w", err)
 	}
-	tx.OnCommit(func() { r.tellReceipt(conv) })
-	return tx.Set(receiptKey(conv, r.self), raw)
+	tx.OnCommit(func() { r.tellReceipt(name.conv, name.to) })
+	return tx.Set(receiptKey(name), raw)
 }
 
-// tellReceipt lets everybody know that there is a new receipt who has a road for it.
-func (r *Replica) tellReceipt(conv feed.ConversationID) {
+// tellReceipt lets everybody know that there is a new receipt who has a road for it. Of a group only devices of the
+// author whose feeds it is about get it.
+func (r *Replica) tellReceipt(conv feed.ConversationID, to identity.AccountID) {
 	r.lacking.mark(conv)
 	r.debts.tick()
-	for _, s := range r.streams.all() {
+	for _, s := range r.streams.having(conv) {
+		if !to.IsZero() && s.peer.Account != to {
+			continue
+		}
 		s.mu.Lock()
 		if c := s.convs[conv]; c != nil && c.phase == phaseOpen {
 			c.receipt = true
@@ -187,13 +245,18 @@ func (r *Replica) staleReceipts() error {
 				return true, nil
 			}
 			seen[id.Conversation] = true
+			if r.cfg.Members.Lazy(tx, id.Conversation) {
+				// Many authors: whether anything changed is found out when they are made.
+				r.receipts.changed(id.Conversation, true, identity.AccountID{})
+				return true, nil
+			}
 			items, err := r.receiptItems(tx, id.Conversation)
 			if err != nil || len(items) == 0 {
 				return err == nil, err
 			}
-			old, err := loadReceipt(tx, id.Conversation, r.self)
+			old, err := loadReceipt(tx, receiptName{conv: id.Conversation, device: r.self})
 			if err == nil && (old == nil || !sameItems(old.Items, items)) {
-				r.receipts.changed(id.Conversation, r.cfg.Now())
+				r.receipts.changed(id.Conversation, false, identity.AccountID{})
 			}
 			return err == nil, err
 		})
@@ -203,23 +266,47 @@ func (r *Replica) staleReceipts() error {
 func (r *Replica) receiptItems(tx *storage.Tx, conv feed.ConversationID) ([]*pb.ReceiptItem, error) {
 	var items []*pb.ReceiptItem
 	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
-		if st.account == r.cfg.Account || st.forkAt != 0 || st.last == 0 {
-			return true, nil
+		item, err := r.receiptItem(tx, id, st)
+		if item != nil {
+			items = append(items, item)
 		}
-		read, err := r.cfg.Members.Read(tx, id)
-		if err != nil {
-			return false, err
-		}
-		item := &pb.ReceiptItem{
-			Feed: uint32(id.Number), Device: id.Device.Bytes(), Acked: st.last, Read: min(read, st.last), AckedHash: append([]byte(nil), st.hash[:]...),
-		}
-		if st.first > 1 {
-			item.First = st.first
-		}
-		items = append(items, item)
-		return len(items) < maxReceiptItems, nil
+		return len(items) < maxReceiptItems, err
 	})
 	return items, err
+}
+
+// receiptsByAuthor is what the receipts of a group say to its authors, or to some of them.
+func (r *Replica) receiptsByAuthor(tx *storage.Tx, what readyReceipt) (map[identity.AccountID][]*pb.ReceiptItem, error) {
+	out := map[identity.AccountID][]*pb.ReceiptItem{}
+	err := scanFeeds(tx, convFeedsPrefix(what.conv), func(id feed.FeedID, st feedState) (bool, error) {
+		if what.whose != nil && !what.whose[st.account] || len(out[st.account]) == maxReceiptItems {
+			return true, nil
+		}
+		item, err := r.receiptItem(tx, id, st)
+		if item != nil {
+			out[st.account] = append(out[st.account], item)
+		}
+		return true, err
+	})
+	return out, err
+}
+
+// receiptItem is what a receipt says of one feed; nil: nothing.
+func (r *Replica) receiptItem(tx *storage.Tx, id feed.FeedID, st feedState) (*pb.ReceiptItem, error) {
+	if st.account == r.cfg.Account || st.forkAt != 0 || st.last == 0 {
+		return nil, nil
+	}
+	read, err := r.cfg.Members.Read(tx, id)
+	if err != nil {
+		return nil, fmt.Errorf("asking what was read: %w", err)
+	}
+	item := &pb.ReceiptItem{
+		Feed: uint32(id.Number), Device: id.Device.Bytes(), Acked: st.last, Read: min(read, st.last), AckedHash: append([]byte(nil), st.hash[:]...),
+	}
+	if st.first > 1 {
+		item.First = st.first
+	}
+	return item, nil
 }
 
 func sameItems(a, b []*pb.ReceiptItem) bool {
@@ -234,14 +321,35 @@ func sameItems(a, b []*pb.ReceiptItem) bool {
 	return true
 }
 
-func loadReceipt(tx *storage.Tx, conv feed.ConversationID, device identity.DeviceID) (*pb.Receipt, error) {
-	raw, err := tx.Get(receiptKey(conv, device))
+// receiptName names a receipt: to is the author that it is for in a group, and zero elsewhere.
+type receiptName struct {
+	conv   feed.ConversationID
+	device identity.DeviceID
+	to     identity.AccountID
+}
+
+// ownReceipt names this device's receipt for an account.
+func (r *Replica) ownReceipt(tx *storage.Tx, conv feed.ConversationID, to identity.AccountID) receiptName {
+	name := receiptName{conv: conv, device: r.self}
+	if r.cfg.Members.Lazy(tx, conv) {
+		name.to = to
+	}
+	return name
+}
+
+func loadReceipt(tx *storage.Tx, name receiptName) (*pb.Receipt, error) {
+	raw, err := tx.Get(receiptKey(name))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	return decodeReceipt(raw)
+}
+
+// decodeReceipt reads a stored receipt.
+func decodeReceipt(raw []byte) (*pb.Receipt, error) {
 	var signed pb.Signed
 	var rec pb.Receipt
 	if err := proto.Unmarshal(raw, &signed); err != nil {
@@ -258,10 +366,11 @@ func (w *writer) receipt(c *convSync) error {
 	var raw []byte
 	var seq uint64
 	err := w.s.r.view(func(tx *storage.Tx) (err error) {
-		if seq, err = receiptSeq(tx, c.id, w.s.r.self); err != nil || seq == 0 {
+		name := w.s.r.ownReceipt(tx, c.id, w.s.peer.Account)
+		if seq, err = receiptSeq(tx, name); err != nil || seq == 0 {
 			return err
 		}
-		raw, err = tx.Get(receiptKey(c.id, w.s.r.self))
+		raw, err = tx.Get(receiptKey(name))
 		return err
 	})
 	if err != nil || raw == nil {
@@ -280,6 +389,7 @@ type checkedReceipt struct {
 	device identity.DeviceID
 	seq    uint64
 	items  []*pb.ReceiptItem
+	to     identity.AccountID // zero: not said
 }
 
 func parseReceipt(raw []byte) (c checkedReceipt, err error) {
@@ -292,7 +402,7 @@ func parseReceipt(raw []byte) (c checkedReceipt, err error) {
 	if proto.Unmarshal(raw, &signed) != nil || proto.Unmarshal(signed.Payload, &rec) != nil {
 		return c, bad("encoding")
 	}
-	if len(rec.Conversation) != 32 || len(rec.Items) > maxReceiptItems || rec.Seq == 0 {
+	if len(rec.Conversation) != 32 || len(rec.Items) > maxReceiptItems || rec.Seq == 0 || len(rec.To) != 0 && len(rec.To) != 32 {
 		return c, bad("fields")
 	}
 	device, err := identity.DeviceIDFromBytes(rec.Device)
@@ -308,7 +418,9 @@ func parseReceipt(raw []byte) (c checkedReceipt, err error) {
 	if len(signed.Signature) != 64 || !device.Verify(identity.DomainReceipt, signed.Payload, signed.Signature) {
 		return c, bad("signature")
 	}
-	return checkedReceipt{raw: raw, conv: feed.ConversationID(rec.Conversation), device: device, seq: rec.Seq, items: rec.Items}, nil
+	c = checkedReceipt{raw: raw, conv: feed.ConversationID(rec.Conversation), device: device, seq: rec.Seq, items: rec.Items}
+	copy(c.to[:], rec.To)
+	return c, nil
 }
 
 // handleReceipt takes a receipt of the other side's device, or of another device of its account or ours.
@@ -346,7 +458,12 @@ func (r *Replica) deviceOf(device identity.DeviceID, account identity.AccountID)
 // takeReceipt stores a receipt if it is newer than what is held, and tells of it. Acknowledgements of own feeds count
 // as if they had come in a session, provided that they name the entry that we hold.
 func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) error {
-	old, err := loadReceipt(tx, rec.conv, rec.device)
+	lazy := r.cfg.Members.Lazy(tx, rec.conv)
+	if own := rec.to == r.cfg.Account; lazy != own || !lazy && !rec.to.IsZero() {
+		return nil // for somebody else, or not of the kind that this conversation has
+	}
+	name := receiptName{rec.conv, rec.device, rec.to}
+	old, err := loadReceipt(tx, name)
 	if err != nil {
 		return err
 	}
@@ -360,6 +477,9 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 	told := Receipt{Peer: from, Conversation: rec.conv, Seq: rec.seq}
 	for _, i := range rec.items {
 		id := receiptFeed(rec.conv, i)
+		if lazy && !slices.Contains(r.cfg.Records.Devices(r.cfg.Account), id.Device) {
+			continue // what is said of others is not for us to know
+		}
 		if id.Device == r.self {
 			same, err := r.sameEntry(tx, id, i.Acked, feed.EntryID(i.AckedHash))
 			if err != nil {
@@ -368,7 +488,7 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 			if !same {
 				continue
 			}
-			if i.First > 1 {
+			if i.First > 1 && !lazy {
 				if err := r.storeFloor(tx, from, id, i.First); err != nil {
 					return err
 				}
@@ -381,7 +501,7 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 		item := ReceiptItem{Feed: id, Acked: max(i.Acked, was.GetAcked()), Read: max(i.Read, was.GetRead()), First: max(i.First, was.GetFirst())}
 		told.Items = append(told.Items, item)
 	}
-	if err := tx.Set(receiptKey(rec.conv, rec.device), rec.raw); err != nil {
+	if err := tx.Set(receiptKey(name), rec.raw); err != nil {
 		return err
 	}
 	if err := r.cfg.Hooks.Receipt(tx, told); err != nil {

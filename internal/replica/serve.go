@@ -55,7 +55,7 @@ func (r *Replica) ReadRun(id feed.FeedID, from uint64) (*pb.Run, error) {
 		if r.diverged.Load() {
 			return nil, ErrDiverged
 		}
-		if err := r.reserveNow(id); err != nil {
+		if err := r.reserveNow(context.Background(), id); err != nil {
 			return nil, fmt.Errorf("reading a run: %w", err)
 		}
 	}
@@ -79,7 +79,7 @@ func (r *Replica) ReadRun(id feed.FeedID, from uint64) (*pb.Run, error) {
 }
 
 // reserveNow makes it durable that an own feed is offered up to its end, unless it is (R1).
-func (r *Replica) reserveNow(id feed.FeedID) error {
+func (r *Replica) reserveNow(ctx context.Context, id feed.FeedID) error {
 	done, err := r.reserved(id)
 	if done || err != nil {
 		return err
@@ -87,7 +87,7 @@ func (r *Replica) reserveNow(id feed.FeedID) error {
 	if err := r.fail("before-offered"); err != nil {
 		return err
 	}
-	return r.cfg.DB.Update(context.Background(), func(tx *storage.Tx) error { return r.reserve(tx, id) })
+	return r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return r.reserve(tx, id) })
 }
 
 func (r *Replica) reserved(id feed.FeedID) (done bool, err error) {
@@ -114,8 +114,8 @@ func (r *Replica) reserve(tx *storage.Tx, id feed.FeedID) error {
 }
 
 // serve writes one run of a conversation, if the window has room, and puts the conversation in line again if there is
-// more. Control comes before chat: what a chat entry is allowed by may stand there.
-func (w *writer) serve(c *convSync) error {
+// more.
+func (w *writer) serve(ctx context.Context, c *convSync) error {
 	s := w.s
 	s.mu.Lock()
 	f := s.pick(c)
@@ -123,27 +123,30 @@ func (w *writer) serve(c *convSync) error {
 		s.mu.Unlock()
 		return nil
 	}
-	id, from, limit := f.id, f.sent+1, f.limit
+	want := wanted{id: f.id, from: f.sent + 1, limit: f.limit, lazy: c.lazy, begins: f.begins}
 	s.mu.Unlock()
-	entries, signature, err := w.load(id, from, limit)
+	got, err := w.load(ctx, want)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	if len(entries) == 0 {
-		// Erased below a new floor, or no signature at hand: nothing of it can be served now.
+	if len(got.entries) == 0 {
+		// Erased below a new floor, no signature at hand, or not for the other side: nothing of it can be served now.
 		f.last = f.sent
+		if s.pick(c) != nil {
+			s.enqueue(c)
+		}
 		s.mu.Unlock()
 		return nil
 	}
-	if f.sent+1 != from || !f.ready() || c.phase != phaseOpen {
+	if f.sent+1 != want.from || !f.ready() || c.phase != phaseOpen {
 		s.enqueue(c) // the ground moved meanwhile
 		s.mu.Unlock()
 		return nil
 	}
-	last := entries[len(entries)-1]
+	last := got.entries[len(got.entries)-1]
 	run := sentRun{last: last.Seq, hash: last.ID}
-	for _, e := range entries {
+	for _, e := range got.entries {
 		run.bytes += e.WireSize()
 	}
 	f.sent = last.Seq
@@ -157,9 +160,11 @@ func (w *writer) serve(c *convSync) error {
 		return err
 	}
 	if s.r.wrote != nil {
-		s.r.wrote(s.peer, id, from, last.Seq)
+		s.r.wrote(s.peer, want.id, want.from, last.Seq)
 	}
-	return w.frame(&pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: runPB(entries, signature)}}})
+	out := runPB(got.entries, got.signature)
+	out.Certificate = got.certificate
+	return w.frame(&pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: out}}})
 }
 
 // pick returns the feed of a conversation to serve next, nil if there is none or no room. Called with mu held.
@@ -167,32 +172,58 @@ func (s *session) pick(c *convSync) *outFeed {
 	if c.phase != phaseOpen || s.inFlight >= s.window {
 		return nil
 	}
-	var best *outFeed
-	for _, f := range c.feeds {
-		// Until the other side has shown that it takes the feed, one run at a time.
-		if !f.ready() || !f.proven && len(f.out) > 0 {
-			continue
-		}
-		if best == nil || f.id.Number < best.id.Number {
-			best = f
-		}
-	}
-	return best
+	return c.line.next(c.lazy)
+}
+
+// wanted names the next run of a feed for the other side.
+type wanted struct {
+	id          feed.FeedID
+	from, limit uint64 // limit 0: none
+	lazy        bool   // the other side may not have all of it
+	begins      bool   // the other side begins the feed with it, above 1
+}
+
+// readied is a run that may go out; without entries there is none.
+type readied struct {
+	entries     []feed.Entry
+	signature   []byte
+	certificate []byte // nil unless the other side needs it
 }
 
 // load brings the next run of a feed, from memory if it was just appended.
-func (w *writer) load(id feed.FeedID, from, limit uint64) (entries []feed.Entry, signature []byte, err error) {
-	r := w.s.r
+func (w *writer) load(ctx context.Context, want wanted) (got readied, err error) {
+	r, id, end := w.s.r, want.id, uint64(feed.MaxSeq)
+	if want.lazy {
+		// Asked for each run: who is removed gets nothing from that moment on, whatever was planned before.
+		err := r.view(func(tx *storage.Tx) error {
+			sc, err := r.scope(tx, id.Conversation, w.s.peer.Account)
+			if err != nil {
+				return err
+			}
+			var first uint64
+			if first, end = sc.window.bounds(id); want.from < first {
+				end = 0
+			}
+			if want.begins && want.from > 1 {
+				got.certificate, err = r.certificate(tx, id)
+			}
+			return err
+		})
+		if err != nil || want.from > end {
+			return readied{}, err
+		}
+	}
+	if want.limit != 0 {
+		end = min(end, want.limit)
+	}
 	if id.Device == r.self {
-		room := feed.MaxRunEntries
-		if limit != 0 {
-			room = int(min(uint64(room), limit-from+1))
+		room := int(min(feed.MaxRunEntries, end-want.from+1))
+		if got.entries = r.tails.from(id, want.from, room); len(got.entries) > 0 {
+			got.signature = r.signing.sign(r.cfg.Key, got.entries[len(got.entries)-1])
+			return got, nil
 		}
-		if entries = r.tails.from(id, from, room); len(entries) > 0 {
-			return entries, r.signing.sign(r.cfg.Key, entries[len(entries)-1]), nil
-		}
-		if err := w.reserve(id); err != nil {
-			return nil, nil, err
+		if err := w.reserve(ctx, id); err != nil {
+			return readied{}, err
 		}
 	}
 	err = r.view(func(tx *storage.Tx) error {
@@ -200,17 +231,15 @@ func (w *writer) load(id feed.FeedID, from, limit uint64) (entries []feed.Entry,
 		if !ok || err != nil || st.forkAt != 0 {
 			return err
 		}
-		if limit != 0 && id.Device == r.self {
-			st.last = min(st.last, limit)
-		}
-		entries, signature, err = r.readRun(tx, id, st, from)
+		st.last = min(st.last, end)
+		got.entries, got.signature, err = r.readRun(tx, id, st, want.from)
 		return err
 	})
-	return entries, signature, err
+	return got, err
 }
 
 // reserve is reserveNow for a writer, which first sends what it has.
-func (w *writer) reserve(id feed.FeedID) error {
+func (w *writer) reserve(ctx context.Context, id feed.FeedID) error {
 	done, err := w.s.r.reserved(id)
 	if done || err != nil {
 		return err
@@ -218,7 +247,7 @@ func (w *writer) reserve(id feed.FeedID) error {
 	if err := w.flush(); err != nil { // the other side need not wait for our disk
 		return err
 	}
-	return w.s.r.reserveNow(id)
+	return w.s.r.reserveNow(ctx, id)
 }
 
 func runPB(entries []feed.Entry, signature []byte) *pb.Run {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +26,15 @@ const (
 	maxConvs         = 1 << 14
 	maxConvsStranger = 16
 	// maxPeerHeads is how many heads of one conversation the other side may list.
-	maxPeerHeads = 1 << 10
+	// A group of a thousand members with several devices each fits. A stranger shares no group.
+	maxPeerHeads         = 1 << 14
+	maxPeerHeadsStranger = 1 << 10
+	// maxSessionHeads is how many of them a session keeps that are not compared yet.
+	maxSessionHeads = 1 << 16
+	// maxRefusals is how many refused feeds a session remembers.
+	maxRefusals = 1 << 12
 	// maxAnswers is how many small frames may wait to be written. Whoever provokes more does not read.
-	maxAnswers = 1 << 10
+	maxAnswers = 1 << 12
 	// maxIncoming bounds the bytes of runs that are submitted and not committed; then reading pauses.
 	maxIncoming = 4 << 20
 	// stepRate and stepBurst are how many heads and receipts a second are taken, and how many at once, when a session
@@ -61,11 +68,13 @@ type session struct {
 	moving   atomic.Bool   // this side is moving it
 	moved    bool          // the other side moves the session of the pair here
 	early    *pb.Frame     // read before the session began
+	seed     maphash.Seed  // for the order in which feeds are sent
 	begun    time.Time     // steady clock
 	frames   *rate.Limiter // all frames of a stranger with whom no conversation is open
 	limiter  *rate.Limiter // what is refused, and what is not worth a commit
 	offers   *rate.Limiter // what is for the Side
 	keyRate  *rate.Limiter // what is for Keys
+	refusals *rate.Limiter // runs that are refused in groups
 	steps    *rate.Limiter // heads and receipts
 
 	wake   chan struct{} // one slot, for the writer
@@ -91,6 +100,8 @@ type session struct {
 	incoming  int         // bytes of runs submitted and not committed
 	opened    bool        // a conversation was open
 	drained   chan struct{}
+	later     later                          // what waits for more of its kind
+	heads     int                            // of the other side, that are kept and not compared yet
 	refusedAt map[feed.FeedID]uint64         // from where on what comes in was refused
 	gotAcks   map[feed.FeedID]uint64         // acknowledgements to store
 	storing   bool                           // a transaction that stores acknowledgements is under way
@@ -104,67 +115,16 @@ type session struct {
 	watch     *time.Timer
 }
 
-// phase is how far a conversation is in a session.
-type phase int
-
-const (
-	phaseNew     phase = iota // to be evaluated
-	phaseClosed               // not shared: nothing goes out, nothing comes in but a knock
-	phaseAsked                // our heads are out
-	phaseKnocked              // our knock is out
-	phaseRefused              // the knock was refused; until the other side sends heads
-	phaseOpen                 // heads were compared: the live road
-)
-
-// convSync is what a session knows of a conversation.
-type convSync struct {
-	id        feed.ConversationID
-	phase     phase
-	queued    bool
-	listed    bool // the other side shares it
-	sentHeads bool
-	digest    *[32]byte                // of the other side, to be compared
-	partial   []feed.Head              // pages of heads that came in so far
-	theirs    []feed.Head              // heads to be compared
-	compare   bool                     // theirs is set
-	evaluate  bool                     // ask Members anew
-	announce  bool                     // send our heads
-	feeds     map[feed.FeedID]*outFeed // what goes out
-	theirEnd  map[feed.FeedID]uint64   // ends the other side listed: what comes in up to them is backlog
-	knocked   bool                     // a knock went out in this session
-	needWork  bool                     // the invite token was not taken
-	shortened bool                     // a shorter knock was tried
-	receipt   bool                     // our receipt is to be sent
-}
-
-// outFeed is the way of one feed to the other side.
-type outFeed struct {
-	id      feed.FeedID
-	last    uint64 // ours
-	sent    uint64
-	acked   uint64
-	limit   uint64  // 0: none; else the other side takes nothing above it now
-	refused pb.Code // not 0: the other side does not take this feed now
-	hold    bool    // the other side has more of it, or another branch
-	proven  bool    // the other side acknowledged some of it in this session
-	out     []sentRun
-}
-
-// sentRun is a run that waits for its acknowledgement.
-type sentRun struct {
-	last  uint64
-	hash  feed.EntryID
-	bytes int
-}
-
 func (r *Replica) newSession(st *node.Stream, info node.ConnInfo, rd *bufio.Reader, outbound bool) *session {
 	s := &session{
 		r: r, st: st, rd: rd, outbound: outbound,
 		begun:     time.Now(),
+		seed:      maphash.MakeSeed(),
 		frames:    rate.NewLimiter(strangerFrames, 4*strangerFrames),
 		limiter:   rate.NewLimiter(rate.Limit(r.cfg.Limits.StrangerRate), 16),
 		offers:    newOfferLimiter(),
 		keyRate:   newKeysLimiter(),
+		refusals:  rate.NewLimiter(stepRate, stepBurst),
 		steps:     rate.NewLimiter(stepRate, stepBurst),
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
@@ -222,9 +182,12 @@ func (s *session) run(ctx context.Context) {
 		reason, err := s.read(ctx)
 		s.end(reason, err)
 	})
-	s.write(&wg)
+	s.write(ctx, &wg)
 	s.mu.Lock()
 	s.watch.Stop()
+	if s.later.timer != nil {
+		s.later.timer.Stop()
+	}
 	reason, err := s.endReason, s.endErr
 	s.mu.Unlock()
 	s.r.streams.remove(s)
@@ -324,101 +287,18 @@ func (s *session) pushLocked(f *pb.Frame) {
 	}
 }
 
-// conv returns the state of a conversation, making it; nil if there are too many. Called with mu held.
-func (s *session) conv(id feed.ConversationID) *convSync {
-	c := s.convs[id]
-	if c != nil {
-		return c
-	}
-	limit := maxConvs
-	if s.stranger {
-		limit = maxConvsStranger
-	}
-	if len(s.convs) >= limit {
-		return nil
-	}
-	c = &convSync{id: id}
-	s.convs[id] = c
-	return c
-}
-
-// enqueue puts a conversation in line for the writer. Called with mu held.
-func (s *session) enqueue(c *convSync) {
-	if !c.queued {
-		c.queued = true
-		s.queue = append(s.queue, c)
-	}
-	s.poke()
-}
-
-// outFeed returns the way of a feed, making it. Called with mu held.
-func (c *convSync) outFeed(id feed.FeedID) *outFeed {
-	f := c.feeds[id]
-	if f == nil {
-		f = &outFeed{id: id}
-		if c.feeds == nil {
-			c.feeds = map[feed.FeedID]*outFeed{}
-		}
-		c.feeds[id] = f
-	}
-	return f
-}
-
-// grew tells the session that a feed now ends at last.
-func (s *session) grew(id feed.FeedID, last uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.convs[id.Conversation]
-	if c == nil {
-		// A conversation that began after the digests: the writer asks who may read it.
-		if c = s.conv(id.Conversation); c == nil {
-			return
-		}
-		c.evaluate = true
-		s.enqueue(c)
-		return
-	}
-	if c.phase == phaseNew || c.phase == phaseClosed {
-		// Nothing was to be said before, or we did not share it: both may have changed with this entry.
-		c.evaluate = true
-		s.enqueue(c)
-	}
-	if c.phase != phaseOpen {
-		return
-	}
-	f := c.outFeed(id)
-	f.last = max(f.last, last)
-	if f.ready() {
-		s.enqueue(c)
-	}
-}
-
-// ready says whether there is something to send that the other side takes.
-func (f *outFeed) ready() bool {
-	return f.refused == 0 && !f.hold && f.sent < f.last && (f.limit == 0 || f.sent < f.limit)
-}
-
-// reannounce makes the session look at a conversation anew.
-func (s *session) reannounce(id feed.ConversationID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.conv(id)
-	if c == nil {
-		return
-	}
-	c.evaluate, c.announce = true, true
-	if c.phase == phaseRefused || c.phase == phaseKnocked {
-		c.phase = phaseNew
-	}
-	s.enqueue(c)
-}
-
-// Reannounce makes every session look at a conversation anew: who may read it is asked again, and our heads are sent to
-// whoever may. Call it after the commit of a change of what Members or Gate answer.
+// Reannounce makes every session look at a conversation anew: who may read it, and what of it, is asked again, our heads
+// are sent to whoever may, and what was refused is asked for. Call it after the commit of a change of what Members or
+// Gate answer.
 func (r *Replica) Reannounce(conv feed.ConversationID) {
 	r.debts.mark(conv)
+	lazy := r.lazy(conv)
 	for _, s := range r.streams.all() {
-		s.reannounce(conv)
+		if lazy {
+			s.reannounceGroup(conv)
+		} else {
+			s.reannounce(conv)
+		}
 	}
 }
 
@@ -426,10 +306,22 @@ func (r *Replica) Reannounce(conv feed.ConversationID) {
 func (r *Replica) SendTyping(conv feed.ConversationID, on bool) {
 	f := &pb.Frame{Of: &pb.Frame_Typing{Typing: &pb.Typing{Conversation: conv[:], On: on}}}
 	for _, s := range r.streams.all() {
-		if s.isOpen(conv) {
+		if s.hears(conv) {
 			s.push(f)
 		}
 	}
+}
+
+// hears says whether the other side may have what this device writes from now on.
+func (s *session) hears(conv feed.ConversationID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.convs[conv]
+	if c == nil || c.phase != phaseOpen {
+		return false
+	}
+	_, last := c.window.bounds(s.r.OwnFeed(conv, feed.Chat))
+	return last >= feed.MaxSeq
 }
 
 func (s *session) isOpen(conv feed.ConversationID) bool {

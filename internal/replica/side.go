@@ -19,7 +19,7 @@ type Side interface {
 	// Offer returns what a device is to be told, nil for nothing. It is asked once in each session that has a
 	// conversation open, and again after PushOffer, on a goroutine of its own. Whether the peer is an accepted contact
 	// is the Side's to know.
-	Offer(p Peer) (*pb.MailOffer, error)
+	Offer(ctx context.Context, p Peer) (*pb.MailOffer, error)
 	// Offered takes what a device tells. The session reads nothing more until it returns; an error that is ErrProtocol
 	// ends it.
 	Offered(ctx context.Context, p Peer, o *pb.MailOffer) error
@@ -51,7 +51,7 @@ func (s *session) offerLocked() {
 }
 
 // offer asks the Side if it is due. What it answers may need the disk, so it is asked beside the writer, once at a time.
-func (w *writer) offer() {
+func (w *writer) offer(ctx context.Context) {
 	s := w.s
 	s.mu.Lock()
 	due := s.offerDue && !s.offering
@@ -63,7 +63,7 @@ func (w *writer) offer() {
 		return
 	}
 	w.wg.Go(func() {
-		o, err := s.r.cfg.Side.Offer(s.peer)
+		o, err := s.r.cfg.Side.Offer(ctx, s.peer)
 		f := &pb.Frame{Of: &pb.Frame_MailOffer{MailOffer: o}}
 		if err == nil && o != nil && proto.Size(f) > wire.MaxSyncFrame {
 			err = wire.ErrTooLarge

@@ -20,7 +20,7 @@ type boxes struct {
 	offered []uint64
 }
 
-func (b *boxes) Offer(Peer) (*pb.MailOffer, error) {
+func (b *boxes) Offer(context.Context, Peer) (*pb.MailOffer, error) {
 	b.f.mu.Lock()
 	defer b.f.mu.Unlock()
 	b.asked++

@@ -233,6 +233,32 @@ func (t *streams) wake(id feed.FeedID, last uint64) {
 	}
 }
 
+// allSent says whether every session that has a conversation open was sent an own feed up to a number.
+func (t *streams) allSent(id feed.FeedID, last uint64) bool {
+	for _, s := range t.having(id.Conversation) {
+		s.mu.Lock()
+		f := s.convs[id.Conversation].feeds[id]
+		sent := f == nil || f.sent >= last || !f.ready()
+		s.mu.Unlock()
+		if !sent {
+			return false
+		}
+	}
+	return true
+}
+
+// wakeGroup tells the sessions that have a group open that an own feed grew. Who it comes to be shared with later is
+// told by Reannounce.
+func (t *streams) wakeGroup(id feed.FeedID, last feed.Entry) {
+	for _, s := range t.having(id.Conversation) {
+		s.mu.Lock()
+		if c := s.convs[id.Conversation]; c != nil && c.phase == phaseOpen {
+			s.grewOwn(c, id, last.Seq, last.ID)
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Connected says whether there is a session with a device.
 func (r *Replica) Connected(device identity.DeviceID) bool { return r.streams.get(device) != nil }
 
@@ -242,6 +268,20 @@ func (r *Replica) Session(device identity.DeviceID) (SessionInfo, bool) {
 		return s.describe(), true
 	}
 	return SessionInfo{}, false
+}
+
+// Release ends the session with a device if nothing is under way in it, for who opened it and needs it no more.
+func (r *Replica) Release(device identity.DeviceID) {
+	s := r.streams.get(device)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	idle := s.inFlight == 0 && s.incoming == 0 && !s.storing && len(s.queue) == 0 && len(s.answers) == 0 && len(s.acks) == 0 && s.later.idle()
+	s.mu.Unlock()
+	if idle {
+		s.end(pb.Bye_REASON_CLOSING, ErrClosed)
+	}
 }
 
 // Sessions describes the live sessions, oldest first.

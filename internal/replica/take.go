@@ -13,13 +13,49 @@ import (
 // Take applies a run that came over another road than a session: gossip, a mailbox. The zero Peer brings what nobody in
 // particular vouches for. It returns after what it stored is durable. ErrRefused: the gate did not take it. An error of package feed: the bytes are worth nothing.
 func (r *Replica) Take(ctx context.Context, from Peer, raw *pb.Run) error {
+	if held, err := r.holds(raw); held || err != nil {
+		return err
+	}
 	run, err := feed.CheckDetached(raw)
 	if err != nil {
 		return fmt.Errorf("checking a run: %w", err)
 	}
+	return r.take(ctx, arrived{peer: from, run: run, backlog: true, certificate: raw.GetCertificate()})
+}
+
+// TakeRun is Take for a run that was checked already, its signature too. Live says that it is part of the live stream,
+// and not of catching up.
+func (r *Replica) TakeRun(ctx context.Context, from Peer, run feed.Run, live bool) error {
+	return r.take(ctx, arrived{peer: from, run: run, backlog: !live})
+}
+
+// holds says whether all of a run is held already, without checking more of it than that takes: by how many roads an
+// entry comes must not cost a signature each time.
+func (r *Replica) holds(raw *pb.Run) (held bool, err error) {
+	entries := raw.GetEntries()
+	if len(entries) == 0 {
+		return false, fmt.Errorf("checking a run: %w", feed.ErrMalformed)
+	}
+	last, err := feed.ParseStored(entries[len(entries)-1].GetHeader(), nil)
+	if err != nil {
+		return false, fmt.Errorf("checking a run: %w", err)
+	}
+	err = r.view(func(tx *storage.Tx) error {
+		st, ok, err := loadFeed(tx, last.Feed())
+		if !ok || err != nil || last.Seq > st.last || last.Seq < st.first || st.forkAt != 0 {
+			return err
+		}
+		held, err = r.sameEntry(tx, last.Feed(), last.Seq, last.ID)
+		return err
+	})
+	return held, err
+}
+
+func (r *Replica) take(ctx context.Context, in arrived) error {
+	run := in.run
 	var out outcome
-	err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
-		out, err = r.apply(tx, arrived{peer: from, run: run, backlog: true})
+	err := r.cfg.DB.Update(ctx, func(tx *storage.Tx) (err error) {
+		out, err = r.apply(tx, in)
 		return err
 	})
 	if err != nil {

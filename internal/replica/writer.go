@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -25,7 +26,7 @@ type writer struct {
 }
 
 // write sends what the session has to say until it ends, and a goodbye at last. What takes long is done in wg.
-func (s *session) write(wg *sync.WaitGroup) {
+func (s *session) write(ctx context.Context, wg *sync.WaitGroup) {
 	w := &writer{s: s, out: bufio.NewWriterSize(s.st, writeBuffer), wg: wg}
 	pages, err := s.digestPages()
 	for _, f := range pages {
@@ -41,7 +42,7 @@ func (s *session) write(wg *sync.WaitGroup) {
 		default:
 		}
 		var idle bool
-		if idle, err = w.step(); err != nil || !idle {
+		if idle, err = w.step(ctx); err != nil || !idle {
 			continue
 		}
 		// Nothing is left to say: only now the buffer is worth a packet.
@@ -111,9 +112,9 @@ func (w *writer) deadline() {
 }
 
 // step writes what is most urgent. It says that there was nothing to do.
-func (w *writer) step() (idle bool, err error) {
+func (w *writer) step(ctx context.Context) (idle bool, err error) {
 	s := w.s
-	w.offer()
+	w.offer(ctx)
 	if err := w.keys(); err != nil {
 		return false, err
 	}
@@ -152,7 +153,7 @@ func (w *writer) step() (idle bool, err error) {
 			return false, err
 		}
 	}
-	return false, w.conversation(c)
+	return false, w.conversation(ctx, c)
 }
 
 // takeAcks turns the waiting acknowledgements into one frame. Called with mu held.
@@ -171,28 +172,31 @@ func (s *session) takeAcks() *pb.Frame {
 }
 
 // conversation does what is to be done for one conversation: evaluate, announce, compare, then one run.
-func (w *writer) conversation(c *convSync) error {
+func (w *writer) conversation(ctx context.Context, c *convSync) error {
 	s := w.s
 	if err := s.stillListed(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	evaluate, announce, compare, receipt := c.evaluate, c.announce, c.compare, c.receipt
-	c.evaluate, c.announce, c.compare, c.receipt = false, false, false, false
+	evaluate, announce := c.evaluate, c.announce
+	c.evaluate, c.announce = false, false
 	s.mu.Unlock()
 	if evaluate {
-		again, err := w.evaluate(c)
+		again, err := w.evaluate(ctx, c)
 		if err != nil {
 			return err
 		}
 		announce = announce || again
 	}
 	s.mu.Lock()
-	phase := c.phase
-	s.mu.Unlock()
+	phase, compare, receipt, tell, some := c.phase, c.compare, c.receipt, c.tell, len(c.someTheirs) > 0
 	if phase == phaseClosed || phase == phaseNew {
+		// Heads that came in are kept: the conversation may be shared in a moment.
+		s.mu.Unlock()
 		return nil
 	}
+	c.compare, c.receipt, c.tell = false, false, false
+	s.mu.Unlock()
 	if announce || compare && !c.sentHeads {
 		if err := w.announce(c); err != nil {
 			return err
@@ -203,24 +207,38 @@ func (w *writer) conversation(c *convSync) error {
 			return err
 		}
 	}
+	if some {
+		if err := w.compareSome(c); err != nil {
+			return err
+		}
+	}
+	if tell && !announce {
+		if err := w.some(c); err != nil {
+			return err
+		}
+	}
 	if receipt {
 		if err := w.receipt(c); err != nil {
 			return err
 		}
 	}
-	return w.serve(c)
+	return w.serve(ctx, c)
 }
 
 // evaluate asks who shares the conversation and decides how to begin. It says whether our heads are to be sent.
-func (w *writer) evaluate(c *convSync) (announce bool, err error) {
+func (w *writer) evaluate(ctx context.Context, c *convSync) (announce bool, err error) {
 	s := w.s
 	var heads []feed.Head
 	var shared bool
+	var sc scope
 	err = s.r.view(func(tx *storage.Tx) error {
 		if shared, err = s.r.shares(tx, s.peer, c.id); err != nil || !shared {
 			return err
 		}
-		heads, err = s.r.Heads(tx, c.id)
+		if sc, err = s.r.scope(tx, c.id, s.peer.Account); err != nil {
+			return err
+		}
+		heads, err = s.r.headsFor(tx, c.id, sc.window)
 		return err
 	})
 	if err != nil {
@@ -228,8 +246,9 @@ func (w *writer) evaluate(c *convSync) (announce bool, err error) {
 	}
 	own := s.peer.Account == s.r.cfg.Account
 	s.mu.Lock()
+	c.lazy, c.window = sc.lazy, sc.window
 	if !shared {
-		c.phase, c.feeds = phaseClosed, nil
+		c.phase, c.feeds, c.line = phaseClosed, nil, nil
 		s.mu.Unlock()
 		s.r.streams.setLive(s, c.id, false)
 		return false, nil
@@ -237,26 +256,66 @@ func (w *writer) evaluate(c *convSync) (announce bool, err error) {
 	if c.phase == phaseClosed {
 		c.phase = phaseNew
 	}
+	if c.phase == phaseOpen && c.lazy {
+		s.refresh(c, heads)
+	}
 	if c.phase != phaseNew {
 		s.mu.Unlock()
 		return false, nil
 	}
-	switch {
-	case c.digest != nil && *c.digest == feed.Digest(heads) && !c.compare:
+	digest := feed.Digest(heads)
+	tell := c.lazy && !c.toldDigest
+	c.toldDigest = true
+	same := c.digest != nil && *c.digest == digest && !c.compare
+	asked := !same && (c.listed || own && s.theirDone)
+	if same || asked {
 		c.digest = nil
-		s.mu.Unlock()
-		return false, w.equal(c, heads)
-	case c.listed || own && s.theirDone:
-		c.digest = nil
-		c.phase = phaseAsked
-		s.mu.Unlock()
-		return true, nil
-	case !s.theirDone:
-		s.mu.Unlock()
-		return false, nil // evaluated again after their last page
 	}
+	if asked {
+		c.phase = phaseAsked
+	}
+	done := s.theirDone
 	s.mu.Unlock()
-	return false, w.knock(c)
+	if tell {
+		// It came to be shared after our last page of digests.
+		d := &pb.Digests{Digests: []*pb.Digest{{Conversation: c.id[:], Digest: digest[:]}}}
+		if err := w.frame(&pb.Frame{Of: &pb.Frame_Digests{Digests: d}}); err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case same:
+		return false, w.equal(c, heads)
+	case asked:
+		return true, nil
+	case !done || sc.lazy:
+		// Evaluated again after their last page. A group is not knocked at: the other side will say that it shares it.
+		return false, nil
+	}
+	return false, w.knock(ctx, c)
+}
+
+// refresh takes over what the other side may have of a group now. Called with mu held.
+func (s *session) refresh(c *convSync, heads []feed.Head) {
+	seen := make(map[feed.FeedID]bool, len(heads))
+	for _, h := range heads {
+		id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
+		seen[id] = true
+		switch {
+		case id.Device == s.r.self:
+			s.grewOwn(c, id, h.Last, h.Hash)
+		case c.feeds[id] == nil || c.feeds[id].last < h.Last:
+			s.grewLazily(c, id, h)
+		}
+		if f := c.feeds[id]; f != nil && f.last > h.Last {
+			f.last = max(h.Last, f.sent)
+		}
+	}
+	for id, f := range c.feeds {
+		if !seen[id] {
+			f.last = f.sent // not to be had any more
+		}
+	}
 }
 
 // equal opens a conversation of which both sides hold the same.
@@ -295,15 +354,22 @@ func (w *writer) open(c *convSync) error {
 	s.mu.Unlock()
 	s.r.streams.setLive(s, c.id, true)
 	return s.r.view(func(tx *storage.Tx) error {
-		heads, err := s.r.Heads(tx, c.id)
+		heads, err := s.r.headsFor(tx, c.id, c.window)
 		if err != nil {
 			return err
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, h := range heads {
-			f := c.outFeed(feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device})
+			id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
+			f := c.feeds[id]
+			if f == nil && c.lazy && id.Device != s.r.self {
+				s.grewLazily(c, id, h)
+				continue
+			}
+			f = c.outFeed(id)
 			f.last = max(f.last, h.Last)
+			c.line.add(f)
 		}
 		s.enqueue(c)
 		return nil
@@ -314,7 +380,7 @@ func (w *writer) open(c *convSync) error {
 func (w *writer) announce(c *convSync) error {
 	var heads []feed.Head
 	err := w.s.r.view(func(tx *storage.Tx) (err error) {
-		heads, err = w.s.r.Heads(tx, c.id)
+		heads, err = w.s.r.headsFor(tx, c.id, c.window)
 		return err
 	})
 	if err != nil {
@@ -326,118 +392,7 @@ func (w *writer) announce(c *convSync) error {
 		}
 	}
 	w.s.mu.Lock()
-	c.sentHeads = true
+	c.sentHeads, c.changed, c.turnedAway = true, nil, false
 	w.s.mu.Unlock()
 	return nil
-}
-
-// compare works out from the other side's heads what it lacks.
-func (w *writer) compare(c *convSync) error {
-	s := w.s
-	s.mu.Lock()
-	theirs := c.theirs
-	c.theirs = nil
-	s.mu.Unlock()
-	byFeed := make(map[feed.FeedID]feed.Head, len(theirs))
-	for _, h := range theirs {
-		byFeed[feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}] = h
-	}
-	var plans []plan
-	var proofs []*pb.Frame
-	err := s.r.view(func(tx *storage.Tx) error {
-		return scanFeeds(tx, convFeedsPrefix(c.id), func(id feed.FeedID, st feedState) (bool, error) {
-			h, listed := byFeed[id]
-			if st.forkAt != 0 {
-				if proof, err := loadProof(tx, st.local); err != nil {
-					return false, err
-				} else if listed && proof != nil {
-					proofs = append(proofs, &pb.Frame{Of: &pb.Frame_Fork{Fork: proof.PB()}})
-				}
-				return true, nil
-			}
-			p, err := s.r.plan(tx, id, st, h)
-			plans = append(plans, p)
-			return true, err
-		})
-	})
-	if err != nil {
-		return err
-	}
-	for _, f := range proofs {
-		if err := w.frame(f); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	for _, p := range plans {
-		s.follow(c, p)
-	}
-	s.mu.Unlock()
-	for _, p := range plans {
-		if p.clash != nil {
-			if err := w.frame(&pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: p.clash.PB()}}}); err != nil {
-				return err
-			}
-		}
-		if p.id.Device == s.r.self && !p.hold {
-			s.submitSmall(func(tx *storage.Tx) error {
-				if err := s.r.storeFloor(tx, s.peer, p.id, p.theirs.First); err != nil || p.theirs.Last == 0 {
-					return err
-				}
-				return s.r.storeAck(tx, s.peer, p.id, p.theirs.Last)
-			})
-		}
-	}
-	return w.open(c)
-}
-
-// plan is what follows from the comparison of one feed.
-type plan struct {
-	id     feed.FeedID
-	theirs feed.Head // First is at least 1
-	last   uint64    // ours
-	hold   bool      // nothing of the feed is sent: they hold more than its own device, or another branch
-	clash  *feed.Run // shows them the other branch
-}
-
-func (r *Replica) plan(tx *storage.Tx, id feed.FeedID, st feedState, theirs feed.Head) (plan, error) {
-	theirs.First = max(theirs.First, 1)
-	p := plan{id: id, theirs: theirs, last: st.last}
-	switch {
-	case theirs.Last > st.last:
-		p.hold = id.Device == r.self
-		return p, nil
-	case theirs.Last == 0 || theirs.Last < st.first-1:
-		return p, nil
-	}
-	same, err := r.sameEntry(tx, id, theirs.Last, theirs.Hash)
-	if same || err != nil {
-		return p, err
-	}
-	p.hold = true
-	p.clash, err = r.runCovering(tx, id, st, max(theirs.Last, st.first))
-	return p, err
-}
-
-// follow puts a plan into effect. Called with mu held.
-func (s *session) follow(c *convSync, p plan) {
-	f := c.outFeed(p.id)
-	f.last = max(f.last, p.last)
-	f.hold = p.hold
-	has := max(p.theirs.Last, p.theirs.First-1)
-	if f.refused != 0 || f.limit != 0 || len(f.out) == 0 {
-		// Nothing is under way, or it was not taken: what they say is the place to go on from.
-		for _, run := range f.out {
-			s.inFlight -= run.bytes
-		}
-		f.out, f.sent = nil, has
-	}
-	for len(f.out) > 0 && f.out[0].last <= has {
-		// Settled without an acknowledgement: it lies below their floor.
-		s.inFlight -= f.out[0].bytes
-		f.out = f.out[1:]
-	}
-	f.refused, f.limit = 0, 0
-	f.acked = max(f.acked, min(has, p.last))
-	f.sent = max(f.sent, f.acked)
 }

@@ -3604,8 +3604,9 @@ func (x *Entry) GetBody() []byte {
 // Run is consecutive entries of one feed and one signature, that of the last header.
 type Run struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`     // at most 256
-	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // 64 bytes
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`         // at most 256
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`     // 64 bytes
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // Signed, of the author's device: for who begins the feed above 1 and cannot see it there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3650,6 +3651,13 @@ func (x *Run) GetEntries() []*Entry {
 func (x *Run) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *Run) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
 	}
 	return nil
 }
@@ -6762,7 +6770,8 @@ type Heads struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversation  []byte                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
 	Heads         []*Head                `protobuf:"bytes,2,rep,name=heads,proto3" json:"heads,omitempty"`
-	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"` // last page of this conversation
+	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`       // last page of this conversation
+	Partial       bool                   `protobuf:"varint,4,opt,name=partial,proto3" json:"partial,omitempty"` // of groups: only these changed, and what was refused is taken again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6814,6 +6823,13 @@ func (x *Heads) GetHeads() []*Head {
 func (x *Heads) GetDone() bool {
 	if x != nil {
 		return x.Done
+	}
+	return false
+}
+
+func (x *Heads) GetPartial() bool {
+	if x != nil {
+		return x.Partial
 	}
 	return false
 }
@@ -7897,10 +7913,11 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x05nonce\x18\x0f \x01(\fR\x05nonce\"3\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06header\x18\x01 \x01(\fR\x06header\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"R\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"t\n" +
 	"\x03Run\x12-\n" +
 	"\aentries\x18\x01 \x03(\v2\x13.hima.wire.v1.EntryR\aentries\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x8a\x01\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\"\x8a\x01\n" +
 	"\x04Head\x12\x12\n" +
 	"\x04feed\x18\x01 \x01(\rR\x04feed\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x16\n" +
@@ -8141,11 +8158,12 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\"M\n" +
 	"\aDigests\x12.\n" +
 	"\adigests\x18\x01 \x03(\v2\x14.hima.wire.v1.DigestR\adigests\x12\x12\n" +
-	"\x04done\x18\x02 \x01(\bR\x04done\"i\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"\x83\x01\n" +
 	"\x05Heads\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\fR\fconversation\x12(\n" +
 	"\x05heads\x18\x02 \x03(\v2\x12.hima.wire.v1.HeadR\x05heads\x12\x12\n" +
-	"\x04done\x18\x03 \x01(\bR\x04done\"/\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x18\n" +
+	"\apartial\x18\x04 \x01(\bR\apartial\"/\n" +
 	"\bRunFrame\x12#\n" +
 	"\x03run\x18\x01 \x01(\v2\x11.hima.wire.v1.RunR\x03run\"\x81\x01\n" +
 	"\aAckItem\x12\"\n" +
