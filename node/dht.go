@@ -17,7 +17,6 @@ import (
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	record "github.com/libp2p/go-libp2p-record"
-	cm "github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -49,9 +48,14 @@ const (
 	// dhtDial bounds dialling a node during a look-up: a dead one must not hold up the others.
 	dhtDial = 3 * time.Second
 	// dhtPatience is how long a look-up that has found something goes on at least, and dhtPatienceTimes how many times as
-	// long as it took to find it: a node that is dead or slow costs no more than that.
+	// long as it took to find it: a node that is dead or slow costs no more than that, once dhtQuorum nodes hold what was
+	// found, or a quarter of those in the table if that is less. What fewer hold may be old, or the word of a liar who was
+	// quicker than dead nodes could be given up; their time ends with dhtPatienceMax, after which all who were asked at a
+	// time have answered or never will.
 	dhtPatience      = 2 * time.Second
 	dhtPatienceTimes = 2
+	dhtQuorum        = 5
+	dhtPatienceMax   = dhtAnswer + dhtPatience
 	// dhtGood is how many nodes are remembered over a restart, dhtRemember how often they are written down, dhtRejoin how
 	// many of them are dialled at the start.
 	dhtGood     = 24
@@ -168,7 +172,7 @@ func (d *DHT) start() error {
 		mode = kad.ModeAutoServer // follows addrsChanged
 	}
 	var err error
-	d.kad, err = kad.New(untagged{d.n.host}, append(d.providing(),
+	d.kad, err = kad.New(dhtHost{d.n.host, d.n}, append(d.providing(),
 		kad.Mode(mode),
 		kad.ProtocolPrefix(protocol.ID(d.cfg.Prefix)),
 		kad.Validator(d.judge),
@@ -189,12 +193,6 @@ func (d *DHT) start() error {
 	}
 	return nil
 }
-
-// untagged keeps a DHT from protecting the connections of its table: a table outlives its connections, and forty idle
-// ones are most of an idle node's traffic.
-type untagged struct{ host.Host }
-
-func (untagged) ConnManager() cm.ConnManager { return &cm.NullConnMgr{} }
 
 func (d *DHT) bootstraps() []peer.AddrInfo {
 	if d.cfg.Bootstraps == nil {
@@ -294,7 +292,6 @@ func (d *DHT) fillTable(ctx context.Context) {
 		}
 		id, err := table.GenRandPeerID(part)
 		if err == nil {
-			d.n.makeRoom()
 			ask, cancel := context.WithTimeout(dhtContext(ctx), time.Minute)
 			_, err = d.kad.GetClosestPeers(ask, string(id))
 			cancel()
@@ -320,7 +317,6 @@ func (d *DHT) Put(ctx context.Context, key string, value []byte) error {
 	if d.isClosed() {
 		return ErrClosed
 	}
-	d.n.makeRoom()
 	err := d.kad.PutValue(dhtContext(ctx), key, value)
 	switch {
 	case err == nil:
@@ -343,30 +339,39 @@ func (d *DHT) Get(ctx context.Context, key string) ([]byte, error) {
 	if d.isClosed() {
 		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithCancel(dhtContext(ctx))
+	w := newWitness(key)
+	ctx, cancel := context.WithCancel(context.WithValue(dhtContext(ctx), witnessKey{}, w))
 	defer cancel()
-	d.n.makeRoom()
 	found, err := d.kad.SearchValue(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("looking for a record: %w", err)
 	}
 	start := time.Now()
+	quorum := max(1, min(dhtQuorum, d.Peers()/4))
 	var best []byte
-	var patience <-chan time.Time
+	var patience, late <-chan time.Time
+	over, impatient := false, false
 	for {
 		select {
 		case v, ok := <-found:
+			over = over || !ok
 			if ok {
 				best = v
-				if patience == nil {
-					t := time.NewTimer(max(dhtPatience, dhtPatienceTimes*time.Since(start)))
-					defer t.Stop()
-					patience = t.C
-				}
-				continue
+			}
+			if ok && patience == nil {
+				wait := max(dhtPatience, dhtPatienceTimes*time.Since(start))
+				patience, late = time.After(wait), time.After(max(wait, dhtPatienceMax))
 			}
 		case <-patience:
+			impatient = true
+		case <-w.news:
+		case <-late:
+			over = true
 		case <-ctx.Done():
+			over = true
+		}
+		if !over && !(impatient && w.holders(best) >= quorum) {
+			continue
 		}
 		switch {
 		case best != nil:
@@ -387,10 +392,9 @@ func (d *DHT) Ask(ctx context.Context, key string) ([]DHTAnswer, error) {
 	if d.Peers() == 0 {
 		return nil, ErrAlone
 	}
-	w := &witness{key: key, answers: map[peer.ID][]byte{}}
+	w := newWitness(key)
 	ctx, cancel := context.WithCancel(context.WithValue(dhtContext(ctx), witnessKey{}, w))
 	defer cancel()
-	d.n.makeRoom()
 	found, err := d.kad.SearchValue(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("asking the closest nodes: %w", err)
@@ -430,7 +434,6 @@ func (d *DHT) FindPeer(ctx context.Context, dev identity.DeviceID) ([]string, er
 	if d.isClosed() {
 		return nil, ErrClosed
 	}
-	d.n.makeRoom()
 	info, err := d.kad.FindPeer(dhtContext(ctx), dev.PeerID())
 	if good := dialable(info.Addrs); len(good) > 0 {
 		return addrStrings(good), nil

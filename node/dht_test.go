@@ -48,7 +48,10 @@ const dhtPrefix = "/hima/test"
 // table makes the DHT of a node and runs it until the test ends or stop is called.
 func table(t *testing.T, n *node.Node, c node.DHTConfig) (d *node.DHT, stop func()) {
 	t.Helper()
-	c.Prefix, c.Validators = dhtPrefix, map[string]identity.Validator{"test": numbered{}}
+	c.Prefix = dhtPrefix
+	if c.Validators == nil {
+		c.Validators = map[string]identity.Validator{"test": numbered{}}
+	}
 	d, err := n.NewDHT(c)
 	if err != nil {
 		t.Fatal(err)

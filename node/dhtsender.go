@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -52,6 +53,11 @@ type witness struct {
 	mu      sync.Mutex
 	key     string
 	answers map[peer.ID][]byte // nil: has none
+	news    chan struct{}      // somebody answered; 1 deep
+}
+
+func newWitness(key string) *witness {
+	return &witness{key: key, answers: map[peer.ID][]byte{}, news: make(chan struct{}, 1)}
 }
 
 type witnessKey struct{}
@@ -64,6 +70,23 @@ func (w *witness) saw(p peer.ID, m *pb.Message) {
 		value = r.GetValue()
 	}
 	w.answers[p] = value
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+// holders is how many nodes showed exactly this.
+func (w *witness) holders(value []byte) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, v := range w.answers {
+		if bytes.Equal(v, value) {
+			n++
+		}
+	}
+	return n
 }
 
 func newDHTSender(h host.Host, protos []protocol.ID) *dhtSender {
@@ -117,6 +140,22 @@ func (d *dhtSender) dropIdle(after time.Duration) {
 			if time.Since(l.last) >= after {
 				l.drop()
 				delete(d.lines, p)
+			}
+			<-l.turn
+		default: // in use
+		}
+	}
+}
+
+// unused notes for each node with a stream that nobody uses now when it was last used.
+func (d *dhtSender) unused(last map[peer.ID]time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for p, l := range d.lines {
+		select {
+		case l.turn <- struct{}{}:
+			if l.s != nil {
+				last[p] = l.last
 			}
 			<-l.turn
 		default: // in use
@@ -180,6 +219,9 @@ func (d *dhtSender) exchange(ctx context.Context, p peer.ID, m *pb.Message, wait
 // ask uses the stream there is, or opens one. The caller has the turn.
 func (d *dhtSender) ask(ctx context.Context, p peer.ID, l *dhtLine, m *pb.Message, wait bool) (*pb.Message, error) {
 	if l.s == nil {
+		if err := d.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+			return nil, fmt.Errorf("connecting: %w", err)
+		}
 		s, err := d.host.NewStream(ctx, p, d.protos...)
 		if err != nil {
 			return nil, fmt.Errorf("opening stream: %w", err)

@@ -2,10 +2,16 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	cm "github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"hima/identity"
 )
@@ -17,28 +23,105 @@ const (
 	idleAfter = 2 * time.Minute
 	// idleKept is how many are kept longer. Each costs 30 bytes a second in signs of life; a DHT's table needs none.
 	idleKept = 4
-	// lookedAfter is how old a connection is that a look-up made and has done with: whoever dials for another reason opens
-	// a stream at once.
-	lookedAfter = time.Second
+	// dhtDials is how many dials of DHTs may be under way: a look-up has up to twenty, and the limits of connections that
+	// are being made have room for others beside them.
+	dhtDials = 32
+	// dialFresh is how long a new connection without a stream is left alone: whoever dialled opens one at once.
+	dialFresh = time.Second
+	// dialAgain is how long a dial waits that found no room, and dialRoom how long in all.
+	dialAgain = 50 * time.Millisecond
+	dialRoom  = 3 * time.Second
 )
 
-// makeRoom closes connections that earlier look-ups left, when all together are a third of what there may be. One look-up
-// makes some forty; a node that may dial nobody any more takes whom it cannot reach for gone, strikes them off its table,
-// and finds the wrong ones nearest to a key without noticing.
+// dhtHost is the host as a DHT sees it.
+//
+// It keeps a DHT from protecting the connections of its table: a table outlives its connections, and forty idle ones are
+// most of an idle node's traffic.
+//
+// It makes room before it dials. One look-up makes some forty connections, several may run at a time, and what they leave
+// stays open for a while; a node at its limit may dial nobody any more. kad-dht would take those it cannot reach for gone,
+// strike them off its table, and find the wrong ones nearest to a key without noticing; and libp2p would not dial them for
+// seconds after, although there is room again.
+type dhtHost struct {
+	host.Host
+	n *Node
+}
+
+func (dhtHost) ConnManager() cm.ConnManager { return &cm.NullConnMgr{} }
+
+// Connect dials unless it is connected. That there was no room says nothing of the other end: it waits for some.
+func (h dhtHost) Connect(ctx context.Context, info peer.AddrInfo) error {
+	if c := h.Network().Connectedness(info.ID); c == network.Connected || c == network.Limited {
+		return h.Host.Connect(ctx, info)
+	}
+	select {
+	case h.n.dialling <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-h.n.dialling }()
+	start := time.Now()
+	for {
+		h.n.makeRoom()
+		err := h.Host.Connect(ctx, info)
+		if !errors.Is(err, network.ErrResourceLimitExceeded) {
+			return err
+		}
+		if s, ok := h.Network().(*swarm.Swarm); ok {
+			s.Backoff().Clear(info.ID)
+		}
+		if time.Since(start) > dialRoom {
+			return err
+		}
+		t := time.NewTimer(dialAgain)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// makeRoom closes connections that look-ups made and have done with, those first that were used longest ago, until one more
+// leaves half of what there may be to dials of others and to those who dial us.
 func (n *Node) makeRoom() {
 	conns := n.host.Network().Conns()
-	if len(conns) < n.cfg.Limits.Conns/3 {
+	out := 0
+	for _, c := range conns {
+		if c.Stat().Direction == network.DirOutbound {
+			out++
+		}
+	}
+	excess := max(out-n.cfg.Limits.Conns/2, len(conns)-n.cfg.Limits.Conns*7/8) + 1
+	if excess <= 0 {
 		return
 	}
+	unused := map[peer.ID]time.Time{}
+	protos := map[protocol.ID]bool{}
 	for _, d := range n.openDHTs() {
-		d.sender.dropIdle(0)
+		d.sender.unused(unused)
+		protos[d.proto] = true
 	}
-	now := time.Now()
+	type used struct {
+		c    network.Conn
+		last time.Time
+	}
+	var idle []used
 	for _, c := range conns {
-		st := c.Stat()
-		if st.Direction == network.DirOutbound && now.Sub(st.Opened) > lookedAfter && !busy(c) && !n.wanted(c) {
-			c.Close()
+		last := unused[c.RemotePeer()]
+		busy := slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool {
+			// Whoever asks us over our connection asks again when it is gone.
+			return !protos[s.Protocol()] || s.Stat().Direction == network.DirOutbound && last.IsZero()
+		})
+		fresh := len(c.GetStreams()) == 0 && time.Since(c.Stat().Opened) < dialFresh
+		if c.Stat().Direction == network.DirOutbound && !busy && !fresh && !n.wanted(c) {
+			idle = append(idle, used{c, last})
 		}
+	}
+	slices.SortFunc(idle, func(a, b used) int { return a.last.Compare(b.last) })
+	for _, u := range idle[:min(len(idle), excess)] {
+		u.c.Close()
 	}
 }
 

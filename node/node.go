@@ -37,8 +37,9 @@ type Node struct {
 	meter  relayMeter
 	ifaces func() []netip.Prefix
 
-	dhtMu sync.Mutex
-	dhts  []*DHT // open ones; nil after Close
+	dhtMu    sync.Mutex
+	dhts     []*DHT        // open ones; nil after Close
+	dialling chan struct{} // a place for each dial of a DHT under way
 
 	closing   chan struct{}
 	closeOnce sync.Once
@@ -56,7 +57,10 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: c, log: c.Logger, id: c.Key.ID(), book: newBook(), closing: make(chan struct{}), ifaces: machineInterfaces}
+	n := &Node{
+		cfg: c, log: c.Logger, id: c.Key.ID(), book: newBook(), closing: make(chan struct{}), ifaces: machineInterfaces,
+		dialling: make(chan struct{}, dhtDials),
+	}
 	n.hub.subs = map[*subscriber]struct{}{}
 	n.peers.init()
 	n.lan.init()

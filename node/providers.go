@@ -74,7 +74,6 @@ func (d *DHT) Provide(ctx context.Context, key [32]byte) error {
 	if d.isClosed() {
 		return ErrClosed
 	}
-	d.n.makeRoom()
 	err := d.kad.Provide(dhtContext(ctx), providerKey(key), true)
 	switch {
 	case err == nil:
@@ -108,7 +107,6 @@ func (d *DHT) Providers(ctx context.Context, key [32]byte) ([]Provider, error) {
 	}
 	ctx, cancel := context.WithCancel(dhtContext(ctx))
 	defer cancel()
-	d.n.makeRoom()
 	start := time.Now()
 	found := d.kad.FindProvidersAsync(ctx, providerKey(key), 0)
 	defer func() {
