@@ -66,7 +66,7 @@ func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 	from := f.acked + 1
 	// More than was sent: the rest had come by another road, and what was sent filled the gap before it.
 	f.acked, f.sent, f.proven, f.begins = last, max(f.sent, last), true, false
-	s.settle(f)
+	s.settle(c, f)
 	if c.lazy && id.Device != s.r.self {
 		// What it got over another road. Another entry than ours is found out when one of the two is sent: heads are told
 		// to hurry that.

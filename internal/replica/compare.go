@@ -254,5 +254,8 @@ func (s *session) follow(c *convSync, p plan) {
 		f.acked = min(has, p.last) // a floor that fell took the end along
 	}
 	f.sent = max(f.sent, f.acked)
+	if f.lazy = c.lazy && p.id.Device != s.r.self; f.lazy {
+		f.upTo = f.last // what it lacks goes at once, what comes later waits
+	}
 	c.line.add(f)
 }

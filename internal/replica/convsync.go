@@ -65,7 +65,10 @@ type outFeed struct {
 	inLine  bool
 	begins  bool      // the other side begins it above 1
 	lowered bool      // the other side was offered more than what its floor says, once
-	wait    time.Time // not zero: passed on then
+	lazy    bool      // somebody else's in a group: only what is up to upTo may go
+	upTo    uint64
+	wait    time.Time // not zero: then upTo becomes waitFor
+	waitFor uint64
 	out     []sentRun
 }
 
@@ -173,7 +176,7 @@ func (s *session) grewOwn(c *convSync, id feed.FeedID, last uint64, hash feed.En
 
 // ready says whether there is something to send that the other side takes.
 func (f *outFeed) ready() bool {
-	return f.refused == 0 && !f.hold && f.sent < f.last && (f.limit == 0 || f.sent < f.limit)
+	return f.refused == 0 && !f.hold && f.sent < f.last && (f.limit == 0 || f.sent < f.limit) && (!f.lazy || f.sent < f.upTo)
 }
 
 // reannounce makes the session look at a conversation anew.

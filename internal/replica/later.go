@@ -31,14 +31,14 @@ func (s *session) arm() {
 	}
 }
 
-// postpone lets the entries of a feed wait for the pause. Each session draws its own, so that of several who would push
-// one does and the others hear that it is there. Called with mu held.
+// postpone lets the new entries of a feed wait for the pause. Each session draws its own, so that of several who would
+// push one does and the others hear that it is there. Called with mu held.
 func (s *session) postpone(c *convSync, f *outFeed) {
-	if !f.wait.IsZero() {
+	if !f.wait.IsZero() || f.last <= max(f.sent, f.upTo) || f.refused != 0 || f.hold {
 		return
 	}
 	pause := s.r.cfg.Limits.Lazy
-	f.wait = time.Now().Add(pause*3/4 + rand.N(pause/2))
+	f.wait, f.waitFor = time.Now().Add(pause*3/4+rand.N(pause/2)), f.last
 	if s.later.pushes == nil {
 		s.later.pushes = map[*outFeed]*convSync{}
 	}
@@ -46,11 +46,12 @@ func (s *session) postpone(c *convSync, f *outFeed) {
 	s.arm()
 }
 
-// settle ends the wait of a feed of which nothing is left to push. Called with mu held.
-func (s *session) settle(f *outFeed) {
-	if !f.wait.IsZero() && f.sent >= f.last {
+// settle ends the wait of a feed if the other side has what waits. What came later waits anew. Called with mu held.
+func (s *session) settle(c *convSync, f *outFeed) {
+	if !f.wait.IsZero() && f.sent >= f.waitFor {
 		f.wait = time.Time{}
 		delete(s.later.pushes, f)
+		s.postpone(c, f)
 	}
 }
 
@@ -101,9 +102,10 @@ func (s *session) laterNow() {
 			continue
 		}
 		delete(l.pushes, f)
-		f.wait = time.Time{}
+		f.wait, f.upTo = time.Time{}, max(f.upTo, f.waitFor)
 		c.line.add(f)
 		s.enqueue(c)
+		s.postpone(c, f) // what came later
 	}
 	if len(l.pushes) > 0 {
 		s.arm()
@@ -144,16 +146,17 @@ func (s *session) grewLazily(c *convSync, id feed.FeedID, h feed.Head) {
 		f.sent = max(f.sent, f.last) // its own: what it has of it, its heads say
 		return
 	}
-	if f.ready() && !f.inLine {
-		s.postpone(c, f)
+	if !f.lazy {
+		f.lazy, f.upTo = true, f.sent
 	}
+	s.postpone(c, f)
 }
 
 // line is the feeds of a conversation of which something is to be sent.
 type line []*outFeed
 
 func (l *line) add(f *outFeed) {
-	if !f.inLine && f.wait.IsZero() && f.ready() {
+	if !f.inLine && f.ready() {
 		f.inLine = true
 		*l = append(*l, f)
 	}

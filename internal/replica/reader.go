@@ -200,7 +200,7 @@ func (s *session) handleRun(raw *pb.Run) error {
 	backlog := last <= c.theirEnd[id]
 	f := c.outFeed(id)
 	f.sent, f.last = max(f.sent, last), max(f.last, last)
-	s.settle(f)
+	s.settle(c, f)
 	s.mu.Unlock()
 	in := arrived{peer: s.peer, run: run, backlog: backlog, by: s, certificate: raw.GetCertificate()}
 	if later {

@@ -84,9 +84,10 @@ type device struct {
 	cert   identity.Certificate
 	dir    string
 
-	db   *storage.DB
-	rep  *replica.Replica
-	halt func()
+	db    *storage.DB
+	rep   *replica.Replica
+	halt  func()
+	group *groupView // nil: the conversation is a direct one
 
 	mu       sync.Mutex // guards what follows
 	crashAt  func(point string) bool
@@ -96,6 +97,8 @@ type device struct {
 	detached []uint64
 	acked    []replica.Ack
 	refused  []replica.Refusal
+	receipts []replica.Receipt
+	forks    []replica.Fork
 	diverged bool
 	admit    func(replica.Incoming) (int, pb.Code)
 	excused  map[uint64]bool
@@ -124,7 +127,7 @@ func (d *device) start() {
 	require.NoError(t, err)
 	rep, err := replica.New(replica.Config{
 		DB: db, Node: d.rig.world.Node(d.index), Account: d.person.ID(), Key: d.key, Certificate: d.cert,
-		Records: d.rig, Members: d, Gate: d, Hooks: d, Fail: d.fail, Logger: testLog(),
+		Records: d.rig, Members: d, Gate: d, Hooks: d, Fail: d.fail, Logger: testLog(), Keys: d.keysOf(),
 		Now: func() time.Time {
 			if d.now != nil {
 				return d.now()
@@ -346,6 +349,9 @@ func (r *rig) member(a identity.AccountID) bool {
 // Members, Gate and Hooks of a device.
 
 func (d *device) Shared(_ *storage.Tx, a identity.AccountID) ([]feed.ConversationID, error) {
+	if d.group != nil {
+		return d.group.shared(a), nil
+	}
 	if d.rig.member(a) {
 		return []feed.ConversationID{d.rig.conv}, nil
 	}
@@ -353,6 +359,9 @@ func (d *device) Shared(_ *storage.Tx, a identity.AccountID) ([]feed.Conversatio
 }
 
 func (d *device) Readers(_ *storage.Tx, conv feed.ConversationID) (out []identity.AccountID, err error) {
+	if d.group != nil {
+		return d.group.readers(), nil
+	}
 	for _, other := range d.rig.devices {
 		if other != d && conv == d.rig.conv {
 			out = append(out, other.person.ID())
@@ -365,11 +374,14 @@ func (d *device) KnockToken(*storage.Tx, feed.ConversationID) ([]byte, error) { 
 
 func (d *device) Read(*storage.Tx, feed.FeedID) (uint64, error) { return 0, nil }
 
-func (d *device) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (replica.Window, error) {
+func (d *device) Window(_ *storage.Tx, _ feed.ConversationID, a identity.AccountID) (replica.Window, error) {
+	if d.group != nil {
+		return d.group.window(a), nil
+	}
 	return nil, nil
 }
 
-func (d *device) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+func (d *device) Lazy(*storage.Tx, feed.ConversationID) bool { return d.group != nil }
 
 func (d *device) Listening(identity.AccountID) pb.Code { return pb.Code_CODE_TAKEN }
 
@@ -377,6 +389,10 @@ func (d *device) Admit(_ *storage.Tx, in replica.Incoming) (int, pb.Code, error)
 	d.mu.Lock()
 	admit := d.admit
 	d.mu.Unlock()
+	if d.group != nil {
+		n, code := d.group.admit(in)
+		return n, code, nil
+	}
 	if !d.rig.member(in.Run.Account()) {
 		return 0, pb.Code_CODE_NOT_MEMBER, nil
 	}
@@ -394,6 +410,9 @@ func (d *device) Excused(_ *storage.Tx, e feed.Entry) (bool, error) {
 }
 
 func (d *device) Applied(tx *storage.Tx, a replica.Applied) error {
+	if d.group != nil {
+		tx.OnCommit(func() { d.group.apply(a.Entries) })
+	}
 	tx.OnCommit(func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -427,9 +446,23 @@ func (d *device) Refused(tx *storage.Tx, r replica.Refusal) error {
 
 func (d *device) NotTaken(*storage.Tx, replica.NotTaken) error { return nil }
 
-func (d *device) Receipt(*storage.Tx, replica.Receipt) error { return nil }
+func (d *device) Receipt(tx *storage.Tx, r replica.Receipt) error {
+	tx.OnCommit(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.receipts = append(d.receipts, r)
+	})
+	return nil
+}
 
-func (d *device) Forked(*storage.Tx, replica.Fork) error { return nil }
+func (d *device) Forked(tx *storage.Tx, f replica.Fork) error {
+	tx.OnCommit(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.forks = append(d.forks, f)
+	})
+	return nil
+}
 
 func (d *device) OwnFeedDiverged(feed.FeedID) {
 	d.mu.Lock()

@@ -124,6 +124,9 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 		return nil
 	}
 	want := wanted{id: f.id, from: f.sent + 1, limit: f.limit, lazy: c.lazy, begins: f.begins}
+	if f.lazy {
+		want.limit = f.upTo
+	}
 	s.mu.Unlock()
 	got, err := w.load(ctx, want)
 	if err != nil {

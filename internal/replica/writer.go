@@ -362,12 +362,11 @@ func (w *writer) open(c *convSync) error {
 		defer s.mu.Unlock()
 		for _, h := range heads {
 			id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
-			f := c.feeds[id]
-			if f == nil && c.lazy && id.Device != s.r.self {
+			if c.lazy && id.Device != s.r.self {
 				s.grewLazily(c, id, h)
 				continue
 			}
-			f = c.outFeed(id)
+			f := c.outFeed(id)
 			f.last = max(f.last, h.Last)
 			c.line.add(f)
 		}
