@@ -38,10 +38,13 @@ type Config struct {
 	// says that nothing new was learnt. It may take as long as a dial.
 	Locate func(ctx context.Context, device identity.DeviceID) error
 	// Addr names where a device would be dialled, or is connected, for the log of attempts; nil: not said.
-	Addr   func(identity.DeviceID) string
-	Logger *slog.Logger     // nil: nothing is logged
-	Now    func() time.Time // nil: time.Now
-	Limits Limits           // zero fields: the defaults
+	Addr func(identity.DeviceID) string
+	// Release ends a session that was only opened to settle what members of a group owe each other, unless somebody else
+	// uses it; nil: sessions stay.
+	Release func(identity.DeviceID)
+	Logger  *slog.Logger     // nil: nothing is logged
+	Now     func() time.Time // nil: time.Now
+	Limits  Limits           // zero fields: the defaults
 }
 
 // Limits shapes the retry table. A zero field takes the value of DefaultLimits.
@@ -53,6 +56,13 @@ type Limits struct {
 	Recent  time.Duration // how long ago a device may have been seen and still count as just lost
 	NearCap time.Duration // longest pause for a device just lost: most come back within minutes
 	Timeout time.Duration // of one dial with its hello
+
+	// Of devices that are owed entries of groups alone. Mostly others bring them: nobody is dialled at once, and devices of
+	// big groups one after another.
+	LazyAfter    time.Duration // how long others have before the first try
+	LazySpread   time.Duration // between the first tries of two devices, on average
+	LazyDials    int           // at the same time, beside those above
+	LazySessions int           // that were opened so and have something to settle
 }
 
 // DefaultLimits returns the limits of a normal node.
@@ -65,6 +75,11 @@ func DefaultLimits() Limits {
 		Recent:  10 * time.Minute,
 		NearCap: 5 * time.Second,
 		Timeout: 15 * time.Second,
+
+		LazyAfter:    5 * time.Second,
+		LazySpread:   200 * time.Millisecond,
+		LazyDials:    8,
+		LazySessions: 24,
 	}
 }
 
@@ -95,6 +110,10 @@ func (c Config) withDefaults() Config {
 	c.Limits.Recent = cmp.Or(c.Limits.Recent, d.Recent)
 	c.Limits.NearCap = cmp.Or(c.Limits.NearCap, d.NearCap)
 	c.Limits.Timeout = cmp.Or(c.Limits.Timeout, d.Timeout)
+	c.Limits.LazyAfter = cmp.Or(c.Limits.LazyAfter, d.LazyAfter)
+	c.Limits.LazySpread = cmp.Or(c.Limits.LazySpread, d.LazySpread)
+	c.Limits.LazyDials = cmp.Or(c.Limits.LazyDials, d.LazyDials)
+	c.Limits.LazySessions = cmp.Or(c.Limits.LazySessions, d.LazySessions)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -42,6 +42,7 @@ type box struct {
 	bell    chan struct{} // one slot: look at waiting, or at what is to be opened
 	resting bool          // it is watched, and nothing is known to wait
 	saved   time.Time     // emptied, as on the disk
+	reread  time.Time     // when items that were left were last looked at again
 	nudge   chan struct{} // one slot: try again at once
 	gone    chan struct{} // closed when it is not used any more
 }

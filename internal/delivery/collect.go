@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -12,9 +11,6 @@ import (
 
 	"hima/identity"
 	"hima/internal/mailbox"
-	"hima/internal/replica"
-	"hima/internal/wire/pb"
-	"hima/storage"
 )
 
 const (
@@ -205,9 +201,15 @@ func (m *Mail) learnTerms(ctx context.Context, b *box) error {
 // heard takes word of inboxes. It must not block.
 func (m *Mail) heard(b *box, waiting, missing []identity.InboxID) {
 	m.mu.Lock()
+	own := make(map[identity.InboxID]bool, len(b.inboxes))
+	for _, in := range b.inboxes {
+		own[in.id] = true
+	}
+	heard := len(missing)
 	for _, id := range waiting {
-		if len(b.waiting) < len(b.inboxes)+8 { // only own ones are looked at
+		if own[id] { // others on this stream are of groups' logs
 			b.waiting[id] = true
+			heard++
 		}
 	}
 	for _, id := range missing {
@@ -218,7 +220,7 @@ func (m *Mail) heard(b *box, waiting, missing []identity.InboxID) {
 		}
 	}
 	m.mu.Unlock()
-	if len(waiting)+len(missing) > 0 {
+	if heard > 0 {
 		b.ring()
 	}
 }
@@ -324,6 +326,7 @@ func (m *Mail) emptyAll(ctx context.Context, b *box) error {
 			return err
 		}
 	}
+	m.readAgain(b)
 	return m.noteEmpty(ctx, b)
 }
 
@@ -396,6 +399,7 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 			}
 			if ok {
 				done = append(done, hash)
+				m.unleave(in, hash)
 			} else {
 				done = append(done, m.leave(in, hash, strangers)...)
 			}
@@ -432,160 +436,4 @@ func (m *Mail) leave(in *ownInbox, hash [32]byte, strangers bool) (drop [][32]by
 		in.left = in.left[n:]
 	}
 	return drop
-}
-
-func takenKey(hash [32]byte) []byte { return keyOf(keyTaken, hash[:16]) }
-
-// take takes one item; true: it can be removed where it lies. An error is one of the own database: the same item may be
-// taken later.
-func (m *Mail) take(ctx context.Context, it mailbox.Item, hash [32]byte, strangers bool) (done bool, err error) {
-	known := false
-	err = m.cfg.DB.View(func(tx *storage.Tx) (err error) {
-		known, err = tx.Has(takenKey(hash))
-		return err
-	})
-	if known || err != nil {
-		return known, err
-	}
-	plain, used, err := m.open(it.Bytes)
-	if err != nil {
-		if errors.Is(err, identity.ErrNotSealedForKey) || errors.Is(err, identity.ErrMalformed) {
-			m.log.Debug("leaving an item that does not open", "error", err)
-			return false, nil
-		}
-		return false, err
-	}
-	mail, err := identity.ParseMail(plain, m.self)
-	if err == nil && used != nil && used.device != mail.Certificate.Device {
-		err = errors.New("a one-time prekey of another device")
-	}
-	if err != nil {
-		m.log.Debug("dropping an item that says nothing", "error", err)
-		return true, m.finish(ctx, it, hash, used)
-	}
-	return m.importMail(ctx, it, hash, strangers, mail, used)
-}
-
-// open opens an item with the one-time prekey that it names, or with one of the rotating ones.
-func (m *Mail) open(item []byte) (plain []byte, used *oneTime, err error) {
-	hint, err := identity.MailHint(item)
-	if err != nil {
-		return nil, nil, err
-	}
-	err = m.cfg.DB.View(func(tx *storage.Tx) error {
-		o, ok, err := loadOneTime(tx, hint)
-		if ok {
-			used = &o
-		}
-		return err
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	if used != nil {
-		plain, err = identity.OpenMail(item, m.self, used.secret)
-		return plain, used, err
-	}
-	m.mu.Lock()
-	keys := slices.Clone(m.prekeys)
-	m.mu.Unlock()
-	err = identity.ErrNotSealedForKey
-	for _, k := range slices.Backward(keys) {
-		if plain, err = identity.OpenMail(item, m.self, k.secret); err == nil || !errors.Is(err, identity.ErrNotSealedForKey) {
-			return plain, nil, err
-		}
-	}
-	return nil, nil, err
-}
-
-// importMail stores what a mail says. The one-time prekey that opened it is erased in the same transaction (R24).
-func (m *Mail) importMail(ctx context.Context, it mailbox.Item, hash [32]byte, strangers bool, mail identity.Mail, used *oneTime) (bool, error) {
-	from := replica.Peer{Account: mail.Certificate.Account, Device: mail.Certificate.Device}
-	known := m.takesMailOf(from.Account)
-	got, err := m.cfg.Feeds.Import(ctx, replica.Mailed{
-		Peer: from, Record: mail.AccountRecord, Runs: mail.Runs, Receipts: mail.Receipts, Token: mail.Token, Work: mail.Work,
-	}, func(tx *storage.Tx) error {
-		if strangers && used == nil && !known {
-			return nil // it may have to be judged again; nothing is stored twice
-		}
-		if known && mail.Offer != nil {
-			if err := m.takeOffer(tx, from, *mail.Offer, false); err != nil {
-				return err
-			}
-		}
-		return m.mark(tx, it, hash, used)
-	})
-	switch {
-	case errors.Is(err, replica.ErrNotAdmitted), errors.Is(err, replica.ErrProtocol):
-		m.log.Debug("dropping a mail", "device", from.Device.Short(), "error", err)
-		return true, m.finish(ctx, it, hash, used)
-	case errors.Is(err, replica.ErrDiverged):
-		return true, nil
-	case err != nil:
-		return false, err
-	}
-	m.log.Debug("took an item", "device", from.Device.Short(), "entries", got.Entries, "receipts", len(mail.Receipts), "refused", got.Refused)
-	if got.Refused == pb.Code_CODE_FULL && strangers && !known {
-		return false, nil
-	}
-	if mail.Offer != nil && !known && got.Refused == 0 { // whose first entry was taken may be answered there
-		err := m.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return m.takeOffer(tx, from, *mail.Offer, false) })
-		if err != nil {
-			return false, fmt.Errorf("keeping an offer: %w", err)
-		}
-	}
-	m.poke()
-	if used != nil {
-		m.cfg.Feeds.PushOffer(from.Device)
-	}
-	return true, nil
-}
-
-// mark notes that an item was taken, so that its like from another mailbox is known, and erases the key that opened it.
-func (m *Mail) mark(tx *storage.Tx, it mailbox.Item, hash [32]byte, used *oneTime) error {
-	until := it.Until
-	if longest := m.cfg.Now().Add(maxTaken); until.IsZero() || until.After(longest) {
-		until = longest
-	}
-	if err := tx.Set(takenKey(hash), millis(until.Add(m.cfg.Limits.Slack))); err != nil {
-		return err
-	}
-	if used == nil {
-		return nil
-	}
-	return m.spend(tx, *used)
-}
-
-// maxTaken bounds how long an item is remembered, whatever its mailbox says.
-const maxTaken = 90 * 24 * time.Hour
-
-// finish marks an item of which nothing is stored.
-func (m *Mail) finish(ctx context.Context, it mailbox.Item, hash [32]byte, used *oneTime) error {
-	return m.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return m.mark(tx, it, hash, used) })
-}
-
-// forgetTaken removes notes of items whose like cannot come any more.
-func (m *Mail) forgetTaken(ctx context.Context) error {
-	now := m.cfg.Now()
-	var old [][]byte
-	err := m.cfg.DB.View(func(tx *storage.Tx) error {
-		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyTaken)}, func(k, v []byte) (bool, error) {
-			c := cutter{b: v}
-			if until := c.time(); c.bad || until.Before(now) {
-				old = append(old, k)
-			}
-			return len(old) < 1024, nil
-		})
-	})
-	if err != nil || len(old) == 0 {
-		return err
-	}
-	return m.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
-		for _, k := range old {
-			if err := tx.Delete(k); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }

@@ -145,6 +145,9 @@ func (m *Mail) loadLedger(tx *storage.Tx) error {
 func (m *Mail) keep(ctx context.Context, ex replica.Export, holder identity.DeviceID, until time.Time) error {
 	var list []holding
 	for _, s := range ex.Spans {
+		if s.Feed.Device != m.self {
+			continue // another author's, which is not ours to promise
+		}
 		list = append(list, holding{peer: ex.Peer, feed: s.Feed, from: s.From, last: s.Last, holder: holder, since: m.cfg.Now(), until: until})
 	}
 	if err := m.fail("before-custody"); err != nil {
@@ -158,6 +161,9 @@ func (m *Mail) keep(ctx context.Context, ex replica.Export, holder identity.Devi
 			if err := m.cfg.Hooks.InCustody(tx, h.held()); err != nil {
 				return err
 			}
+		}
+		if err := m.carry(tx, ex, until); err != nil {
+			return err
 		}
 		return m.cfg.Feeds.Posted(tx, ex)
 	})

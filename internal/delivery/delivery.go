@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"hima/identity"
+	"hima/internal/replica"
 	"hima/node"
 )
 
@@ -24,14 +26,17 @@ type Delivery struct {
 	mu    sync.Mutex
 	table map[identity.DeviceID]*row // guarded by mu
 	dials int                        // guarded by mu; under way
+	lazy  lazyDials                  // guarded by mu
 }
 
 // row is one device. Rows of devices that are owed nothing and are not worth a session are removed, unless they were
 // seen of late.
 type row struct {
-	owed    bool
+	owed    bool // entries of conversations with its account, or between own devices
+	lazy    bool // entries of groups
 	wanted  bool // a contact
 	dialing bool
+	settles time.Time // when a session was opened for lazy alone; zero: it was not
 	tries   int       // failures since it was last seen
 	next    time.Time // zero: as soon as there is room
 	seen    time.Time // zero: never since the start
@@ -138,9 +143,9 @@ func (d *Delivery) hear(e node.Event) {
 			r.limited, r.lost = e.Info.Limited, time.Time{}
 		}
 		d.mu.Unlock()
-		d.nudge(e.Device, pause)
+		d.nudge(e.Device, pause, false)
 	case node.PeerDown:
-		d.nudge(e.Device, d.afterLoss(e.Device))
+		d.nudge(e.Device, d.afterLoss(e.Device), true)
 	case node.NetworkChanged:
 		d.begin()
 	case node.OnlineChanged:
@@ -164,6 +169,9 @@ func (d *Delivery) begin() {
 	defer d.mu.Unlock()
 	for _, r := range d.table {
 		r.tries, r.next, r.located = 0, time.Time{}, time.Time{}
+		if r.idle() {
+			r.next = d.lazyTurn()
+		}
 	}
 }
 
@@ -188,12 +196,14 @@ func (d *Delivery) afterLoss(device identity.DeviceID) time.Duration {
 
 // Nudge tries a device at once that was seen, and begins its pauses anew. Devices that are neither owed anything nor
 // contacts are not tried.
-func (d *Delivery) Nudge(device identity.DeviceID) { d.nudge(device, 0) }
+func (d *Delivery) Nudge(device identity.DeviceID) { d.nudge(device, 0, false) }
 
-func (d *Delivery) nudge(device identity.DeviceID, pause time.Duration) {
+func (d *Delivery) nudge(device identity.DeviceID, pause time.Duration, lost bool) {
 	now := d.cfg.Now()
 	d.mu.Lock()
-	if r := d.table[device]; r != nil {
+	if r := d.table[device]; r != nil && r.idle() && lost {
+		r.next = d.lazyTurn() // it went, and others are still there
+	} else if r != nil {
 		// A device that announces itself again and again is not tried more often than one that was just lost.
 		if r.tries > 1 && now.Sub(r.seen) < d.cfg.Limits.Latency {
 			d.mu.Unlock()
@@ -221,16 +231,16 @@ func (d *Delivery) refresh() {
 		contacts = d.cfg.Contacts()
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	before := make(map[identity.DeviceID]bool, len(d.table))
+	lazy := make(map[identity.DeviceID]bool, len(d.table))
 	for device, r := range d.table {
-		before[device] = r.owed
-		r.owed, r.wanted = false, false
+		before[device], lazy[device] = r.owed, r.lazy
+		r.owed, r.lazy, r.wanted = false, false, false
 	}
 	for _, debt := range owed {
 		r := d.row(debt.Device)
-		r.owed = true
-		if !before[debt.Device] {
+		r.lazy = slices.ContainsFunc(debt.Feeds, func(s replica.Span) bool { return s.Lazy })
+		if r.owed = !r.lazy || !debt.Lazy(); r.owed && !before[debt.Device] {
 			// Newly owed something: pauses that were right for an idle contact are not.
 			r.tries, r.next = 0, time.Time{}
 		}
@@ -239,9 +249,19 @@ func (d *Delivery) refresh() {
 		d.row(device).wanted = true
 	}
 	for device, r := range d.table {
-		if !r.owed && !r.wanted && !r.dialing {
+		if r.idle() && !lazy[device] && r.next.IsZero() {
+			r.next = d.lazyTurn()
+		}
+	}
+	settled := d.settled()
+	for device, r := range d.table {
+		if !r.owed && !r.lazy && !r.wanted && !r.dialing {
 			delete(d.table, device)
 		}
+	}
+	d.mu.Unlock()
+	for _, device := range settled {
+		d.cfg.Release(device)
 	}
 }
 
@@ -284,27 +304,34 @@ func (d *Delivery) start(ctx context.Context, wg *sync.WaitGroup, now time.Time)
 		}
 	}
 	slices.SortFunc(list, func(a, b due) int {
-		if a.row.owed != b.row.owed {
-			if a.row.owed {
-				return -1
-			}
-			return 1
-		}
-		return a.row.next.Compare(b.row.next)
+		return cmp.Or(cmp.Compare(a.row.rank(), b.row.rank()), a.row.next.Compare(b.row.next))
 	})
+	room := 0
+	if n := len(list); n > 0 && list[n-1].row.idle() {
+		room = d.lazyRoom(now)
+	}
 	for _, x := range list {
-		if d.dials >= d.cfg.Limits.Dials {
-			break // whoever returns wakes Run
+		idle := x.row.idle()
+		switch { // whoever returns wakes Run
+		case !idle && d.dials >= d.cfg.Limits.Dials:
+			continue
+		case idle && room <= 0:
+			wait = min(cmp.Or(wait, recheck), d.cfg.Limits.NearCap) // for sessions that settle nothing nobody wakes it
+			continue
+		case idle:
+			room--
+			d.lazy.under++
+		default:
+			d.dials++
 		}
-		d.dials++
 		x.row.dialing = true
-		wg.Go(func() { d.dial(ctx, x.device) })
+		wg.Go(func() { d.dial(ctx, x.device, idle) })
 	}
 	return wait
 }
 
 // dial tries one device, a second time if the network knows where it is now, and plans the next try.
-func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
+func (d *Delivery) dial(ctx context.Context, device identity.DeviceID, idle bool) {
 	attempt, err := d.try(ctx, device)
 	attempts := []Attempt{attempt}
 	if err != nil && d.locate(ctx, device, err) {
@@ -313,16 +340,23 @@ func (d *Delivery) dial(ctx context.Context, device identity.DeviceID) {
 	}
 	now := d.cfg.Now()
 	d.mu.Lock()
-	d.dials--
+	if idle {
+		d.lazy.under--
+	} else {
+		d.dials--
+	}
 	r := d.row(device)
 	r.dialing = false
 	if err == nil {
 		r.tries, r.seen, r.next = 0, now, now.Add(d.cfg.Limits.NearCap)
+		if idle {
+			r.settles = now
+		}
 	} else {
 		r.next = now.Add(d.pause(r, now))
 		r.tries++
 	}
-	owed := r.owed
+	owed := r.owed || r.lazy
 	d.mu.Unlock()
 	select {
 	case d.wake <- struct{}{}:
@@ -376,13 +410,16 @@ func (d *Delivery) locate(ctx context.Context, device identity.DeviceID, failed 
 	d.mu.Lock()
 	r := d.row(device)
 	asked := !r.located.IsZero() && now.Sub(r.located) < locatePause
-	if !asked {
+	idle := r.idle()
+	if asked = asked || idle && d.lazy.asking; !asked {
 		r.located = now
+		d.lazy.asking = d.lazy.asking || idle
 	}
 	d.mu.Unlock()
 	if asked {
 		return false
 	}
+	defer d.asked(idle)
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Limits.Timeout)
 	defer cancel()
 	if err := d.cfg.Locate(ctx, device); err != nil {
@@ -402,6 +439,9 @@ func lost(err error) bool {
 func (d *Delivery) pause(r *row, now time.Time) time.Duration {
 	l := d.cfg.Limits
 	limit := l.IdleCap
+	if r.idle() {
+		return d.lazyPause(r.tries)
+	}
 	switch {
 	case !r.seen.IsZero() && now.Sub(r.seen) < l.Recent:
 		limit = l.NearCap

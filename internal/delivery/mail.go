@@ -30,6 +30,10 @@ type Mail struct {
 	ledger     ledger
 	posters    map[identity.DeviceID]*poster
 	posting    int                             // posts under way
+	lazyPosts  int                             // of these, those for groups
+	again      bool                            // entries of groups came since what was left was last looked at
+	leaving    bool                            // the node ends
+	side       map[identity.AccountID]bool     // accounts with an inbox that are no contacts; nil: not counted yet
 	offering   map[identity.DeviceID]time.Time // offers of which it is not known yet that they arrived
 	stale      map[identity.DeviceID]bool      // devices whose inboxes are gone
 	bad        map[identity.DeviceID]time.Time // mailboxes that lied, until when they are not used
@@ -160,22 +164,26 @@ func (m *Mail) farewell(ended context.Context) {
 		m.log.Debug("making the last receipts", "error", err)
 		return
 	}
-	if err := m.refresh(ctx); err != nil {
-		m.log.Debug("looking at what is owed", "error", err)
-		return
-	}
-	m.mu.Lock()
-	now := m.cfg.Now()
-	for _, p := range m.posters {
-		p.failed = true // there is no time left to try directly
-		if !p.receipt.IsZero() {
-			p.receipt = now.Add(-m.cfg.Limits.Receipt)
+	// What a group's log takes meanwhile need not go to each of its members.
+	for _, last := range []bool{false, true} {
+		if err := m.refresh(ctx); err != nil {
+			m.log.Debug("looking at what is owed", "error", err)
+			return
 		}
+		m.mu.Lock()
+		m.leaving = last
+		now := m.cfg.Now()
+		for _, p := range m.posters {
+			p.failed = true // there is no time left to try directly
+			if !p.receipt.IsZero() && !p.later {
+				p.receipt = now.Add(-m.cfg.Limits.Receipt)
+			}
+		}
+		m.mu.Unlock()
+		var wg sync.WaitGroup
+		m.start(ctx, &wg, now)
+		wg.Wait()
 	}
-	m.mu.Unlock()
-	var wg sync.WaitGroup
-	m.start(ctx, &wg, now)
-	wg.Wait()
 }
 
 func (m *Mail) check(ctx context.Context, what string, err error) {
@@ -278,6 +286,8 @@ func (m *Mail) tidy(ctx context.Context) {
 	m.check(ctx, "erasing prekeys", m.erasePrekeys(ctx))
 	m.check(ctx, "forgetting items", m.forgetTaken(ctx))
 	m.check(ctx, "retiring mailboxes", m.retire(ctx))
+	m.check(ctx, "closing inboxes", m.shed(ctx))
+	m.check(ctx, "forgetting what was carried", m.forgetCarried(ctx))
 }
 
 func (c MailConfig) withDefaults() MailConfig {
@@ -293,6 +303,10 @@ func (c MailConfig) withDefaults() MailConfig {
 	l.OneTimeOf = cmp.Or(l.OneTimeOf, d.OneTimeOf)
 	l.Slack = cmp.Or(l.Slack, d.Slack)
 	l.Left = cmp.Or(l.Left, d.Left)
+	l.GroupGrace = cmp.Or(l.GroupGrace, d.GroupGrace)
+	l.GroupChat = cmp.Or(l.GroupChat, d.GroupChat)
+	l.GroupReceipt = cmp.Or(l.GroupReceipt, d.GroupReceipt)
+	l.Comembers = cmp.Or(l.Comembers, d.Comembers)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

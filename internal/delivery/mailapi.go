@@ -35,6 +35,8 @@ type MailFeeds interface {
 	// Owed lists the devices that lack entries, ReceiptsDue those that lack a receipt; WatchOwed ticks when they changed.
 	Owed() ([]replica.Debt, error)
 	ReceiptsDue() ([]replica.Peer, error)
+	// LazyReceiptsDue is ReceiptsDue for groups.
+	LazyReceiptsDue() ([]replica.Peer, error)
 	WatchOwed() (<-chan struct{}, func())
 	// FlushReceipts makes receipts now that wait for more of their kind.
 	FlushReceipts(ctx context.Context, convs ...feed.ConversationID) error
@@ -69,7 +71,7 @@ type MailRecords interface {
 	FetchDevice(ctx context.Context, device identity.DeviceID) (identity.DeviceRecord, error)
 }
 
-// Held is a part of an own feed that a mailbox holds for a device.
+// Held is a part of an own feed that a mailbox holds for a device, or, with the zero Peer, in the log of a group for all.
 type Held struct {
 	Peer   replica.Peer
 	Feed   feed.FeedID
@@ -118,6 +120,13 @@ type MailConfig struct {
 	Hooks       MailHooks
 	// Accepted says who is told where this device takes its mail: contacts. It must be cheap.
 	Accepted func(identity.AccountID) bool
+	// Comember says who is told too, as far as there is room: those in a group with this account, or about to be. It must be
+	// cheap; nil: nobody.
+	Comember func(identity.AccountID) bool
+	// Keys takes the keys of groups that mail brings; nil: nobody does.
+	Keys replica.Keys
+	// Keeps says what this node can keep for others in all: no single one is promised more. nil: any amount.
+	Keeps func() uint64
 	// OnDevice is called when the own device record must say something else; nil: nobody publishes it.
 	OnDevice func(DeviceInfo)
 	// Snapshot returns the secret of the account's snapshot slot, which only a device with the account seed knows (R21).
@@ -140,6 +149,11 @@ type MailLimits struct {
 	OneTimeOf time.Duration // how old a one-time prekey may be that is used for sealing
 	Slack     time.Duration // beyond the longest expiry, before a replaced prekey is erased (R24)
 	Left      int           // items of a request inbox that did not open and are kept
+
+	GroupGrace   time.Duration // how long members have before control entries of a group go by mail
+	GroupChat    time.Duration // how long members and the group's log have before its chat does
+	GroupReceipt time.Duration // pause before a receipt of a group goes by mail
+	Comembers    int           // accounts that have an inbox here without being contacts
 }
 
 // DefaultMailLimits returns the limits of a normal node.
@@ -155,6 +169,11 @@ func DefaultMailLimits() MailLimits {
 		OneTimeOf: 30 * 24 * time.Hour,
 		Slack:     7 * 24 * time.Hour,
 		Left:      8,
+
+		GroupGrace:   8 * time.Second,
+		GroupChat:    25 * time.Second,
+		GroupReceipt: time.Minute,
+		Comembers:    64,
 	}
 }
 

@@ -94,7 +94,7 @@ func (m *Mail) ownOffer(account identity.AccountID) (o identity.MailOffer, diges
 
 // takesMailOf says whether an account gets an inbox of its own.
 func (m *Mail) takesMailOf(account identity.AccountID) bool {
-	return account == m.cfg.Account || m.cfg.Accepted(account)
+	return account == m.cfg.Account || m.cfg.Accepted(account) || m.comember(account)
 }
 
 // Offer implements replica.Side: where this device takes its mail, and with which keys. What was told and arrived is not

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -39,9 +40,11 @@ type poster struct {
 	peer    replica.Peer
 	debt    []replica.Span // what it lacks
 	receipt time.Time      // since when it lacks a receipt; zero: it does not
+	later   bool           // of groups alone
 	since   time.Time      // since when it is owed something and is not connected
 	failed  bool           // the direct road was tried since, in vain
 	busy    bool
+	lazy    bool // busy for the sake of groups
 	tries   int
 	next    time.Time
 }
@@ -66,6 +69,10 @@ func (m *Mail) refresh(ctx context.Context) error {
 		return fmt.Errorf("asking who is owed something: %w", err)
 	}
 	receipts, err := m.cfg.Feeds.ReceiptsDue()
+	if err != nil {
+		return fmt.Errorf("asking who lacks a receipt: %w", err)
+	}
+	later, err := m.cfg.Feeds.LazyReceiptsDue()
 	if err != nil {
 		return fmt.Errorf("asking who lacks a receipt: %w", err)
 	}
@@ -96,7 +103,10 @@ func (m *Mail) refresh(ctx context.Context) error {
 		}
 	}
 	due := map[identity.DeviceID]bool{}
-	for _, r := range receipts {
+	lacksReceipt := func(r replica.Peer, lazy bool) {
+		if lazy && due[r.Device] {
+			return
+		}
 		due[r.Device] = true
 		p := m.poster(r)
 		if !seen[r.Device] {
@@ -105,6 +115,13 @@ func (m *Mail) refresh(ctx context.Context) error {
 		if seen[r.Device] = true; p.receipt.IsZero() {
 			p.receipt = now
 		}
+		p.later = lazy
+	}
+	for _, r := range receipts {
+		lacksReceipt(r, false)
+	}
+	for _, r := range later {
+		lacksReceipt(r, true)
 	}
 	for dev, p := range m.posters {
 		if !due[dev] {
@@ -129,68 +146,42 @@ func (m *Mail) poster(p replica.Peer) *poster {
 	return x
 }
 
-// due says when a device is to be posted to; zero: not before something changes. Called with mu held.
-func (m *Mail) due(p *poster, now time.Time) time.Time {
-	if m.cfg.Feeds.Connected(p.peer.Device) {
-		p.since, p.failed, p.tries, p.next = time.Time{}, false, 0, time.Time{}
-		return time.Time{}
-	}
-	owes := slices.ContainsFunc(p.debt, func(s replica.Span) bool {
-		return m.ledger.covered(p.peer.Device, s.Feed, s.From, now) < s.Last
-	})
-	var at time.Time
-	switch {
-	case owes:
-		if p.since.IsZero() {
-			p.since = now
-		}
-		if at = p.since; !p.failed {
-			at = at.Add(m.cfg.Limits.Grace)
-		}
-	case !p.receipt.IsZero():
-		at = p.receipt.Add(m.cfg.Limits.Receipt)
-	default:
-		p.since = time.Time{}
-		return time.Time{}
-	}
-	if p.next.After(at) {
-		at = p.next
-	}
-	return at
-}
-
 // start posts to whoever is due, and says when the next is.
 func (m *Mail) start(ctx context.Context, wg *sync.WaitGroup, now time.Time) (next time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	type turn struct {
-		p  *poster
-		at time.Time
+		p    *poster
+		at   time.Time
+		lazy int
 	}
 	var list []turn
 	for _, p := range m.posters {
 		if p.busy {
 			continue
 		}
-		switch at := m.due(p, now); {
+		switch at, lazy := m.due(p, now); {
 		case at.IsZero():
 		case at.After(now):
 			if next.IsZero() || at.Before(next) {
 				next = at
 			}
 		default:
-			list = append(list, turn{p, at})
+			list = append(list, turn{p, at, int(boolByte(lazy))})
 		}
 	}
-	slices.SortFunc(list, func(a, b turn) int { return a.at.Compare(b.at) })
+	slices.SortFunc(list, func(a, b turn) int { return cmp.Or(cmp.Compare(a.lazy, b.lazy), a.at.Compare(b.at)) })
 	for _, t := range list {
-		if m.posting >= m.cfg.Limits.Posts {
-			break // whoever is ready pokes Run
+		// Whoever is ready pokes Run.
+		if m.posting >= m.cfg.Limits.Posts || t.lazy == 1 && m.lazyPosts >= max(1, m.cfg.Limits.Posts/2) {
+			break
 		}
 		m.posting++
-		t.p.busy = true
+		m.lazyPosts += t.lazy
+		t.p.busy, t.p.lazy = true, t.lazy == 1
+		newcomer := t.p.newcomer()
 		wg.Go(func() {
-			err := m.post(ctx, t.p.peer, wg)
+			err := m.post(ctx, t.p.peer, newcomer, wg)
 			m.posted(t.p, err)
 		})
 	}
@@ -202,7 +193,10 @@ func (m *Mail) posted(p *poster, err error) {
 	now := m.cfg.Now()
 	m.mu.Lock()
 	m.posting--
-	p.busy = false
+	if p.lazy {
+		m.lazyPosts--
+	}
+	p.busy, p.lazy = false, false
 	if err == nil {
 		p.tries, p.next = 0, time.Time{}
 		p.receipt = time.Time{} // asked for anew by refresh
@@ -221,7 +215,7 @@ func (m *Mail) posted(p *poster, err error) {
 
 // post leaves what a device lacks in its mailboxes. One that fails is nothing but a road that did not work: the entries stay
 // pending and are tried again, here or directly.
-func (m *Mail) post(ctx context.Context, peer replica.Peer, wg *sync.WaitGroup) error {
+func (m *Mail) post(ctx context.Context, peer replica.Peer, newcomer bool, wg *sync.WaitGroup) error {
 	for range postsInRow {
 		if m.cfg.Feeds.Connected(peer.Device) {
 			return nil
@@ -231,7 +225,7 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, wg *sync.WaitGroup) 
 		if err != nil {
 			return err
 		}
-		ex, err := m.export(ctx, peer.Device)
+		ex, err := m.export(ctx, peer.Device, newcomer)
 		if err != nil || ex.Empty() {
 			return err
 		}
@@ -255,8 +249,8 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, wg *sync.WaitGroup) 
 	return nil
 }
 
-// export gathers what no mailbox holds.
-func (m *Mail) export(ctx context.Context, dev identity.DeviceID) (replica.Export, error) {
+// export gathers what no mailbox holds; for a newcomer also what others wrote about who is in its groups.
+func (m *Mail) export(ctx context.Context, dev identity.DeviceID, newcomer bool) (replica.Export, error) {
 	acked := func(id feed.FeedID) (n uint64) {
 		err := m.cfg.DB.View(func(tx *storage.Tx) (err error) {
 			n, err = m.cfg.Feeds.Acked(tx, id, dev)
@@ -267,21 +261,28 @@ func (m *Mail) export(ctx context.Context, dev identity.DeviceID) (replica.Expor
 		}
 		return n
 	}
-	skips := map[feed.FeedID]uint64{}
+	skips, err := m.carried(dev)
+	if err != nil {
+		return replica.Export{}, err
+	}
 	now := m.cfg.Now()
 	m.mu.Lock()
-	var feeds []feed.FeedID
-	for id := range m.ledger[dev] {
-		feeds = append(feeds, id)
+	feeds := slices.Collect(maps.Keys(m.ledger[dev]))
+	for id := range m.ledger[identity.DeviceID{}] {
+		if m.ledger[dev][id] == nil && id.Number == feed.Chat {
+			feeds = append(feeds, id)
+		}
 	}
 	m.mu.Unlock()
 	for _, id := range feeds {
 		from := acked(id) + 1
 		m.mu.Lock()
-		skips[id] = m.ledger.covered(dev, id, from, now)
+		skips[id] = m.covered(dev, id, from, now)
 		m.mu.Unlock()
 	}
-	return m.cfg.Feeds.Export(ctx, dev, replica.ExportOptions{Skip: func(id feed.FeedID) uint64 { return skips[id] }, MaxBytes: exportRoom})
+	return m.cfg.Feeds.Export(ctx, dev, replica.ExportOptions{
+		Skip: func(id feed.FeedID) uint64 { return skips[id] }, MaxBytes: exportRoom, Control: newcomer,
+	})
 }
 
 // way is how a device's mail is sealed and where it is left.
@@ -382,7 +383,7 @@ func (m *Mail) seal(ctx context.Context, ex replica.Export, w way) ([]byte, erro
 	}
 	mail := identity.Mail{
 		Certificate: m.cfg.Certificate, Recipient: ex.Peer.Device, Time: m.cfg.Now(), Runs: ex.Runs, Receipts: ex.Receipts, Offer: offer,
-		Token: ex.Token, Work: ex.Work,
+		Token: ex.Token, Work: ex.Work, Keys: keysOf(ex),
 	}
 	if rec, ok := m.cfg.Records.Record(m.cfg.Account); ok {
 		mail.AccountRecord = rec

@@ -219,7 +219,11 @@ func (m *Mail) handOver(tx *storage.Tx, p replica.Peer, t *told) (list []identit
 			list = append(list, identity.OneTimePrekey{ID: id, Key: o.secret.Public()})
 		}
 	}
-	for len(list) < m.cfg.Limits.OneTime {
+	want := m.cfg.Limits.OneTime
+	if m.onlyComember(p.Account) {
+		want = min(want, oneTimeOfComembers)
+	}
+	for len(list) < want {
 		o := oneTime{id: identity.NewHint(), secret: identity.GeneratePrekey(), device: p.Device, created: m.cfg.Now()}
 		if err := tx.Set(oneTimeKey(o.id), o.value()); err != nil {
 			return nil, false, err
