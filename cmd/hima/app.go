@@ -166,8 +166,18 @@ func (a *app) note(id string, pairs ...any) {
 	}
 }
 
+// warn tells people what they should know although the command goes on. With --json it is an object, as an error is.
 func (a *app) warn(message string) {
-	if !a.flags.quiet {
+	switch {
+	case a.flags.quiet:
+	case a.flags.json:
+		object, err := json.Marshal(struct {
+			Warning string `json:"warning"`
+		}{message})
+		if err == nil {
+			_ = a.emitRaw(a.errOut, append(object, '\n'))
+		}
+	default:
 		fmt.Fprintln(a.errOut, "hima: "+a.t("cli.warning")+" "+message)
 	}
 }

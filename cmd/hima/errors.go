@@ -160,8 +160,11 @@ func (a *app) describe(err error) errorView {
 	case errors.As(err, &e):
 		v.Message = a.describeCode(e.Code, e.Message)
 		v.Hint = a.tOptional("hint." + string(e.Code))
-		if a.words().Lang() == text.LangEnglish && e.Hint != "" && !ownWords(e.Code) {
-			v.Hint = text.OneLine(e.Hint, 200)
+		if e.Hint != "" && !ownWords(e.Code) {
+			v.Hint = text.OneLine(e.Hint, 200) // what to do in this very case
+			if a.words().Lang() != text.LangEnglish {
+				v.Hint = firstOf(a.translated("do", e.Hint), a.tOptional("hint."+string(e.Code)), v.Hint)
+			}
 		}
 		for _, c := range e.Candidates {
 			v.Candidates = append(v.Candidates, candidateView{
@@ -191,7 +194,8 @@ func ownWords(c control.Code) bool {
 	return c == control.Locked || c == control.NoProfile || c == control.NotRunning || c == control.WrongPassword
 }
 
-// describeCode gives the node's own sentence in English, and in other languages the code's, followed by that sentence.
+// describeCode gives the node's own sentence in the user's language, and where there are no words for it what the code means,
+// followed by that sentence.
 func (a *app) describeCode(code control.Code, detail string) string {
 	detail = text.OneLine(strings.TrimSpace(detail), 400)
 	general := a.t("error." + string(code))
@@ -200,6 +204,9 @@ func (a *app) describeCode(code control.Code, detail string) string {
 		return general
 	case a.words().Lang() == text.LangEnglish:
 		return detail
+	}
+	if said := a.translated("said", detail); said != "" {
+		return said
 	}
 	return a.t("error.with_detail", "General", general, "Detail", detail)
 }

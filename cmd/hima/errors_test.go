@@ -48,7 +48,7 @@ func TestErrorsInChinese(t *testing.T) {
 	require.Contains(t, b.String(), "请使用账号 ID")
 	require.Contains(t, b.String(), "hima1x")
 	require.NotContains(t, b.String(), "\x1b")
-	require.NotContains(t, b.String(), "English only")
+	require.NotContains(t, b.String(), "nobody")
 }
 
 func TestErrorsAsJSON(t *testing.T) {

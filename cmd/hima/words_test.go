@@ -25,9 +25,9 @@ var textID = regexp.MustCompile(`^[a-z_]+(\.[a-z0-9_-]+)+$`)
 func groups() []string {
 	return []string{
 		"bootstrap", "cancel", "chat", "check", "cli", "cmd", "column", "contact", "conversations", "demo", "device_state", "docs",
-		"doctor", "error", "event", "field", "flag", "group", "group_key", "group_state", "help", "hint", "history", "home", "invitation",
+		"do", "doctor", "error", "event", "field", "flag", "group", "group_key", "group_state", "help", "hint", "history", "home", "invitation",
 		"invite", "invited", "join", "kind", "login", "logout", "may_invite", "newcomers", "role", "why_group",
-		"mailbox", "mailbox_source", "mailbox_state", "mark", "mark_read", "name", "nearby", "network", "node", "node_state", "password", "prompt", "register", "relation", "request", "road", "search", "setting", "settings", "source",
+		"mailbox", "mailbox_source", "mailbox_state", "mark", "mark_read", "name", "nearby", "network", "node", "node_state", "password", "prompt", "register", "relation", "request", "road", "said", "search", "setting", "settings", "source",
 		"state", "usage", "verified", "warning", "watch", "why", "word",
 	}
 }

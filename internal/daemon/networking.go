@@ -38,24 +38,28 @@ func (p *profile) Network() (server.Network, error) {
 	return networking{p.current, p}, nil
 }
 
-// refusal gives errors of the packages below their code.
+// refusal gives errors of the packages below their code and a sentence of its own: theirs is for those who look for the
+// cause, and names functions and formats.
 func refusal(err error) error {
 	for _, c := range []struct {
-		is   error
-		code control.Code
-		hint string
+		is         error
+		code       control.Code
+		said, hint string
 	}{
-		{directory.ErrBadLink, control.Invalid, "give a link that begins with hima-net:, or an address that ends in /p2p/ and the node's ID"},
-		{directory.ErrNetworkUnknown, control.NotFound, "`hima network list` shows the networks that are joined"},
-		{directory.ErrUnreachable, control.Unavailable, "check the address and the connection, and try again"},
-		{directory.ErrTooManyNetworks, control.Full, "leave a network first"},
-		{delivery.ErrNoBox, control.NotFound, "`hima mailbox list` shows the mailboxes in use"},
-		{delivery.ErrTooManyBoxes, control.Full, "remove a mailbox first"},
-		{mailbox.ErrDenied, control.Denied, "its owner has to offer it first, with `hima mailbox offer`"},
-		{mailbox.ErrNoRoom, control.Full, "choose another mailbox"},
+		{
+			directory.ErrBadLink, control.Invalid, "this is neither the link of a network nor the address of a bootstrap node",
+			"give a link that begins with hima-net:, whole, or an address that ends in /p2p/ and the node's ID",
+		},
+		{directory.ErrNetworkUnknown, control.NotFound, "this network is not joined", "`hima network list` shows the networks that are joined"},
+		{directory.ErrUnreachable, control.Unavailable, "no bootstrap node answered", "check the address and the connection, and try again"},
+		{directory.ErrTooManyNetworks, control.Full, "too many networks are joined", "leave a network first"},
+		{delivery.ErrNoBox, control.NotFound, "there is no such mailbox", "`hima mailbox list` shows the mailboxes in use"},
+		{delivery.ErrTooManyBoxes, control.Full, "too many mailboxes are in use", "remove a mailbox first"},
+		{mailbox.ErrDenied, control.Denied, "this mailbox keeps no mail for you", "its owner has to offer it first, with `hima mailbox offer`"},
+		{mailbox.ErrNoRoom, control.Full, "this mailbox has no room", "choose another mailbox"},
 	} {
 		if errors.Is(err, c.is) {
-			return &control.Error{Code: c.code, Message: err.Error(), Hint: c.hint, Cause: err}
+			return &control.Error{Code: c.code, Message: c.said, Hint: c.hint, Cause: err}
 		}
 	}
 	return err
@@ -296,7 +300,7 @@ func (n networking) AddMailbox(ctx context.Context, in *pb.AddMailboxRequest) (*
 		g, err := n.u.messenger.Grant(ctx, who)
 		if errors.Is(err, messenger.ErrNotFound) {
 			if _, found := n.knows(ctx, who); found {
-				return nil, &control.Error{Code: control.Denied, Message: who + " offers to keep no mail for you", Hint: "they can with `hima mailbox offer`", Cause: err}
+				return nil, &control.Error{Code: control.Denied, Message: fmt.Sprintf("%q offers to keep no mail for you", who), Hint: "they can with `hima mailbox offer`", Cause: err}
 			}
 		}
 		if err != nil {
@@ -353,7 +357,7 @@ func (n networking) RemoveMailbox(ctx context.Context, in *pb.RemoveMailboxReque
 	}
 	switch len(found) {
 	case 0:
-		return nil, refusal(fmt.Errorf("%q: %w", what, delivery.ErrNoBox))
+		return nil, refusal(delivery.ErrNoBox)
 	case 1:
 	default:
 		return nil, &control.Error{Code: control.Ambiguous, Message: fmt.Sprintf("%d mailboxes are called %q", len(found), what), Hint: "give the beginning of its ID, from `hima mailbox list`"}

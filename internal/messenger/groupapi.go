@@ -322,7 +322,7 @@ func (m *Messenger) RevokeGroupLink(ctx context.Context, group, token string) (G
 	if err != nil {
 		link, linkErr := identity.ParseGroupLink(strings.TrimSpace(token))
 		if linkErr != nil || len(link.Token) != len(t) {
-			return GroupLink{}, refuse(ErrInvalid, "this is neither a token nor a group link", "`hima group link GROUP --list` shows the tokens")
+			return GroupLink{}, refuse(ErrInvalid, "this is neither a token nor a group link", "`hima group link list GROUP` shows the tokens")
 		}
 		copy(t[:], link.Token[:])
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 
-	"hima/internal/control/pb/pbconnect"
-
 	"hima/identity"
 	"hima/internal/control"
 	"hima/internal/control/pb"
@@ -14,10 +12,7 @@ import (
 )
 
 // handlers implements pbconnect.HimaHandler. It has no state of its own.
-type handlers struct {
-	pbconnect.UnimplementedHimaHandler
-	b Backend
-}
+type handlers struct{ b Backend }
 
 func (h *handlers) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return h.b.Status(ctx)
