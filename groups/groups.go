@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +16,7 @@ import (
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
+	"hima/node"
 	"hima/storage"
 )
 
@@ -30,6 +33,7 @@ type Feeds interface {
 	OwnFeed(conv feed.ConversationID, n feed.Number) feed.FeedID
 	ReadRun(id feed.FeedID, from uint64) (*pb.Run, error)
 	Take(ctx context.Context, from replica.Peer, raw *pb.Run) error
+	TakeRun(ctx context.Context, from replica.Peer, run feed.Run, live bool) error
 
 	Connected(device identity.DeviceID) bool
 	Open(ctx context.Context, device identity.DeviceID) error
@@ -56,15 +60,32 @@ type Parts struct {
 	Join func(ctx context.Context, link identity.NetworkLink)
 
 	Log Log // the groups' mailboxes; nil: none
+
+	// PubSub is the fast road; Run runs it. nil: there is none.
+	PubSub *node.PubSub
+	// Locate asks the network where a device is and lets the node know; nil: it is not asked.
+	Locate func(ctx context.Context, device identity.DeviceID) error
+	// Release ends a session that this package opened and no group needs; nil: it stays.
+	Release func(device identity.DeviceID)
 }
 
 // Groups are the groups of one account on one device. Make it with New, give it the other parts with Bind.
 type Groups struct {
-	cfg   Config
-	parts Parts
-	log   *slog.Logger
-	now   func() time.Time
-	self  replica.Peer
+	cfg    Config
+	parts  Parts
+	log    *slog.Logger
+	now    func() time.Time
+	self   replica.Peer
+	gossip *gossip
+	mesh   *mesh
+	cache  cache
+	rates  rates
+
+	mu    sync.Mutex
+	hooks []func(conv ID)  // guarded by mu; see onChanged
+	wants chan struct{}    // ticks when the loop of keep has something to do
+	hints []invitationHint // guarded by mu; what Run tells Parts.Hint and Parts.Join
+	full  map[ID]struct{}  // guarded by mu; where something was refused as too much
 }
 
 // New checks the configuration. It starts nothing.
@@ -76,7 +97,14 @@ func New(c Config) (*Groups, error) {
 		return nil, fmt.Errorf("making groups: certificate of another device: %w", ErrInvalid)
 	}
 	c = c.withDefaults()
-	return &Groups{cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()}}, nil
+	g := &Groups{
+		cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()},
+		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}},
+		wants: make(chan struct{}, 1), full: map[ID]struct{}{},
+	}
+	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
+	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
+	return g, nil
 }
 
 func (c Config) withDefaults() Config {
@@ -85,6 +113,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fold == nil {
+		c.Fold = func(s string) string { return strings.ToLower(strings.Join(strings.Fields(s), " ")) }
 	}
 	if c.News == nil {
 		c.News = func(*storage.Tx, News) error { return nil }
@@ -99,10 +130,18 @@ func (c Config) withDefaults() Config {
 }
 
 // Bind gives the other parts. It is called once, before anything else.
-func (g *Groups) Bind(p Parts) { g.parts = p }
+func (g *Groups) Bind(p Parts) {
+	g.parts = p
+	g.bindRoads()
+}
 
 // Run does what goes on by itself until the context ends: see the functions it starts.
 func (g *Groups) Run(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return g.keep(ctx) })
+	eg.Go(func() error { return g.gossip.run(ctx) })
+	eg.Go(func() error { return g.mesh.run(ctx) })
+	eg.Go(func() error { return g.gossip.run(ctx) })
+	eg.Go(func() error { return g.mesh.run(ctx) })
 	return eg.Wait()
 }

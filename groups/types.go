@@ -241,7 +241,9 @@ type Config struct {
 	// Records returns the newest account record ever seen of an account.
 	Records func(identity.AccountID) (identity.AccountRecord, bool)
 	// News is told what happens; an error discards the change. nil: nobody is told.
-	News   func(tx *storage.Tx, n News) error
+	News func(tx *storage.Tx, n News) error
+	// Fold brings the name of a group into the form in which names are compared; nil: lower case and single blanks.
+	Fold   func(string) string
 	Now    func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: nothing is logged
 	Limits Limits           // zero fields: the defaults

@@ -128,7 +128,7 @@ func (a *Act) check() error {
 		return ErrMalformed
 	case a.Kind == NewEpoch && (a.Generation == 0 || a.KeyHash == [32]byte{}):
 		return ErrMalformed
-	case a.Kind == Set && !validSetting(a.Key, a.Value):
+	case a.Kind == Set && !ValidSetting(a.Key, a.Value):
 		return ErrMalformed
 	}
 	for i, p := range a.Parents {
@@ -144,7 +144,8 @@ func (a *Act) targets() bool {
 	return a.Kind == Admit || a.Kind == Remove || a.Kind == SetRole || a.Kind == Transfer
 }
 
-func validSetting(key, value string) bool {
+// ValidSetting tells whether a setting may have a value.
+func ValidSetting(key, value string) bool {
 	switch key {
 	case SettingName:
 		return value != "" && len(value) <= 256

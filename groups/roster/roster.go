@@ -26,7 +26,8 @@ type node struct {
 	anc   set // all ancestors
 	depth int // longest way to the genesis
 	void  Reason
-	need  Role // what the author had to be
+	need  Role   // what the author had to be
+	gen   uint64 // highest generation of the epochs among the ancestors
 }
 
 // Roster is the graph of a group's control entries. The zero value is not usable; make one with New.
@@ -195,6 +196,32 @@ func (r *Roster) WasIn(epoch ID, account identity.AccountID) bool {
 	return ok && r.epochs[r.at[epoch]].has(place)
 }
 
+// Floor returns the generation from which on an account that an admission let in may have what was written (R30).
+func (r *Roster) Floor(admission ID) uint64 {
+	i, ok := r.at[admission]
+	if !ok {
+		return 0
+	}
+	n := r.nodes[i]
+	if e, ok := r.at[n.From]; ok && r.nodes[e].Kind == NewEpoch {
+		return r.nodes[e].Generation
+	}
+	return n.gen
+}
+
+// Entitled tells whether an account may have what was written under an epoch, and write under it: it was in when the epoch
+// began, or was let in later with a right to it.
+func (r *Roster) Entitled(epoch ID, account identity.AccountID) bool {
+	i, ok := r.at[epoch]
+	h := r.present.history[account]
+	if !ok || h == nil || r.nodes[i].Kind != NewEpoch || r.nodes[i].void != "" {
+		return false
+	}
+	return r.WasIn(epoch, account) || slices.ContainsFunc(h.tried, func(a int) bool {
+		return r.Floor(r.nodes[a].ID) <= r.nodes[i].Generation
+	})
+}
+
 // LetIn tells whether an account was ever let in by an act that was allowed, whether or not it counts now.
 func (r *Roster) LetIn(account identity.AccountID) bool {
 	h := r.present.history[account]
@@ -215,6 +242,10 @@ func (r *Roster) insert(a Act) {
 		i := r.at[p]
 		n.anc = n.anc.join(r.nodes[i].anc).add(i)
 		n.depth = max(n.depth, r.nodes[i].depth+1)
+		n.gen = max(n.gen, r.nodes[i].gen)
+		if r.nodes[i].Kind == NewEpoch && r.nodes[i].void == "" {
+			n.gen = max(n.gen, r.nodes[i].Generation)
+		}
 	}
 	for _, account := range []identity.AccountID{a.Author, a.Account} {
 		if _, ok := r.people[account]; !ok && !account.IsZero() {

@@ -1,0 +1,444 @@
+package groups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Apply asks to be let into a group, of those whom a link, a card or a search result names.
+func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, error) {
+	var info Info
+	err := g.do(ctx, "applying", func(tx *storage.Tx) error {
+		row, known, err := getRow[groupRow](tx, groupKey(t.Group))
+		if err != nil {
+			return err
+		}
+		asks := packContacts(slices.DeleteFunc(slices.Clone(t.Asks), func(c Contact) bool { return c.Account == g.self.Account }))
+		switch {
+		case known && !outside(row.State):
+			return ErrExists
+		case t.Group.IsZero() || len(asks) == 0 || len(t.Name) > MaxName || len(t.Token) != 0 && len(t.Token) != len(identity.InviteToken{}):
+			return ErrInvalid
+		case t.Join == "invite" && len(t.Token) == 0:
+			return ErrNotAllowed
+		}
+		c, err := g.consents(t.Group, true, message)
+		if err != nil {
+			return err
+		}
+		content, err := proto.Marshal(&pb.GroupApplication{Group: t.Group[:], Consent: c.Raw(), Token: t.Token})
+		if err != nil {
+			return err
+		}
+		app := applicationRow{Message: message, Token: t.Token, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: len(t.Token) > 0}
+		app.State, _ = advance(anApplication, "", ask, candidate)
+		for _, a := range asks {
+			app.To = append(app.To, a.Account)
+			if err := g.say(tx, a.Account, feed.KindGroupApplication, content); err != nil {
+				return err
+			}
+		}
+		if row.State != StateJoining {
+			row.State = StateApplied
+		}
+		if !known {
+			row.Began = g.now().UnixMilli()
+		}
+		if t.Name != "" {
+			row.Name = t.Name
+		}
+		row.Join, row.Applied, row.Asks = t.Join, &app, mergeAsks(asks, row.Asks)
+		if err := putRow(tx, groupKey(t.Group), row); err != nil {
+			return err
+		}
+		if err := g.shareWith(tx, t.Group, row.Asks); err != nil {
+			return err
+		}
+		info, err = g.Info(tx, t.Group)
+		return err
+	})
+	return info, err
+}
+
+// WithdrawApplication takes our application back.
+func (g *Groups) WithdrawApplication(ctx context.Context, conv ID) error {
+	return g.do(ctx, "withdrawing an application", func(tx *storage.Tx) error {
+		row, ok, err := getRow[groupRow](tx, groupKey(conv))
+		if err != nil {
+			return err
+		}
+		if !ok || row.Applied == nil {
+			return ErrNotFound
+		}
+		to, may := advance(anApplication, row.Applied.State, takeBack, candidate)
+		if !may {
+			return ErrNotFound
+		}
+		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:]})
+		if err != nil {
+			return err
+		}
+		row.Applied.State = to
+		if row.State == StateApplied {
+			row.State = row.idle()
+		}
+		for _, a := range row.Applied.To {
+			if err := g.say(tx, a, feed.KindGroupApplication, content); err != nil {
+				return err
+			}
+		}
+		return putRow(tx, groupKey(conv), row)
+	})
+}
+
+// Applications lists who asks to be let into a group, of the zero ID into any, and our own applications.
+func (g *Groups) Applications(tx *storage.Tx, conv ID) ([]Application, error) {
+	prefix := []byte(keyApply)
+	if !conv.IsZero() {
+		prefix = key(keyApply, conv[:])
+	}
+	var out []Application
+	add := func(group ID, account identity.AccountID, row applicationRow, name string) {
+		a := Application{
+			Group: group, GroupName: name, Account: account, Own: account == g.self.Account, Message: row.Message, Time: atMS(row.Time),
+			Expires: atMS(row.Expires), State: row.State, Reason: row.Reason, ByLink: row.ByLink,
+		}
+		if a.State == Waiting && !g.now().Before(a.Expires) {
+			a.State = Expired
+		}
+		out = append(out, a)
+	}
+	err := eachRow(tx, prefix, func(rest []byte, row applicationRow) (bool, error) {
+		at := append(slices.Clone(prefix[len(keyApply):]), rest...)
+		if len(at) != 64 {
+			return false, fmt.Errorf("listing applications: %w", errRow)
+		}
+		add(ID(at[:32]), identity.AccountID(at[32:]), row, row.Name)
+		return true, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachRow(tx, []byte(keyGroup), func(rest []byte, row groupRow) (bool, error) {
+		if id := ID(rest); row.Applied != nil && (conv.IsZero() || id == conv) {
+			add(id, g.self.Account, *row.Applied, row.Name)
+		}
+		return true, nil
+	})
+	return out, err
+}
+
+// countApplications is how many wait for us to decide.
+func (g *Groups) countApplications(tx *storage.Tx, conv ID) (n int, err error) {
+	now := g.now().UnixMilli()
+	err = eachRow(tx, key(keyApply, conv[:]), func(_ []byte, row applicationRow) (bool, error) {
+		if row.State == Waiting && now < row.Expires {
+			n++
+		}
+		return true, nil
+	})
+	return n, err
+}
+
+// Decide approves an application, or turns it down with a reason. Another admin may still approve what one turned down.
+func (g *Groups) Decide(ctx context.Context, conv ID, account identity.AccountID, approve bool, reason string) (Application, error) {
+	var out Application
+	err := g.do(ctx, "deciding an application", func(tx *storage.Tx) (err error) {
+		if len(reason) > MaxReason {
+			return ErrInvalid
+		}
+		out, err = g.decide(tx, conv, account, approve, reason)
+		return err
+	})
+	return out, err
+}
+
+func (g *Groups) decide(tx *storage.Tx, conv ID, account identity.AccountID, approve bool, reason string) (Application, error) {
+	k := applyKey(conv, account)
+	s, err := g.standing(tx, conv)
+	if err != nil {
+		return Application{}, err
+	}
+	if !g.mayLetIn(s, true) {
+		return Application{}, ErrNotAllowed
+	}
+	row, ok, err := getRow[applicationRow](tx, k)
+	if err != nil {
+		return Application{}, err
+	}
+	do := refuse
+	if approve {
+		do = agree
+	}
+	to, may := advance(anApplication, row.State, do, decider)
+	switch {
+	case !ok:
+		return Application{}, ErrNotFound
+	case !may:
+		return Application{}, fmt.Errorf("it is %s: %w", row.State, ErrConflict)
+	case g.now().UnixMilli() >= row.Expires:
+		return Application{}, ErrExpired
+	}
+	consent := row.Consent
+	row.State, row.Reason, row.Consent = to, reason, nil
+	if err := putRow(tx, k, row); err != nil {
+		return Application{}, err
+	}
+	if approve {
+		c, err := g.consentOf(consent, conv, account, true)
+		if err == nil {
+			err = g.admit(tx, conv, c)
+		}
+		if err != nil && !errors.Is(err, ErrExists) {
+			return Application{}, err
+		}
+	} else if err := g.sayVerdict(tx, conv, account, reason); err != nil {
+		return Application{}, err
+	}
+	return Application{
+		Group: conv, GroupName: s.view.Settings[roster.SettingName], Account: account, Message: row.Message, Time: atMS(row.Time),
+		Expires: atMS(row.Expires), State: row.State, Reason: reason, ByLink: row.ByLink,
+	}, nil
+}
+
+func (g *Groups) sayVerdict(tx *storage.Tx, conv ID, account identity.AccountID, reason string) error {
+	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], Reason: reason})
+	if err != nil {
+		return err
+	}
+	return g.say(tx, account, feed.KindGroupVerdict, content)
+}
+
+// letIn settles what was under way with somebody who is in now.
+func (g *Groups) letIn(tx *storage.Tx, c *change, account identity.AccountID) error {
+	k := applyKey(c.conv, account)
+	app, ok, err := getRow[applicationRow](tx, k)
+	if err != nil {
+		return err
+	}
+	if to, may := advance(anApplication, app.State, agree, decider); ok && may {
+		app.State, app.Consent = to, nil
+		if err := putRow(tx, k, app); err != nil {
+			return err
+		}
+		if err := g.tell(tx, News{Group: c.conv, Kind: NewsApproved, Subject: account}); err != nil {
+			return err
+		}
+	}
+	k = inviteKey(outgoing, c.conv, account)
+	in, ok, err := getRow[invitationRow](tx, k)
+	if to, may := advance(anInvitation, in.State, agree, candidate); err == nil && ok && may {
+		in.State = to
+		err = putRow(tx, k, in)
+	}
+	return err
+}
+
+// saidApplication takes an application, one taken back, one that an admin hands on, or what another own device did.
+func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, content []byte) error {
+	var m pb.GroupApplication
+	if err := proto.Unmarshal(content, &m); err != nil || len(m.Group) != 32 || len(m.Token) != 0 && len(m.Token) != 16 {
+		return fmt.Errorf("reading an application: %w", ErrInvalid)
+	}
+	conv := ID(m.Group)
+	if from == g.self.Account {
+		return g.appliedElsewhere(tx, conv, to, &m)
+	}
+	if len(m.Consent) == 0 {
+		return g.unapplied(tx, conv, from)
+	}
+	c, err := identity.ParseConsent(m.Consent)
+	if err != nil {
+		return err
+	}
+	s, err := g.standing(tx, conv)
+	if err != nil {
+		return err
+	}
+	handedOn := c.Account != from && s.view.Role(from) >= roster.Admin
+	if _, err := g.consentOf(m.Consent, conv, c.Account, true); err != nil || c.Account != from && !handedOn {
+		return errors.Join(err, ErrInvalid)
+	}
+	if s.view.Role(c.Account) != roster.None {
+		return nil
+	}
+	live, err := g.liveToken(tx, conv, m.Token)
+	if err != nil {
+		return err
+	}
+	if s.view.Settings[roster.SettingJoin] == "invite" && !live && !handedOn {
+		return fmt.Errorf("an application to a closed group: %w", ErrNotAllowed)
+	}
+	if !g.mayLetIn(s, true) {
+		if handedOn {
+			return nil
+		}
+		return g.handOn(tx, s, content)
+	}
+	return g.applied(tx, conv, s, c, live, handedOn, content)
+}
+
+// applied keeps an application that we may decide. In an open group it is decided by that.
+func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, live, handedOn bool, content []byte) error {
+	k := applyKey(conv, c.Account)
+	before, again, err := getRow[applicationRow](tx, k)
+	if err != nil || again && before.Time >= c.Time.UnixMilli() && before.State != "" {
+		return err // known, and perhaps decided
+	}
+	if n, err := countRows(tx, key(keyApply, conv[:])); err != nil || !again && n >= 4*g.cfg.Limits.Applications {
+		return errors.Join(err, fmt.Errorf("an application: %w", ErrFull))
+	}
+	if n, err := g.countApplications(tx, conv); err != nil || n >= g.cfg.Limits.Applications {
+		return errors.Join(err, fmt.Errorf("an application: %w", ErrFull))
+	}
+	row := applicationRow{
+		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: live,
+		Name: s.view.Settings[roster.SettingName],
+	}
+	row.State, _ = advance(anApplication, before.State, ask, candidate)
+	if err := putRow(tx, k, row); err != nil {
+		return err
+	}
+	if live && !again {
+		if err := g.useLink(tx, conv, content); err != nil {
+			return err
+		}
+	}
+	if s.view.Settings[roster.SettingJoin] == "open" {
+		err := g.admit(tx, conv, c)
+		if err == nil || errors.Is(err, ErrExists) {
+			return nil
+		}
+		if !errors.Is(err, ErrNotAllowed) && !errors.Is(err, ErrReadOnly) {
+			return err
+		}
+	}
+	if err := g.tell(tx, News{Group: conv, Kind: NewsApplication, Account: c.Account, Subject: c.Account, Text: c.Message}); err != nil {
+		return err
+	}
+	if handedOn {
+		return nil
+	}
+	return g.handOn(tx, s, content)
+}
+
+// maxHandedOn is to how many other admins an application is handed on, so that any of them decides.
+const maxHandedOn = 4
+
+func (g *Groups) handOn(tx *storage.Tx, s *snapshot, content []byte) error {
+	if s.view.Role(g.self.Account) < roster.Admin {
+		return nil // only admins are believed to hand on
+	}
+	n := 0
+	for _, p := range s.view.People { // strongest first
+		if p.Role < roster.Admin || n == maxHandedOn {
+			break
+		}
+		if p.Account == g.self.Account {
+			continue
+		}
+		n++
+		if err := g.say(tx, p.Account, feed.KindGroupApplication, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Groups) unapplied(tx *storage.Tx, conv ID, from identity.AccountID) error {
+	k := applyKey(conv, from)
+	row, ok, err := getRow[applicationRow](tx, k)
+	if err != nil {
+		return err
+	}
+	to, may := advance(anApplication, row.State, takeBack, candidate)
+	if !ok || !may {
+		return nil
+	}
+	row.State, row.Consent = to, nil
+	if err := putRow(tx, k, row); err != nil {
+		return err
+	}
+	return g.tell(tx, News{Group: conv, Kind: NewsApplicationWithdrawn, Account: from, Subject: from})
+}
+
+func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID, m *pb.GroupApplication) error {
+	row, known, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil || known && !outside(row.State) {
+		return err // or an own device hands on what somebody applied for
+	}
+	if len(m.Consent) == 0 {
+		if row.Applied != nil {
+			row.Applied.State = Withdrawn
+		}
+		if row.State == StateApplied {
+			row.State = row.idle()
+		}
+		return putRow(tx, groupKey(conv), row)
+	}
+	c, err := g.consentOf(m.Consent, conv, g.self.Account, true)
+	if err != nil {
+		return err
+	}
+	app := &applicationRow{Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), State: Waiting, ByLink: len(m.Token) > 0}
+	if row.Applied != nil && row.Applied.Time == app.Time {
+		app = row.Applied
+	}
+	if !slices.Contains(app.To, to) && len(app.To) < identity.MaxGroupContacts {
+		app.To = append(app.To, to)
+	}
+	if row.State != StateJoining {
+		row.State = StateApplied
+	}
+	row.Applied, row.Asks = app, mergeAsks(row.Asks, []contactRow{{Account: to}})
+	if err := putRow(tx, groupKey(conv), row); err != nil {
+		return err
+	}
+	return g.shareWith(tx, conv, row.Asks)
+}
+
+// saidVerdict takes a refusal of what we asked for, or one that another own device said.
+func (g *Groups) saidVerdict(tx *storage.Tx, from, to identity.AccountID, content []byte) error {
+	var m pb.GroupVerdict
+	if err := proto.Unmarshal(content, &m); err != nil || len(m.Group) != 32 || len(m.Reason) > MaxReason {
+		return fmt.Errorf("reading a verdict: %w", ErrInvalid)
+	}
+	conv := ID(m.Group)
+	if from == g.self.Account {
+		row, ok, err := getRow[applicationRow](tx, applyKey(conv, to))
+		next, may := advance(anApplication, row.State, refuse, decider)
+		if err != nil || !ok || !may {
+			return err
+		}
+		row.State, row.Reason, row.Consent = next, m.Reason, nil
+		return putRow(tx, applyKey(conv, to), row)
+	}
+	row, ok, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil {
+		return err
+	}
+	asked := slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })
+	if !ok || !asked || row.State != StateApplied && row.State != StateJoining {
+		return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
+	}
+	if row.Applied != nil {
+		if to, may := advance(anApplication, row.Applied.State, refuse, decider); may {
+			row.Applied.State, row.Applied.Reason = to, m.Reason
+		}
+	}
+	row.State = StateRejected
+	if err := putRow(tx, groupKey(conv), row); err != nil {
+		return err
+	}
+	return g.tell(tx, News{Group: conv, Kind: NewsRejected, Account: from, Subject: g.self.Account, Text: m.Reason})
+}

@@ -1,0 +1,226 @@
+package groups
+
+import (
+	"sync"
+	"time"
+
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Admit says how many entries of a run of a group may come in. Signatures and chains are checked already. What is refused
+// with CODE_NOT_MEMBER may be taken when more acts are known, what is refused with CODE_FULL later.
+func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.Code, err error) {
+	id, all := in.Run.Feed(), in.Run.Len()
+	row, known, err := getRow[groupRow](tx, groupKey(id.Conversation))
+	if err != nil {
+		return 0, 0, err
+	}
+	genesis := in.Run.First().Nonce != nil && feed.ConversationID(in.Run.First().ID) == id.Conversation
+	switch {
+	case !known && genesis && in.Peer.Account == g.self.Account:
+		// Another own device is in it.
+		return all, pb.Code_CODE_TAKEN, putRow(tx, groupKey(id.Conversation), groupRow{State: StateJoining, Began: g.now().UnixMilli()})
+	case !known, row.State == StateNone, row.State == StateInvited, row.State == StateRejected:
+		return 0, pb.Code_CODE_NOT_MEMBER, nil
+	}
+	gr, s, err := g.open(tx, id.Conversation, true)
+	if err != nil {
+		return 0, 0, err
+	}
+	gr.mu.Lock()
+	if id.Number == feed.Control {
+		take, code = g.admitActs(gr, s, in, genesis)
+	} else {
+		take, code = g.admitChat(gr, s, in, row.State)
+	}
+	if code == pb.Code_CODE_NOT_MEMBER {
+		gr.refused = true
+	}
+	gr.mu.Unlock()
+	if take == 0 || code != pb.Code_CODE_TAKEN {
+		return take, code, nil
+	}
+	return g.admitRate(tx, in, s)
+}
+
+// admitActs judges a control run. Acts may come before what they name, for a run that holds such acts may be the only one
+// there is; but their author must have been let in by an act that is here, and little of one feed may wait. Called with gr.mu
+// held.
+func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis bool) (int, pb.Code) {
+	entries, author := in.Run.Entries(), in.Run.Account()
+	if genesis {
+		return len(entries), pb.Code_CODE_TAKEN
+	}
+	if !gr.roster.LetIn(author) {
+		return 0, pb.Code_CODE_NOT_MEMBER
+	}
+	take := upTo(cutOf(&s.view, author, in.Run.Feed()), entries)
+	if take < len(entries) && gr.roster.Waiting() == 0 {
+		return take, pb.Code_CODE_NOT_MEMBER
+	}
+	// Beyond a cut only what others built upon: their acts wait for it, and everybody must have the same graph.
+	if len(gr.places)+len(entries) > g.cfg.Limits.Acts {
+		return 0, pb.Code_CODE_FULL
+	}
+	if gr.behind[in.Run.Feed().Device] >= g.cfg.Limits.Waiting || gr.roster.Waiting() >= roster.MaxWaiting-2*feed.MaxRunEntries {
+		for _, p := range entries[0].Parents {
+			if !gr.roster.Has(roster.ID(p)) {
+				return 0, pb.Code_CODE_NOT_MEMBER
+			}
+		}
+	}
+	return len(entries), pb.Code_CODE_TAKEN
+}
+
+// admitChat judges a chat run: its author is in, or was when it was written, and each entry is written under an epoch that
+// is for its author. Called with gr.mu held.
+func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state State) (int, pb.Code) {
+	entries, author := in.Run.Entries(), in.Run.Account()
+	if state != StateMember && state != StateDissolved || !gr.roster.LetIn(author) {
+		return 0, pb.Code_CODE_NOT_MEMBER
+	}
+	take := upTo(cutOf(&s.view, author, in.Run.Feed()), entries)
+	current, _ := s.view.Current()
+	var last roster.ID
+	for i := range take {
+		if len(entries[i].Epoch) != len(last) {
+			return i, pb.Code_CODE_BAD
+		}
+		epoch := roster.ID(entries[i].Epoch)
+		if epoch == last {
+			continue
+		}
+		if !gr.roster.Entitled(epoch, author) && (epoch != current.ID || s.view.Role(author) == roster.None) {
+			return i, pb.Code_CODE_NOT_MEMBER
+		}
+		last = epoch
+	}
+	if take < len(entries) {
+		return take, pb.Code_CODE_NOT_MEMBER
+	}
+	return take, pb.Code_CODE_TAKEN
+}
+
+// noCut: everything counts.
+const noCut = uint64(feed.MaxSeq)
+
+// cutOf says up to which number a feed of somebody counts (R25).
+func cutOf(v *roster.View, author identity.AccountID, id feed.FeedID) uint64 {
+	last := noCut
+	if v.Role(author) == roster.None {
+		last = find(v.Cuts(author), id)
+	}
+	if cuts, revoked := v.Revokes(author, id.Device); revoked {
+		last = min(last, find(cuts, id))
+	}
+	return last
+}
+
+func find(cuts []roster.Cut, id feed.FeedID) uint64 {
+	for _, c := range cuts {
+		if c.Device == id.Device && c.Feed == uint32(id.Number) {
+			return c.Seq
+		}
+	}
+	return 0
+}
+
+// upTo counts the entries up to a number.
+func upTo(last uint64, entries []feed.Entry) int {
+	for i := range entries {
+		if entries[i].Seq > last {
+			return i
+		}
+	}
+	return len(entries)
+}
+
+// rates counts what each author writes, and what each peer brings of others, so that one member's flood is slowed at the
+// first honest member it meets and does not reach the rest at once.
+type rates struct {
+	limits Limits
+	mu     sync.Mutex
+	at     map[rateKey]*bucket // guarded by mu; at most maxBuckets
+}
+
+const maxBuckets = 8192
+
+// relayed is how much more than an author a peer may bring of others: catching up goes over few peers.
+const relayed = 64
+
+type rateKey struct {
+	conv    ID
+	account identity.AccountID
+	control bool
+	others  bool // what the account brings of others
+}
+
+type bucket struct {
+	left float64
+	at   time.Time
+	told time.Time
+}
+
+// take asks for n entries. news is true when a refusal is to be told of.
+func (r *rates) take(k rateKey, n int, rate, burst float64, now time.Time) (ok, news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.at[k]
+	if b == nil {
+		if len(r.at) >= maxBuckets {
+			for old := range r.at { // any: who is thrown out begins with a full one
+				delete(r.at, old)
+				break
+			}
+		}
+		b = &bucket{left: burst, at: now}
+		r.at[k] = b
+	}
+	if d := now.Sub(b.at).Seconds(); d > 0 {
+		b.left, b.at = min(burst, b.left+d*rate), now
+	}
+	// A run that is larger than everything that may ever be left has to wait for all of it, not for ever.
+	if b.left < min(float64(n), burst) {
+		news = now.Sub(b.told) > time.Hour
+		if news {
+			b.told = now
+		}
+		return false, news
+	}
+	b.left -= float64(n)
+	return true, false
+}
+
+// admitRate is the last question about a run that may come in otherwise.
+func (g *Groups) admitRate(tx *storage.Tx, in replica.Incoming, s *snapshot) (int, pb.Code, error) {
+	author, id, n := in.Run.Account(), in.Run.Feed(), in.Run.Len()
+	if author == g.self.Account || in.Peer.Account == g.self.Account {
+		return n, pb.Code_CODE_TAKEN, nil
+	}
+	k := rateKey{conv: id.Conversation, account: author, control: id.Number == feed.Control}
+	rate, burst := g.cfg.Limits.Rate, float64(g.cfg.Limits.Burst)
+	if k.control {
+		rate, burst = g.cfg.Limits.ActRate, float64(g.cfg.Limits.ActBurst)
+		if s.view.Role(author) >= roster.Admin {
+			rate, burst = 10*rate, 10*burst
+		}
+	}
+	if in.Peer.Account != author && !in.Peer.Account.IsZero() {
+		k.account, k.others = in.Peer.Account, true
+		rate, burst = relayed*rate, relayed*burst
+	}
+	ok, news := g.rates.take(k, n, rate, burst, g.now())
+	if ok {
+		return n, pb.Code_CODE_TAKEN, nil
+	}
+	g.flooded(id.Conversation)
+	if !news {
+		return 0, pb.Code_CODE_FULL, nil
+	}
+	return 0, pb.Code_CODE_FULL, g.tell(tx, News{Group: id.Conversation, Kind: NewsFlood, Account: k.account})
+}

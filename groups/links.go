@@ -1,0 +1,123 @@
+package groups
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+func linkKey(conv ID, token []byte) []byte { return key(keyLink, conv[:], token) }
+
+// NewLink makes a link: a right to ask this account to be let in, never a key. Zero: it does not expire, or holds for any
+// number of uses.
+func (g *Groups) NewLink(ctx context.Context, conv ID, expires time.Duration, uses int) (Link, error) {
+	token := identity.NewInviteToken()
+	var out Link
+	err := g.do(ctx, "making a link", func(tx *storage.Tx) error {
+		s, err := g.standing(tx, conv)
+		switch {
+		case err != nil:
+			return err
+		case expires < 0 || uses < 0:
+			return ErrInvalid
+		case !g.mayLetIn(s, true):
+			return ErrNotAllowed
+		}
+		live, now := 0, g.now()
+		err = eachRow(tx, key(keyLink, conv[:]), func(_ []byte, row linkRow) (bool, error) {
+			if row.live(now) {
+				live++
+			}
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		if live >= g.cfg.Limits.Links {
+			return ErrFull
+		}
+		l := identity.GroupLink{Group: identity.GroupID(conv), Name: s.view.Settings[roster.SettingName], Token: token, Asks: g.asks(s)[0]}
+		row := linkRow{Created: now.UnixMilli(), Uses: uses}
+		if expires > 0 {
+			l.Expires = now.Add(expires)
+			row.Expires = l.Expires.UnixMilli()
+		}
+		if g.parts.Networks != nil {
+			l.Networks = g.parts.Networks()
+		}
+		row.Text = l.String()
+		out = row.link(token)
+		return putRow(tx, linkKey(conv, token[:]), row)
+	})
+	return out, err
+}
+
+func (r linkRow) link(token identity.InviteToken) Link {
+	return Link{Token: token, Text: r.Text, Created: atMS(r.Created), Expires: atMS(r.Expires), Uses: r.Uses, Used: r.Used, Revoked: r.Revoked}
+}
+
+// live tells whether a link is still a right to ask.
+func (r linkRow) live(now time.Time) bool {
+	return r.Text != "" && !r.Revoked && (r.Expires == 0 || now.UnixMilli() < r.Expires) && (r.Uses == 0 || r.Used < r.Uses)
+}
+
+// Links lists our links to a group.
+func (g *Groups) Links(tx *storage.Tx, conv ID) ([]Link, error) {
+	var out []Link
+	err := eachRow(tx, key(keyLink, conv[:]), func(rest []byte, row linkRow) (bool, error) {
+		if len(rest) != 16 {
+			return false, fmt.Errorf("listing links: %w", errRow)
+		}
+		out = append(out, row.link(identity.InviteToken(rest)))
+		return true, nil
+	})
+	return out, err
+}
+
+// RevokeLink ends a link.
+func (g *Groups) RevokeLink(ctx context.Context, conv ID, token identity.InviteToken) (Link, error) {
+	var out Link
+	err := g.do(ctx, "revoking a link", func(tx *storage.Tx) error {
+		row, ok, err := getRow[linkRow](tx, linkKey(conv, token[:]))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return ErrNotFound
+		}
+		row.Revoked = true
+		out = row.link(token)
+		return putRow(tx, linkKey(conv, token[:]), row)
+	})
+	return out, err
+}
+
+// liveToken tells whether a token is that of a live link of ours.
+func (g *Groups) liveToken(tx *storage.Tx, conv ID, token []byte) (bool, error) {
+	if len(token) == 0 {
+		return false, nil
+	}
+	row, ok, err := getRow[linkRow](tx, linkKey(conv, token))
+	return ok && row.live(g.now()), err
+}
+
+// useLink counts a use of the link that an application came by. Counts are about: each device of ours has its own.
+func (g *Groups) useLink(tx *storage.Tx, conv ID, application []byte) error {
+	var m pb.GroupApplication
+	if err := proto.Unmarshal(application, &m); err != nil {
+		return err
+	}
+	row, ok, err := getRow[linkRow](tx, linkKey(conv, m.Token))
+	if err != nil || !ok {
+		return err
+	}
+	row.Used++
+	return putRow(tx, linkKey(conv, m.Token), row)
+}

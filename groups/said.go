@@ -1,0 +1,117 @@
+package groups
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// Said takes an entry of kinds 21 to 24 of a direct conversation, also one that another own device wrote, inside the
+// transaction that stores it. What is malformed or fits nothing is logged and changes nothing.
+func (g *Groups) Said(tx *storage.Tx, from, to identity.AccountID, kind feed.Kind, content []byte, at time.Time) error {
+	var err error
+	switch kind {
+	case feed.KindGroupInvitation:
+		err = g.saidInvitation(tx, from, to, content, at)
+	case feed.KindGroupAnswer:
+		err = g.saidAnswer(tx, from, to, content)
+	case feed.KindGroupApplication:
+		err = g.saidApplication(tx, from, to, content)
+	case feed.KindGroupVerdict:
+		err = g.saidVerdict(tx, from, to, content)
+	}
+	if err != nil && unfit(err) {
+		g.log.Debug("what was said of a group fits nothing", "from", from.Short(), "kind", uint32(kind), "error", err)
+		return nil
+	}
+	return err
+}
+
+// unfit tells whether an error is about what somebody said, and not one of our own.
+func unfit(err error) bool {
+	for _, of := range []error{
+		ErrNotFound, ErrNotMember, ErrNotAllowed, ErrExists, ErrInvalid, ErrDissolved, ErrReadOnly, ErrFull, ErrExpired, ErrConflict,
+		identity.ErrMalformed, identity.ErrBadSignature, identity.ErrExpired, identity.ErrFromFuture,
+	} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	return false
+}
+
+// Listens tells whether a stranger may begin with an entry of kinds 21 to 24: CODE_TAKEN, or why not. Whether strangers may
+// invite is a question of who may write at all: then it is CODE_UNSPECIFIED.
+func (g *Groups) Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind, content []byte) (pb.Code, error) {
+	switch kind {
+	case feed.KindGroupInvitation:
+		return pb.Code_CODE_UNSPECIFIED, nil
+	case feed.KindGroupAnswer:
+		var m pb.GroupAnswer
+		if proto.Unmarshal(content, &m) != nil || len(m.Group) != 32 {
+			return pb.Code_CODE_DENIED, nil
+		}
+		_, ok, err := getRow[invitationRow](tx, inviteKey(outgoing, ID(m.Group), from))
+		return welcome(ok), err
+	case feed.KindGroupApplication:
+		var m pb.GroupApplication
+		if proto.Unmarshal(content, &m) != nil || len(m.Group) != 32 {
+			return pb.Code_CODE_DENIED, nil
+		}
+		return g.listensToApplication(tx, from, &m)
+	case feed.KindGroupVerdict:
+		var m pb.GroupVerdict
+		if proto.Unmarshal(content, &m) != nil || len(m.Group) != 32 {
+			return pb.Code_CODE_DENIED, nil
+		}
+		row, ok, err := getRow[groupRow](tx, groupKey(ID(m.Group)))
+		return welcome(ok && slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })), err
+	}
+	return pb.Code_CODE_DENIED, nil
+}
+
+func welcome(ok bool) pb.Code {
+	if ok {
+		return pb.Code_CODE_TAKEN
+	}
+	return pb.Code_CODE_DENIED
+}
+
+func (g *Groups) listensToApplication(tx *storage.Tx, from identity.AccountID, m *pb.GroupApplication) (pb.Code, error) {
+	conv := ID(m.Group)
+	row, known, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil || !known || row.State != StateMember {
+		return pb.Code_CODE_DENIED, err
+	}
+	_, s, err := g.open(tx, conv, false)
+	if err != nil {
+		return 0, err
+	}
+	if s.view.Role(from) >= roster.Admin {
+		return pb.Code_CODE_TAKEN, nil // hands one on
+	}
+	if len(m.Consent) == 0 {
+		ok, err := tx.Has(applyKey(conv, from))
+		return welcome(ok), err
+	}
+	live, err := g.liveToken(tx, conv, m.Token)
+	if err != nil {
+		return 0, err
+	}
+	if s.view.Settings[roster.SettingJoin] == "invite" && !live || !g.mayLetIn(s, true) && s.view.Role(g.self.Account) < roster.Admin {
+		return pb.Code_CODE_DENIED, nil
+	}
+	n, err := g.countApplications(tx, conv)
+	if err == nil && n >= g.cfg.Limits.Applications {
+		return pb.Code_CODE_FULL, nil
+	}
+	return pb.Code_CODE_TAKEN, err
+}
