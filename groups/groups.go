@@ -59,7 +59,8 @@ type Parts struct {
 	Hint func(account identity.AccountID, device identity.DeviceID, addrs []string)
 	Join func(ctx context.Context, link identity.NetworkLink)
 
-	Log Log // the groups' mailboxes; nil: none
+	Log       Log       // the groups' mailboxes; nil: none
+	Directory Directory // tells of public groups; nil: nobody does
 
 	// PubSub is the fast road; Run runs it. nil: there is none.
 	PubSub *node.PubSub
@@ -78,6 +79,7 @@ type Groups struct {
 	self   replica.Peer
 	gossip *gossip
 	mesh   *mesh
+	board  *noticeboard
 	cache  cache
 	rates  rates
 
@@ -104,6 +106,7 @@ func New(c Config) (*Groups, error) {
 	}
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
 	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
+	g.board = newNoticeboard()
 	return g, nil
 }
 
@@ -133,6 +136,7 @@ func (c Config) withDefaults() Config {
 func (g *Groups) Bind(p Parts) {
 	g.parts = p
 	g.bindRoads()
+	g.onChanged(g.board.touch)
 }
 
 // Run does what goes on by itself until the context ends: see the functions it starts.
@@ -141,6 +145,7 @@ func (g *Groups) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.keep(ctx) })
 	eg.Go(func() error { return g.gossip.run(ctx) })
 	eg.Go(func() error { return g.mesh.run(ctx) })
+	eg.Go(func() error { return g.runCards(ctx) })
 	eg.Go(func() error { return g.gossip.run(ctx) })
 	eg.Go(func() error { return g.mesh.run(ctx) })
 	return eg.Wait()
