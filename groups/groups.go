@@ -146,7 +146,5 @@ func (g *Groups) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.gossip.run(ctx) })
 	eg.Go(func() error { return g.mesh.run(ctx) })
 	eg.Go(func() error { return g.runCards(ctx) })
-	eg.Go(func() error { return g.gossip.run(ctx) })
-	eg.Go(func() error { return g.mesh.run(ctx) })
 	return eg.Wait()
 }
