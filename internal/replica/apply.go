@@ -18,6 +18,7 @@ type arrived struct {
 	check   *checking // of the signature; nil: it is good
 
 	by          *session // that brought it; nil: another road
+	news        int      // of its conversation there, when it came
 	certificate []byte   // of the author's device, not checked; nil: none came along
 }
 

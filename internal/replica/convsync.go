@@ -47,6 +47,7 @@ type convSync struct {
 	tell       bool                 // changed heads are to be told
 	changed    map[feed.FeedID]bool // heads that changed otherwise than by growing
 	turnedAway bool                 // something was refused since heads were told
+	news       int                  // counts what may change what is refused
 	someTheirs []feed.Head          // changed heads of the other side, to be compared
 }
 
@@ -63,9 +64,9 @@ type outFeed struct {
 	hold    bool         // the other side has more of it, or another branch
 	proven  bool         // the other side acknowledged some of it in this session
 	inLine  bool
-	begins  bool      // the other side begins it above 1
-	lowered bool      // the other side was offered more than what its floor says, once
-	lazy    bool      // somebody else's in a group: only what is up to upTo may go
+	begins  bool // the other side begins it above 1
+	lowered bool // the other side was offered more than what its floor says, once
+	lazy    bool // somebody else's in a group: only what is up to upTo may go
 	upTo    uint64
 	wait    time.Time // not zero: then upTo becomes waitFor
 	waitFor uint64
@@ -204,6 +205,7 @@ func (s *session) reannounceGroup(id feed.ConversationID) {
 		return
 	}
 	c.evaluate = true
+	c.news++
 	s.retryLater(c)
 	s.enqueue(c)
 }

@@ -1,13 +1,16 @@
 package replica_test
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"hima/identity"
 	"hima/internal/feed"
+	"hima/internal/replica"
 	"hima/internal/wire/pb"
 )
 
@@ -194,7 +197,7 @@ func TestGroupChainOfAdmissions(t *testing.T) {
 			next := r.devices[i+1]
 			d.admitAll(next)
 			r.open([2]int{i + 1, i})
-			r.await("it is in", func() bool { return len(next.group.readers()) == i+1 })
+			r.await(fmt.Sprintf("%d is in", i+1), func() bool { return len(next.group.readers()) == i+1 })
 			next.mustWrite(1)
 		}
 		last := r.devices[n-1]
@@ -267,5 +270,242 @@ func TestGroupKeysAreHandedOver(t *testing.T) {
 		a.rep.PushKeys(r.conv)
 		r.await("it has the next", func() bool { return took(b) == 2 })
 		require.Zero(t, took(x), "somebody who is not in got keys")
+	})
+}
+
+// A helper that shows a floor above what a newcomer may have takes nothing from it: another one shows the rest.
+func TestGroupHelperShowsTooHighAFloor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 4)
+		a, b, evil, n := r.devices[0], r.devices[1], r.devices[2], r.devices[3]
+		a.admitAll(b, evil)
+		r.open([2]int{0, 1}, [2]int{0, 2})
+		a.mustWrite(1000)
+		r.complete(b, a, 1000)
+		r.complete(evil, a, 1000)
+		a.admitFrom(n, map[*device]uint64{a: 301})
+		r.await("the helpers know", func() bool {
+			_, last := evil.has(a.control())
+			_, also := b.has(a.control())
+			return last == 4 && also == 4
+		})
+		a.stop()
+		// The hostile one believes that the newcomer may have what came last alone.
+		evil.group.mu.Lock()
+		evil.group.members[n.person.ID()].first[a.key.ID()] = 900
+		evil.group.mu.Unlock()
+		n.group.ask(evil)
+		r.open([2]int{3, 2})
+		r.complete(n, a, 1000)
+		first, _ := n.has(a.feed())
+		require.Equal(t, uint64(900), first)
+		r.open([2]int{3, 1})
+		r.await("it has all it may", func() bool { first, last := n.has(a.feed()); return first == 301 && last == 1000 })
+		seen := map[uint64]int{}
+		n.mu.Lock()
+		for _, e := range n.applied {
+			if e.Feed() == a.feed() {
+				seen[e.Seq]++
+			}
+		}
+		n.mu.Unlock()
+		require.Len(t, seen, 700)
+		for seq, times := range seen {
+			require.Equal(t, 1, times, "%d was told of again", seq)
+		}
+		// And it serves others in turn.
+		b.mustWrite(1)
+		r.complete(n, b, 1)
+		r.complete(evil, b, 1)
+	})
+}
+
+// A helper that brings more than a newcomer may have is not believed, and does not keep it from what it may.
+func TestGroupHelperBringsTooMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 4)
+		a, b, evil, n := r.devices[0], r.devices[1], r.devices[2], r.devices[3]
+		a.admitAll(b, evil)
+		r.open([2]int{0, 1}, [2]int{0, 2})
+		a.mustWrite(100)
+		r.complete(b, a, 100)
+		r.complete(evil, a, 100)
+		a.admitFrom(n, map[*device]uint64{a: 51})
+		r.await("the helpers know", func() bool {
+			_, last := evil.has(a.control())
+			_, also := b.has(a.control())
+			return last == 4 && also == 4
+		})
+		a.stop()
+		evil.group.mu.Lock()
+		evil.group.members[n.person.ID()].first = nil
+		evil.group.mu.Unlock()
+		n.group.ask(evil)
+		r.open([2]int{3, 2})
+		r.await("it is in", func() bool { return len(n.group.readers()) == 3 })
+		time.Sleep(5 * time.Second)
+		_, last := n.has(a.feed())
+		require.Zero(t, last, "it took what it may not have")
+		r.open([2]int{3, 1})
+		r.await("it has all it may", func() bool { first, last := n.has(a.feed()); return first == 51 && last == 100 })
+	})
+}
+
+// Nobody makes up a member's device: a feed that begins above 1 needs the certificate of its account.
+func TestGroupFeedAboveOneNeedsItsCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 3)
+		a, b, n := r.devices[0], r.devices[1], r.devices[2]
+		a.admitAll(b)
+		r.open([2]int{0, 1})
+		a.admitFrom(n, map[*device]uint64{b: 5})
+		n.group.ask(a)
+		r.open([2]int{0, 2})
+		r.await("it is in", func() bool { return len(n.group.readers()) == 2 })
+		b.mustWrite(10)
+		r.complete(a, b, 10)
+		r.complete(n, b, 10)
+
+		// A device that says it is b's.
+		forger := &device{rig: r, index: 9, person: b.person, key: identity.GenerateDeviceKey(), cert: n.cert}
+		entries := forger.compose(t, feed.Tip{Account: b.person.ID(), Seq: 7, Hash: feed.EntryID{1}, Clock: 50}, 2)
+		run := forger.sign(t, entries)
+		require.ErrorIs(t, n.rep.Take(t.Context(), a.peer(), run), replica.ErrRefused)
+		run.Certificate = n.cert.Raw()
+		require.ErrorIs(t, n.rep.Take(t.Context(), a.peer(), run), replica.ErrRefused)
+		run.Certificate = b.cert.Raw()
+		require.ErrorIs(t, n.rep.Take(t.Context(), a.peer(), run), replica.ErrRefused)
+		_, last := n.has(forger.feed())
+		require.Zero(t, last)
+
+		// One that is, which nobody has a record of.
+		second := &device{rig: r, index: 9, person: b.person, key: identity.GenerateDeviceKey()}
+		second.cert = identity.NewCertificate(b.person, second.key.ID(), time.Now())
+		run = second.sign(t, second.compose(t, feed.Tip{Account: b.person.ID(), Seq: 7, Hash: feed.EntryID{1}, Clock: 50}, 2))
+		run.Certificate = second.cert.Raw()
+		require.NoError(t, n.rep.Take(t.Context(), replica.Peer{}, run))
+		first, last := n.has(second.feed())
+		require.Equal(t, []uint64{8, 9}, []uint64{first, last})
+	})
+}
+
+// What a receipt says of an author's feeds is for that author alone.
+func TestGroupReceiptsGoToTheirAuthor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 3)
+		a, b, c := r.devices[0], r.devices[1], r.devices[2]
+		a.admitAll(b, c)
+		r.open([2]int{0, 1}, [2]int{0, 2})
+		r.await("they are in", func() bool { return len(b.group.readers()) == 2 && len(c.group.readers()) == 2 })
+		r.open([2]int{1, 2})
+		for _, d := range r.devices {
+			d.mustWrite(2)
+		}
+		for _, d := range r.devices {
+			for _, o := range r.devices {
+				r.complete(d, o, 2)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		for _, d := range r.devices {
+			from := map[identity.DeviceID]bool{}
+			d.mu.Lock()
+			for _, rec := range d.receipts {
+				from[rec.Peer.Device] = true
+				for _, i := range rec.Items {
+					require.Equal(t, d.key.ID(), i.Feed.Device, "told of what others wrote")
+				}
+			}
+			d.mu.Unlock()
+			require.Len(t, from, 2)
+		}
+		due, err := a.rep.ReceiptsDue()
+		require.NoError(t, err)
+		require.Empty(t, due)
+		c.stop()
+		r.await("c is gone", func() bool { return !b.rep.Connected(c.key.ID()) })
+		due, err = b.rep.LazyReceiptsDue()
+		require.NoError(t, err)
+		require.Empty(t, due, "it was handed over")
+	})
+}
+
+// What is owed in a group is marked, and nothing is owed that may not be had.
+func TestGroupDebts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 4)
+		a, b, n, x := r.devices[0], r.devices[1], r.devices[2], r.devices[3]
+		a.admitAll(b, x)
+		a.mustWrite(10)
+		a.admitFrom(n, map[*device]uint64{a: 8})
+		gone := a.do(act{Remove: x.person.ID().Bytes()})
+		a.mustWrite(1)
+		r.await("the ends are known", func() bool {
+			_, last := a.group.window(x.person.ID())(a.control())
+			return last == gone.Seq
+		})
+		want := map[identity.DeviceID][]replica.Span{
+			b.key.ID(): {{Feed: a.control(), From: 1, Last: 5, Lazy: true}, {Feed: a.feed(), From: 1, Last: 11, Lazy: true}},
+			n.key.ID(): {{Feed: a.control(), From: 1, Last: 5, Lazy: true}, {Feed: a.feed(), From: 8, Last: 11, Lazy: true}},
+			x.key.ID(): {{Feed: a.control(), From: 1, Last: 5, Lazy: true}},
+		}
+		owed, err := a.rep.Owed()
+		require.NoError(t, err)
+		require.Len(t, owed, 3)
+		for _, d := range owed {
+			require.Equal(t, want[d.Device], d.Feeds)
+			require.True(t, d.Lazy())
+		}
+	})
+}
+
+// A newcomer begins with one mail: the acts of all, and what the sender wrote.
+func TestGroupBeginsFromMailAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 4)
+		a, b, c, n := r.devices[0], r.devices[1], r.devices[2], r.devices[3]
+		a.admitAll(b)
+		r.open([2]int{0, 1})
+		b.admitAll(c)
+		r.open([2]int{1, 2})
+		r.await("c is in", func() bool { return len(c.group.readers()) == 2 })
+		c.mustWrite(3)
+		c.admitFrom(n, map[*device]uint64{c: 3})
+		c.group.mu.Lock()
+		c.group.keys = []*pb.GroupKeys{{Group: r.conv[:], Keys: []*pb.GroupKey{{Epoch: make([]byte, 32), Key: make([]byte, 32)}}}}
+		c.group.mu.Unlock()
+		out, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{Control: true})
+		require.NoError(t, err)
+		require.False(t, out.Knock)
+		require.Len(t, out.Keys, 1)
+		var spans []replica.Span
+		for _, s := range out.Spans {
+			require.True(t, s.Lazy)
+			s.Lazy = false
+			spans = append(spans, s)
+		}
+		require.Equal(t, []replica.Span{
+			{Feed: a.control(), From: 1, Last: 2},
+			{Feed: b.control(), From: 1, Last: 1},
+			{Feed: c.control(), From: 1, Last: 1},
+			{Feed: c.feed(), From: 3, Last: 3},
+		}, spans)
+		require.Len(t, out.Carried, 2)
+		in := replica.Mailed{Peer: c.peer(), Runs: out.Runs}
+		for range 3 { // a mail is taken in one go: what its own acts admit is judged before they count
+			_, err = n.rep.Import(t.Context(), in, nil)
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		require.Len(t, n.group.readers(), 3)
+		first, last := n.has(c.feed())
+		require.Equal(t, []uint64{3, 3}, []uint64{first, last})
+
+		plain, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{})
+		require.NoError(t, err)
+		require.Empty(t, plain.Carried)
+		skip, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{Control: true, Skip: func(feed.FeedID) uint64 { return 1 }})
+		require.NoError(t, err)
+		require.Len(t, skip.Carried, 1)
 	})
 }

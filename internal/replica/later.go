@@ -124,6 +124,7 @@ func (r *Replica) spread(id feed.FeedID, h feed.Head, from *session) {
 				s.acknowledgeLater(id, h)
 			}
 			if id.Number == feed.Control {
+				c.news++
 				s.retryLater(c) // what it admits may have been refused
 			}
 		}

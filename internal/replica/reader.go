@@ -201,8 +201,9 @@ func (s *session) handleRun(raw *pb.Run) error {
 	f := c.outFeed(id)
 	f.sent, f.last = max(f.sent, last), max(f.last, last)
 	s.settle(c, f)
+	news := c.news
 	s.mu.Unlock()
-	in := arrived{peer: s.peer, run: run, backlog: backlog, by: s, certificate: raw.GetCertificate()}
+	in := arrived{peer: s.peer, run: run, backlog: backlog, by: s, news: news, certificate: raw.GetCertificate()}
 	if later {
 		in.check = &checking{done: make(chan struct{})}
 	}
@@ -345,6 +346,7 @@ func (s *session) applied(in arrived, out outcome, err error) {
 		s.mu.Unlock()
 	case out.code != 0:
 		s.refuse(id, out.from, out.code)
+		s.retryMissed(id.Conversation, in.news)
 		if s.taxRefused(id.Conversation) != nil {
 			s.end(pb.Bye_REASON_BUSY, fmt.Errorf("too many refused runs: %w", ErrBusy))
 		}
@@ -392,6 +394,16 @@ func (s *session) refuse(id feed.FeedID, from uint64, code pb.Code) {
 	}
 	s.mu.Unlock()
 	s.push(refusedFrame(id, from, code))
+}
+
+// retryMissed asks again for what was refused in a group if something came between that might have let it in: both may
+// have been judged in one go.
+func (s *session) retryMissed(conv feed.ConversationID, news int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.convs[conv]; c != nil && c.lazy && c.news != news {
+		s.retryLater(c)
+	}
 }
 
 // taxRefused bounds refused runs. In a group a run is refused because what admits its author is on its way over another
