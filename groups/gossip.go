@@ -122,6 +122,7 @@ func newGossip(self replica.Peer, db *storage.DB, log *slog.Logger, now func() t
 // OnStored hears of entries that became durable here, by whatever road, and of own ones. It is replica.Config.OnStored.
 func (g *Groups) OnStored(conv feed.ConversationID, entries []feed.Entry, _ replica.Peer) {
 	g.gossip.stored(conv, entries)
+	g.logbook.stored(conv, entries)
 }
 
 // GossipAllowed says whether a device is of an account with which a group is shared. It is node.PubSubConfig.Allowed.

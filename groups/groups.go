@@ -72,16 +72,17 @@ type Parts struct {
 
 // Groups are the groups of one account on one device. Make it with New, give it the other parts with Bind.
 type Groups struct {
-	cfg    Config
-	parts  Parts
-	log    *slog.Logger
-	now    func() time.Time
-	self   replica.Peer
-	gossip *gossip
-	mesh   *mesh
-	board  *noticeboard
-	cache  cache
-	rates  rates
+	cfg     Config
+	parts   Parts
+	log     *slog.Logger
+	now     func() time.Time
+	self    replica.Peer
+	gossip  *gossip
+	mesh    *mesh
+	logbook *logbook
+	board   *noticeboard
+	cache   cache
+	rates   rates
 
 	mu    sync.Mutex
 	hooks []func(conv ID)  // guarded by mu; see onChanged
@@ -107,6 +108,7 @@ func New(c Config) (*Groups, error) {
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
 	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
 	g.board = newNoticeboard()
+	g.logbook = newLogbook(g.self, c.Key, c.DB, g.log, g.now)
 	return g, nil
 }
 
@@ -136,6 +138,7 @@ func (c Config) withDefaults() Config {
 func (g *Groups) Bind(p Parts) {
 	g.parts = p
 	g.bindRoads()
+	g.bindLog()
 	g.onChanged(g.board.touch)
 }
 
@@ -145,6 +148,7 @@ func (g *Groups) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.keep(ctx) })
 	eg.Go(func() error { return g.gossip.run(ctx) })
 	eg.Go(func() error { return g.mesh.run(ctx) })
+	eg.Go(func() error { return g.runLog(ctx) })
 	eg.Go(func() error { return g.runCards(ctx) })
 	return eg.Wait()
 }

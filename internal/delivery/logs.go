@@ -11,6 +11,9 @@ import (
 	"hima/internal/replica"
 )
 
+// LogItem is something that was left in a log.
+type LogItem = mailbox.Item
+
 // LogDeposit is an envelope for the log of a group's epoch.
 type LogDeposit struct {
 	At     []identity.MailboxRef // the group's mailboxes; one that takes it is enough
@@ -78,9 +81,15 @@ func (m *Mail) grantAt(dev identity.DeviceID) []byte {
 	return nil
 }
 
-// ReadLog returns what lies in a log after a cursor, oldest first, as much as one answer holds.
-func (m *Mail) ReadLog(ctx context.Context, at identity.MailboxRef, secret identity.InboxSecret, after uint64) (items []mailbox.Item, more bool, err error) {
-	return m.cfg.Client.Fetch(ctx, at, secret, after, 0)
+// ReadLog returns what lies in a log after a cursor, oldest first: at most max items, 0: as much as one answer holds.
+func (m *Mail) ReadLog(ctx context.Context, at identity.MailboxRef, secret identity.InboxSecret, after uint64, max int) (items []LogItem, more bool, err error) {
+	calling, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	items, more, err = m.cfg.Client.Fetch(calling, at, secret, after, max)
+	if errors.Is(err, mailbox.ErrNoInbox) {
+		return nil, false, nil // nobody left anything yet, or it ended
+	}
+	return items, more, err
 }
 
 // WatchLogs tells which logs at one mailbox have something, first of what is so now and then of what comes, until ctx or
