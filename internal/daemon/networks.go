@@ -118,71 +118,6 @@ func (n onNetworks) Fetch(account identity.AccountID) {
 	n.u.background(func(ctx context.Context) { n.u.fetch(ctx, account) })
 }
 
-// fetch asks for everything that leads to an account: its record, and those of its devices.
-func (u *unlocked) fetch(ctx context.Context, account identity.AccountID) {
-	if _, err := u.directory.FetchAccount(ctx, account); err != nil {
-		u.log.Debug("asking for an account's record", "account", account.Short(), "err", err)
-	}
-	// What was written before its devices were known was owed to none of them.
-	if err := u.replica.DevicesChanged(account); err != nil {
-		u.log.Warn("working out what an account lacks", "account", account.Short(), "err", err)
-	}
-	for _, d := range u.directory.Devices(account) {
-		if _, err := u.directory.FetchDevice(ctx, d); err != nil {
-			u.log.Debug("asking for a device's record", "device", d.Short(), "err", err)
-		}
-		u.delivery.Nudge(d)
-	}
-	u.delivery.Refresh()
-}
-
-// The record of an account whose devices cannot be reached is asked for after refetchFirst, and then at growing intervals.
-const (
-	refetchFirst = 3 * time.Second
-	refetchLast  = 30 * time.Minute
-)
-
-// locate says where a device is. One that nobody finds may have been replaced by another (R21), so that its account is
-// asked for as well.
-func (u *unlocked) locate(ctx context.Context, device identity.DeviceID) error {
-	if account, ok := u.directory.DeviceAccount(device); ok && u.refetched.due(account, u.now()) {
-		u.background(func(ctx context.Context) { u.fetch(ctx, account) })
-	}
-	return u.directory.Locate(ctx, device)
-}
-
-// refetched says when accounts are asked for next.
-type refetched struct {
-	mu sync.Mutex
-	at map[identity.AccountID]refetch // cleared when it is full
-}
-
-type refetch struct {
-	next time.Time
-	wait time.Duration
-}
-
-// maxRefetched bounds what is remembered; beyond it accounts are only asked for too often.
-const maxRefetched = 4096
-
-func (r *refetched) due(a identity.AccountID, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	last, ok := r.at[a]
-	if ok && now.Before(last.next) {
-		return false
-	}
-	if r.at == nil || len(r.at) >= maxRefetched {
-		r.at = map[identity.AccountID]refetch{}
-	}
-	wait := min(max(3*last.wait, refetchFirst), refetchLast)
-	if now.Sub(last.next) > refetchLast { // it was reached meanwhile
-		wait = refetchFirst
-	}
-	r.at[a] = refetch{now.Add(wait), wait}
-	return true
-}
-
 func (n onNetworks) state(id identity.NetworkID) (directory.NetworkState, bool) {
 	for _, s := range n.u.directory.Networks() {
 		if s.ID == id {
@@ -283,10 +218,12 @@ func (u *unlocked) nameOn(s directory.NetworkState) messenger.NameState {
 
 // background runs f beside everything else, for a bounded time. Nobody waits for its result, and when so much is under way
 // that one more would come to nothing it is left out.
-func (u *unlocked) background(f func(context.Context)) {
+func (u *unlocked) background(f func(context.Context)) (taken bool) {
 	select {
 	case u.tasks <- f:
+		return true
 	default:
+		return false
 	}
 }
 
@@ -298,6 +235,7 @@ const (
 
 func (u *unlocked) runAllTasks(ctx context.Context) error {
 	var g errgroup.Group
+	g.Go(func() error { return u.runRefetches(ctx) })
 	for range taskWorkers {
 		g.Go(func() error { return u.runTasks(ctx) })
 	}

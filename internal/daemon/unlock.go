@@ -4,17 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"time"
-
-	"golang.org/x/sync/errgroup"
-
 	"hima/identity"
 	"hima/internal/control"
 	"hima/internal/delivery"
@@ -25,6 +14,16 @@ import (
 	"hima/internal/replica"
 	"hima/node"
 	"hima/storage"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // divergedFile says that the device key of this profile must be replaced before anything is written (R3).
@@ -79,7 +78,8 @@ func newUnlocked(p *profile, v identity.Vault, db *storage.DB) *unlocked {
 	return &unlocked{
 		dir: p.dir, log: p.log, ending: p.ending, db: db, vault: v, now: p.now, opened: p.now(), diverged: make(chan struct{}),
 		notes: notes{wake: make(chan struct{}, 1)}, changed: make(chan struct{}, 1), tasks: make(chan func(context.Context), maxTasks),
-		claimed: map[identity.NetworkID]time.Time{},
+		refetched: refetched{changed: make(chan struct{}, 1)},
+		claimed:   map[identity.NetworkID]time.Time{},
 	}
 }
 
@@ -230,8 +230,9 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	}
 	u.directory, err = directory.New(directory.Config{
 		DB: u.db, Node: u.node, Certificate: v.Certificate, Profile: u.messenger.LanProfile, Keep: u.messenger.Keeps,
-		Key: v.DeviceKey, AccountKey: u.accountKey, OnName: u.onName, OnNetwork: u.onNetwork, OnOwnRecord: u.onOwnRecord, OnNearby: u.onNearby,
-		Agent: agent(), Logger: p.log, Now: p.now,
+		Key: v.DeviceKey, AccountKey: u.accountKey, OnName: u.onName, OnNetwork: u.onNetwork, OnOwnRecord: u.onOwnRecord, OnRecord: u.onRecord,
+		OnNearby: u.onNearby,
+		Agent:    agent(), Logger: p.log, Now: p.now,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ type Config struct {
 	OnName      func(NameEvent)
 	OnNetwork   func(NetworkEvent)
 	OnOwnRecord func(identity.AccountRecord)
+	// OnRecord is called after a newer record of an account was admitted and is durable, whatever road brought it, in the
+	// goroutine that brought it. It may ask the directory. Nil: nobody is told.
+	OnRecord func(identity.AccountRecord)
 
 	Agent  string           // told on the LAN; empty: "hima"
 	Logger *slog.Logger     // nil: nothing is logged

@@ -95,7 +95,7 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 		return have, nil
 	}
 	counts := next
-	stranger := false
+	newer, stranger := false, false
 	err = d.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
 		have, known, err := d.read(tx, next.Account)
 		if err != nil {
@@ -120,7 +120,7 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 				return err
 			}
 		}
-		stranger = !known && !d.keep(next.Account)
+		newer, stranger = true, !known && !d.keep(next.Account)
 		r := counts
 		tx.OnCommit(func() {
 			d.records.put(r)
@@ -135,6 +135,9 @@ func (d *Directory) Admit(ctx context.Context, raw []byte) (identity.AccountReco
 	})
 	if err != nil {
 		return identity.AccountRecord{}, fmt.Errorf("storing account record: %w", err)
+	}
+	if newer && d.cfg.OnRecord != nil {
+		d.cfg.OnRecord(counts)
 	}
 	if stranger && d.counts.records.Load() > maxStrangers {
 		if err := d.evictRecords(ctx, next.Account); err != nil {

@@ -325,3 +325,26 @@ func FuzzDecodePage(f *testing.F) {
 		}
 	})
 }
+
+// Whatever brings a record, what is newer is told of, once and after it is durable; what is older or known is not.
+func TestNewerRecordsAreTold(t *testing.T) {
+	var d *Directory
+	var told []uint64
+	d, err := New(Config{
+		DB: openDB(t, ""), Certificate: cert(0, 0), OnRecord: func(r identity.AccountRecord) {
+			now, ok := d.Record(r.Account)
+			require.True(t, ok)
+			require.Equal(t, r.Raw(), now.Raw())
+			told = append(told, r.Seq)
+		},
+	})
+	require.NoError(t, err)
+	for _, r := range []identity.AccountRecord{record(t, 1, 5, 1), record(t, 1, 4, 1, 2), record(t, 1, 5, 1), record(t, 1, 6, 1, 2)} {
+		_, err := d.Admit(t.Context(), r.Raw())
+		require.NoError(t, err)
+	}
+	require.NoError(t, d.SetOwn(t.Context(), record(t, 0, 9, 0)))
+	_, err = d.Admit(t.Context(), []byte("nothing of the kind"))
+	require.ErrorIs(t, err, ErrNotAdmitted)
+	require.Equal(t, []uint64{5, 6, 9}, told)
+}
