@@ -4,16 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hima/identity"
-	"hima/internal/control"
-	"hima/internal/delivery"
-	"hima/internal/directory"
-	"hima/internal/feed"
-	"hima/internal/mailbox"
-	"hima/internal/messenger"
-	"hima/internal/replica"
-	"hima/node"
-	"hima/storage"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -24,6 +14,17 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"hima/identity"
+	"hima/internal/control"
+	"hima/internal/delivery"
+	"hima/internal/directory"
+	"hima/internal/feed"
+	"hima/internal/mailbox"
+	"hima/internal/messenger"
+	"hima/internal/replica"
+	"hima/node"
+	"hima/storage"
 )
 
 // divergedFile says that the device key of this profile must be replaced before anything is written (R3).
