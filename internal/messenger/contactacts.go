@@ -341,6 +341,9 @@ func (m *Messenger) Contacts(ctx context.Context, all bool) ([]Contact, error) {
 	names := make(map[identity.AccountID]string)
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		return m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
+			if row.aside() {
+				return nil
+			}
 			switch row.relation() {
 			case RelationNone, RelationDeclined, RelationBlocked:
 				if !all {

@@ -86,7 +86,8 @@ func (f *fakeFeeds) Append(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entr
 		if d.Time.IsZero() {
 			at = 1_800_000_000_000
 		}
-		e, err := f.author.Next(tip, d.Conversation, d.Number, d.Kind, feed.NextClock(tip, seen), at, d.Content)
+		g := feed.Group{Parents: d.Parents, Epoch: d.Epoch, Nonce: d.Genesis}
+		e, err := f.author.NextInGroup(tip, d.Conversation, d.Number, d.Kind, feed.NextClock(tip, seen), at, d.Content, g)
 		if err != nil {
 			return nil, err
 		}

@@ -21,6 +21,8 @@ type FoundCard struct {
 	Card    identity.GroupCard
 	Source  Source // SourceNetwork, SourceNearby
 	Network string // empty: not on a network
+	// Disputed: two accounts show that they own the group; both cards are in the list.
+	Disputed bool
 }
 
 // maxFoundCards is how many cards are remembered, so that a group can be applied to by the ID that a search showed.
@@ -126,7 +128,7 @@ func (m *Messenger) foundView(tx *storage.Tx, n *names, f *FoundCard) (FoundGrou
 	c := &f.Card
 	v := FoundGroup{
 		ID: groups.ID(c.Group), Name: text.OneLine(c.Name, maxField), Description: text.Message(c.Description), Size: int(c.Size),
-		Join: text.OneLine(c.Join, maxField), Owner: c.Account, Source: f.Source, Network: f.Network, Expires: c.Expires,
+		Join: text.OneLine(c.Join, maxField), Owner: c.Account, Source: f.Source, Network: f.Network, Expires: c.Expires, Disputed: f.Disputed,
 		State: string(groups.StateNone),
 	}
 	row, known, err := m.contacts.get(tx, c.Account)
@@ -202,6 +204,9 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 				strings.Join(unreachable, ", "), "`hima network status` shows why")
 		}
 	}
+	// Cards of two who claim to own one group mean one group.
+	slices.SortStableFunc(found, func(a, b FoundCard) int { return slices.Compare(a.Card.Group[:], b.Card.Group[:]) })
+	found = slices.CompactFunc(found, func(a, b FoundCard) bool { return a.Card.Group == b.Card.Group })
 	switch len(found) {
 	case 0:
 		return groups.Target{}, refuse(ErrNotFound, "no public group of this name was found", "a private group is entered by invitation or link only")
@@ -370,8 +375,19 @@ func (m *Messenger) inviteOne(ctx context.Context, id groups.ID, name string, wi
 	if err := m.hint(ctx, &t); err != nil {
 		return t.account, "", err
 	}
+	if _, err := m.invitedNamed(id, t.account.String()); err == nil {
+		return t.account, "already_invited", nil
+	}
 	state, err := m.env.groups.Invite(ctx, id, t.account)
-	return t.account, state, groupRefusal(err)
+	switch {
+	case errors.Is(err, groups.ErrExists):
+		return t.account, "already_member", nil
+	case err != nil:
+		return t.account, "", groupRefusal(err)
+	case state == groups.Approved:
+		return t.account, "admitted", nil // they had applied
+	}
+	return t.account, "invited", nil
 }
 
 // hint notes under which name somebody was found, so that they are shown by it.

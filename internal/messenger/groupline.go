@@ -93,7 +93,6 @@ type names struct {
 	tx    *storage.Tx
 	group groups.ID // zero: none
 	own   string
-	nicks map[identity.AccountID]string // in the group; nil: not asked for yet
 	known map[identity.AccountID]string
 }
 
@@ -134,19 +133,16 @@ func (n *names) nickname(a identity.AccountID) (string, error) {
 	if n.group.IsZero() {
 		return "", nil
 	}
-	if n.nicks == nil {
-		list, err := n.m.env.groups.Members(n.tx, n.group)
-		if err != nil && ignoreUnknown(err) != nil {
-			return "", err
-		}
-		n.nicks = make(map[identity.AccountID]string)
-		for i := range list {
-			if nick := text.Nickname(list[i].Nickname); nick != "" {
-				n.nicks[list[i].Account] = nick
-			}
-		}
+	nick, err := n.m.env.groups.Nickname(n.tx, n.group, a)
+	return text.Nickname(nick), ignoreUnknown(err)
+}
+
+// counts tells whether an entry of a group is to be shown: a removal cuts what was said, and acts may turn out void.
+func (m *Messenger) counts(tx *storage.Tx, e *feed.Entry) (bool, error) {
+	if !feed.Known(e.Number, e.Kind) && e.Number == feed.Control {
+		return true, nil // that a newer version acted is to be seen (R10)
 	}
-	return n.nicks[a], nil
+	return m.env.groups.Counts(tx, e.Header)
 }
 
 // many is what a renderer needs besides for the lines of a group.
@@ -157,17 +153,19 @@ type many struct {
 
 // groupMessage adds to a message what groups have besides.
 func (r *renderer) groupMessage(msg *Message, e *feed.Entry, row *feedRow) error {
-	groups := r.m.env.groups
-	if actLine(e.Kind) != "" && e.Number == feed.Control {
+	old, err := r.m.env.groups.Backlog(r.tx, e.Header)
+	if err != nil {
+		return err
+	}
+	if msg.Backlog = old; old {
+		// It was there before its reader was; to be late one must be awaited.
+		msg.Late = false
+	}
+	if e.Number == feed.Control {
 		return r.act(msg, e)
 	}
 	if !msg.Own {
-		old, err := groups.Backlog(r.tx, e.Header)
-		if msg.Backlog = old; old {
-			// It was there before its reader was; to be late one must be awaited.
-			msg.Late = false
-		}
-		return err
+		return nil
 	}
 	if msg.Kind == MessageCancelled {
 		return nil
@@ -208,7 +206,7 @@ func (r *renderer) audience(e *feed.Entry) (*audience, error) {
 func (r *renderer) act(msg *Message, e *feed.Entry) error {
 	msg.State = StateNone
 	content, err := e.Content()
-	if err == nil {
+	if err == nil && actLine(e.Kind) != "" {
 		var ok bool
 		if msg.Subject, msg.Text, ok = saysAct(e.Kind, content); ok {
 			msg.Kind = actLine(e.Kind)

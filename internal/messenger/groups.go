@@ -28,7 +28,7 @@ type Groups interface {
 	Audience(tx *storage.Tx, conv feed.ConversationID, h feed.Header) ([]identity.AccountID, error)
 	// Backlog tells whether an entry was said before this account was let in.
 	Backlog(tx *storage.Tx, h feed.Header) (bool, error)
-	// Counts tells whether an entry is to be shown: it stands before every cut, and an act is not void.
+	// Counts tells whether an entry stands before every cut, and of an act whether it is neither void nor waiting for others.
 	Counts(tx *storage.Tx, h feed.Header) (bool, error)
 	// Said takes an entry of kinds 21 to 24 of a direct conversation, Listens says whether a stranger may begin with one.
 	Said(tx *storage.Tx, from, to identity.AccountID, kind feed.Kind, content []byte, at time.Time) error
@@ -37,6 +37,8 @@ type Groups interface {
 	Info(tx *storage.Tx, id groups.ID) (groups.Info, error)
 	List(tx *storage.Tx) ([]groups.Info, error)
 	Members(tx *storage.Tx, id groups.ID) ([]groups.Member, error)
+	// Nickname is what somebody is called, or was, in a group; empty: nothing.
+	Nickname(tx *storage.Tx, id groups.ID, account identity.AccountID) (string, error)
 	Find(tx *storage.Tx, name string) ([]groups.Info, error)
 	Invitations(tx *storage.Tx) ([]groups.Invitation, error)
 	Applications(tx *storage.Tx, id groups.ID) ([]groups.Application, error)
@@ -59,6 +61,8 @@ type Groups interface {
 	Dissolve(ctx context.Context, id groups.ID) error
 	Set(ctx context.Context, id groups.ID, key, value string) error
 }
+
+var _ Groups = (*groups.Groups)(nil)
 
 // noGroups stands in for groups that a node does not have.
 type noGroups struct{ Groups }

@@ -101,7 +101,7 @@ type GroupInvited struct {
 	Who     string // as it was typed
 	Account identity.AccountID
 	Name    string
-	State   string // invited, already_member, already_invited, withdrawn, failed
+	State   string // invited, admitted (had applied), already_member, already_invited, withdrawn, failed
 	Err     error  // state failed: why
 }
 
@@ -157,6 +157,7 @@ type FoundGroup struct {
 	Network     string // empty: not on a network
 	State       string // own, as of Group
 	Expires     time.Time
+	Disputed    bool // two accounts show that they own it
 }
 
 // GroupSearch is every public group that was found by a name.

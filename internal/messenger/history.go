@@ -195,7 +195,7 @@ func (s *feedSource) stepHole(tx *storage.Tx, seq uint64) error {
 func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, hole bool, err error) {
 	if row.many {
 		// Beyond a cut nothing is shown, not even that something is missing.
-		if counts, err := h.m.env.groups.Counts(tx, e.Header); err != nil || !counts {
+		if counts, err := h.m.counts(tx, e); err != nil || !counts {
 			return false, false, err
 		}
 	}

@@ -100,8 +100,8 @@ func (v *invites) use(tx *storage.Tx, token []byte) error {
 
 // fold applies an InviteState entry. Revoking is for ever, whatever order the entries come in.
 func (v *invites) fold(tx *storage.Tx, e *feed.Entry, s *pb.InviteState) error {
-	if len(s.GetToken()) != len(identity.InviteToken{}) {
-		return errIgnored
+	if len(s.GetToken()) != len(identity.InviteToken{}) || len(s.GetGroup()) > 0 {
+		return errIgnored // a group's link is its device's own matter
 	}
 	row, ok, err := v.get(tx, s.GetToken())
 	if err != nil {

@@ -97,7 +97,7 @@ func (m *Messenger) viewLast(tx *storage.Tx, row *convRow, c *Conversation) erro
 		return err
 	}
 	if row.group() {
-		counts, err := m.env.groups.Counts(tx, e.Header)
+		counts, err := m.counts(tx, &e)
 		if err != nil {
 			return err
 		}

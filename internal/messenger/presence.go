@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -121,8 +122,11 @@ func (m *Messenger) typesInGroup(a identity.AccountID, conv feed.ConversationID)
 		if err != nil || row.Blocked {
 			return err
 		}
-		shared, err := m.env.groups.Shared(tx, a)
-		shown = a != m.env.account && slices.Contains(shared, conv)
+		list, err := m.env.groups.Members(tx, conv)
+		in := func(a identity.AccountID) bool {
+			return slices.ContainsFunc(list, func(o groups.Member) bool { return o.Account == a })
+		}
+		shown = a != m.env.account && in(a) && in(m.env.account)
 		return err
 	})
 	return err == nil && shown
@@ -181,10 +185,16 @@ func (m *Messenger) SetTyping(ctx context.Context, who string, typing bool) erro
 		return err
 	}
 	if !t.group.IsZero() {
-		if m.settings.now(settingPresence) == on {
-			m.env.feeds.SendTyping(t.group, typing)
+		if m.settings.now(settingPresence) != on {
+			return nil
 		}
-		return nil
+		return m.env.db.View(func(tx *storage.Tx) error {
+			info, err := m.env.groups.Info(tx, t.group)
+			if err == nil && info.State == groups.StateMember {
+				m.env.feeds.SendTyping(t.group, typing)
+			}
+			return groupRefusal(err)
+		})
 	}
 	if t.account == m.env.account || m.settings.now(settingPresence) != on || !m.befriended(t.account) {
 		return nil

@@ -200,7 +200,7 @@ func (m *Messenger) countUnread(tx *storage.Tx, f *feedRow, group bool) (uint64,
 
 // lastCounting is the last number of a feed of a group that counts: a removal may have cut it since it came.
 func (m *Messenger) lastCounting(tx *storage.Tx, f *feedRow) (uint64, error) {
-	counts := func(e *feed.Entry) (bool, error) { return m.env.groups.Counts(tx, e.Header) }
+	counts := func(e *feed.Entry) (bool, error) { return m.counts(tx, e) }
 	e, err := m.env.feeds.Entry(tx, f.id, f.last)
 	if err == nil {
 		if ok, err := counts(&e); err != nil || ok {

@@ -204,7 +204,7 @@ func (m *Messenger) expandMessages(rec *record, seq uint64, limit int, r *render
 	out := make([]Event, 0, to-from+1)
 	err := m.env.feeds.Entries(r.tx, row.id, from, to, func(e feed.Entry) (bool, error) {
 		if r.conv.group() {
-			if counts, err := m.env.groups.Counts(r.tx, e.Header); err != nil || !counts {
+			if counts, err := m.counts(r.tx, &e); err != nil || !counts {
 				return err == nil, err
 			}
 		}

@@ -32,6 +32,7 @@ type person struct {
 	people          *fakePeople
 	networks        *fakeNetworks
 	mail            *fakeMail
+	groups          *fakeGroups
 	policy, granted int // how often a change was told
 	limits          Limits
 	codes           []pb.Code // answers of the gate
@@ -79,6 +80,7 @@ func newDevice(t testing.TB, account, device string) *person {
 		hints:   make(map[identity.AccountID][]string),
 	}
 	p.networks, p.mail = newFakeNetworks(p.account), newFakeMail()
+	p.groups = &fakeGroups{p: p, groups: make(map[feed.ConversationID]*fakeGroup), listens: pb.Code_CODE_DENIED}
 	db, err := storage.Open(storage.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.db.Close()) })
@@ -100,7 +102,7 @@ func (p *person) open(db *storage.DB) {
 		online: make(map[identity.DeviceID]bool), presence: make(map[identity.AccountID]bool),
 	}
 	m.Bind(Parts{
-		Feeds: p.feeds, People: p.people, Networks: p.networks, Mail: p.mail,
+		Feeds: p.feeds, People: p.people, Networks: p.networks, Mail: p.mail, Groups: p.groups,
 		PolicyChanged: func() { p.policy++ }, GrantsChanged: func() { p.granted++ },
 	})
 }
