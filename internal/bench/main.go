@@ -16,6 +16,7 @@ type flags struct {
 	dir     string
 	n       int
 	window  int
+	members int
 	pause   time.Duration
 	watch   time.Duration
 	json    bool
@@ -37,6 +38,7 @@ func run(ctx context.Context, args []string) error {
 	set.StringVar(&o.dir, "dir", "", "folder for the run, on the disk that is meant; default: a new one here, removed afterwards")
 	set.IntVar(&o.n, "n", 0, "messages, for lookup nodes; default depends on the measurement")
 	set.IntVar(&o.window, "window", 1024, "pipeline: messages under way")
+	set.IntVar(&o.members, "members", 50, "group: how many")
 	set.DurationVar(&o.pause, "pause", 5*time.Millisecond, "latency: pause around each message, as between those of people")
 	set.DurationVar(&o.watch, "watch", 2*time.Minute, "million, mailbox, traffic, joined: how long to look at an idle node")
 	set.BoolVar(&o.json, "json", false, "one JSON object a line")
@@ -93,6 +95,8 @@ func run(ctx context.Context, args []string) error {
 		return lookup(ctx, r, []int{100, 300})
 	case "mailbox":
 		return mailboxes(ctx, r, dir, def(100_000), o.watch)
+	case "group":
+		return groupLatency(ctx, r, dir, o.members, def(500))
 	case "traffic":
 		return traffic(ctx, r, dir, o.watch)
 	case "joined":

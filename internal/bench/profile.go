@@ -328,17 +328,8 @@ func command(ctx context.Context, r report, dir string, n int) error {
 // included. It counts the bytes of the loopback interface, so it runs in a network namespace of its own, into which it
 // takes this program by unshare.
 func traffic(ctx context.Context, r report, dir string, watch time.Duration) error {
-	if os.Getenv("HIMA_BENCH_ALONE") == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		sh := `ip link set lo up && ip link set lo multicast on && exec "$0" "$@"`
-		args := append([]string{"-n", "sh", "-c", sh, self}, os.Args[1:]...)
-		cmd := exec.CommandContext(ctx, "unshare", args...)
-		cmd.Env = append(os.Environ(), "HIMA_BENCH_ALONE=1")
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		return cmd.Run()
+	if alone, err := inNamespace(ctx); !alone {
+		return err
 	}
 	bin, err := build(ctx, dir)
 	if err != nil {
@@ -382,6 +373,23 @@ func traffic(ctx context.Context, r report, dir string, watch time.Duration) err
 	}
 	r.most("two idle connected nodes, all packets", float64(after-before)/watch.Seconds(), 200, "bytes/s", "")
 	return errors.Join(alice.stop(ctx), bob.stop(ctx))
+}
+
+// inNamespace says whether this program has a network of its own, in which it counts bytes; if not, it runs itself there.
+func inNamespace(ctx context.Context) (bool, error) {
+	if os.Getenv("HIMA_BENCH_ALONE") != "" {
+		return true, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return false, err
+	}
+	sh := `ip link set lo up && ip link set lo multicast on && exec "$0" "$@"`
+	args := append([]string{"-n", "sh", "-c", sh, self}, os.Args[1:]...)
+	cmd := exec.CommandContext(ctx, "unshare", args...)
+	cmd.Env = append(os.Environ(), "HIMA_BENCH_ALONE=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return false, cmd.Run()
 }
 
 // try repeats what the network may not have made possible yet.
