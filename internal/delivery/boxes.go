@@ -189,7 +189,7 @@ func (m *Mail) saveBox(ctx context.Context, b *box) error {
 }
 
 // SetNetworkBoxes says which mailboxes the joined networks offer. Those of an earlier call that are not in it retire.
-func (m *Mail) SetNetworkBoxes(refs []identity.MailboxRef) error {
+func (m *Mail) SetNetworkBoxes(ctx context.Context, refs []identity.MailboxRef) error {
 	now := m.cfg.Now()
 	var changed []*box
 	m.mu.Lock()
@@ -221,7 +221,7 @@ func (m *Mail) SetNetworkBoxes(refs []identity.MailboxRef) error {
 	}
 	m.mu.Unlock()
 	for _, b := range changed {
-		if err := m.saveBox(context.Background(), b); err != nil {
+		if err := m.saveBox(ctx, b); err != nil {
 			return err
 		}
 	}

@@ -11,8 +11,25 @@ import (
 	"hima/storage"
 )
 
-// SetGrant offers to keep mail for an account, or changes how much; 0 takes the offer back.
+// QuotaError is what SetGrant returns when more is promised than this node can keep: a promise that it would break when it
+// is too late for the one who relied on it.
+type QuotaError struct {
+	Quota uint64 // asked for
+	Most  uint64 // that can be kept
+}
+
+// Error says both in bytes.
+func (e *QuotaError) Error() string {
+	return fmt.Sprintf("a quota of %d bytes is more than this node can keep for others, %d", e.Quota, e.Most)
+}
+
+// SetGrant offers to keep mail for an account, or changes how much; 0 takes the offer back. *QuotaError: nothing was changed.
 func (m *Mail) SetGrant(ctx context.Context, account identity.AccountID, quota uint64) (grant [16]byte, err error) {
+	if m.cfg.Keeps != nil && quota > 0 {
+		if most := m.cfg.Keeps(); quota > most {
+			return grant, &QuotaError{Quota: quota, Most: most}
+		}
+	}
 	key := keyOf(keyGrant, account[:])
 	err = m.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
 		v, err := get(tx, key)

@@ -233,7 +233,7 @@ func (r *resident) up(boxes ...*postOffice) *resident {
 		refs = append(refs, b.ref())
 	}
 	if boxes != nil {
-		must(t, r.mail.SetNetworkBoxes(refs))
+		must(t, r.mail.SetNetworkBoxes(t.Context(), refs))
 	}
 	table, err := New(Config{
 		DB: r.db, Self: r.key.ID(), Sessions: r.rep, Events: n.Subscribe, OnFailed: r.mail.Failed,

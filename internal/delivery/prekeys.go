@@ -67,7 +67,7 @@ func (m *Mail) rotate(ctx context.Context) (bool, error) {
 }
 
 // Published tells that the own device record which names this prekey is on the network since then (R24).
-func (m *Mail) Published(prekey identity.Prekey, at time.Time) error {
+func (m *Mail) Published(ctx context.Context, prekey identity.Prekey, at time.Time) error {
 	m.mu.Lock()
 	i := slices.IndexFunc(m.prekeys, func(r rotating) bool { return r.public == prekey })
 	if i < 0 || !m.prekeys[i].published.IsZero() {
@@ -77,7 +77,7 @@ func (m *Mail) Published(prekey identity.Prekey, at time.Time) error {
 	m.prekeys[i].published = at
 	r := m.prekeys[i]
 	m.mu.Unlock()
-	err := m.cfg.DB.Update(context.Background(), func(tx *storage.Tx) error { return tx.Set(r.key(), r.value()) })
+	err := m.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return tx.Set(r.key(), r.value()) })
 	if err != nil {
 		return fmt.Errorf("noting what was published: %w", err)
 	}

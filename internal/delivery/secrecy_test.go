@@ -114,7 +114,7 @@ func TestStolenLater(t *testing.T) {
 					m.Limits.Rotation, m.Limits.Slack = 30*time.Minute, time.Minute
 					m.OnDevice = func(d DeviceInfo) {
 						b.publish(d)
-						must(t, b.mail.Published(d.Prekey, time.Now()))
+						must(t, b.mail.Published(t.Context(), d.Prekey, time.Now()))
 					}
 				}
 				a.up(box)
@@ -174,7 +174,7 @@ func TestPrekeyIsKept(t *testing.T) {
 		}
 	}
 	rotate()
-	must(t, m.Published(m.prekeys[0].public, now))
+	must(t, m.Published(t.Context(), m.prekeys[0].public, now))
 	now = now.Add(7 * day)
 	rotate()
 	check := func(what string, want int) {
@@ -187,7 +187,7 @@ func TestPrekeyIsKept(t *testing.T) {
 	now = now.Add(60 * day)
 	b.emptied = now
 	check("the new one was not published", 2)
-	must(t, m.Published(m.prekeys[1].public, now))
+	must(t, m.Published(t.Context(), m.prekeys[1].public, now))
 	now = now.Add(30*day + 7*day)
 	b.emptied = now
 	check("published exactly as long as an item may lie there, and a week", 2)

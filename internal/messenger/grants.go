@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hima/identity"
+	"hima/internal/delivery"
 	"hima/internal/feed"
 	"hima/internal/wire/pb"
 	"hima/storage"
@@ -240,13 +241,14 @@ func (m *Messenger) OfferMailbox(ctx context.Context, who string, quota uint64) 
 	}
 	defer m.grants.end()
 	offer := MailboxOffer{Account: t.account, Quota: quota}
+	var before givenRow
 	given := false
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		row, _, err := m.contacts.get(tx, t.account)
 		if err != nil {
 			return err
 		}
-		if _, given, err = m.grants.given(tx, t.account); err != nil {
+		if before, given, err = m.grants.given(tx, t.account); err != nil {
 			return err
 		}
 		offer.Name = row.name(t.account)
@@ -265,6 +267,15 @@ func (m *Messenger) OfferMailbox(ctx context.Context, who string, quota uint64) 
 		}
 	}
 	grant, err := m.env.mail.SetGrant(ctx, t.account, quota)
+	if tooMuch, ok := errors.AsType[*delivery.QuotaError](err); ok {
+		return MailboxOffer{}, errors.Join(refuse(ErrTooLarge, fmt.Sprintf("this node can keep at most %d MiB for others", tooMuch.Most>>20),
+			"offer less with `--quota`"), m.env.update(ctx, func(tx *storage.Tx) error {
+			if !given {
+				return tx.Delete(givenKey(t.account))
+			}
+			return m.grants.give(tx, t.account, before)
+		}))
+	}
 	if err != nil {
 		return MailboxOffer{}, err
 	}

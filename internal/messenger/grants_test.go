@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hima/identity"
+	"hima/internal/delivery"
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
@@ -83,6 +84,31 @@ func TestAContactKeepsMail(t *testing.T) {
 	a.add(c)
 	_, err = a.m.OfferMailbox(ctx, c.id(), 5)
 	require.ErrorIs(t, err, ErrNotContact)
+}
+
+func TestNobodyIsPromisedMoreThanThereIs(t *testing.T) {
+	ctx := context.Background()
+	a, b := friends(t)
+	a.mail.err = &delivery.QuotaError{Quota: 1 << 40, Most: 1 << 30}
+	_, err := a.m.OfferMailbox(ctx, b.id(), 1<<40)
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.ErrorContains(t, err, "1024 MiB")
+	require.NoError(t, a.db.View(func(tx *storage.Tx) error {
+		_, given, err := a.m.grants.given(tx, b.account)
+		require.False(t, given, "it is noted that something was offered")
+		return err
+	}))
+	a.mail.err = nil
+	_, err = a.m.OfferMailbox(ctx, b.id(), 1<<20)
+	require.NoError(t, err)
+	a.mail.err = &delivery.QuotaError{Quota: 1 << 40, Most: 1 << 30}
+	_, err = a.m.OfferMailbox(ctx, b.id(), 1<<40)
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.NoError(t, a.db.View(func(tx *storage.Tx) error {
+		row, _, err := a.m.grants.given(tx, b.account)
+		require.Equal(t, uint64(1<<20), row.Quota, "what was offered before stands")
+		return err
+	}))
 }
 
 func TestWhatIsOfferedEndsWithTheContact(t *testing.T) {
