@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -59,7 +60,7 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 	if !gr.roster.LetIn(author) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
-	take := upTo(cutOf(&s.view, author, in.Run.Feed()), entries)
+	take := s.limit(author, in.Run.Feed()).counting(entries)
 	if take < len(entries) && gr.roster.Waiting() == 0 {
 		return take, pb.Code_CODE_NOT_MEMBER
 	}
@@ -84,7 +85,11 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 	if state != StateMember && state != StateDissolved || !gr.roster.LetIn(author) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
-	take := upTo(cutOf(&s.view, author, in.Run.Feed()), entries)
+	limit := s.limit(author, in.Run.Feed())
+	if limit.left && in.Peer.Account == author {
+		return 0, pb.Code_CODE_NOT_MEMBER // what others have of before is brought by others
+	}
+	take := limit.counting(entries)
 	current, _ := s.view.Current()
 	var last roster.ID
 	for i := range take {
@@ -109,16 +114,42 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 // noCut: everything counts.
 const noCut = uint64(feed.MaxSeq)
 
-// cutOf says up to which number a feed of somebody counts (R25).
-func cutOf(v *roster.View, author identity.AccountID, id feed.FeedID) uint64 {
-	last := noCut
-	if v.Role(author) == roster.None {
-		last = find(v.Cuts(author), id)
+// limit says what counts of a feed (R25).
+type limit struct {
+	seq   uint64 // up to this number
+	clock uint64 // and up to this clock
+	left  bool   // its author went by themself
+}
+
+func (l limit) counts(h *feed.Header) bool { return h.Seq <= l.seq && h.Clock <= l.clock }
+
+// counting is how many entries, from the first on, count.
+func (l limit) counting(entries []feed.Entry) int {
+	for i := range entries {
+		if !l.counts(&entries[i].Header) {
+			return i
+		}
 	}
-	if cuts, revoked := v.Revokes(author, id.Device); revoked {
-		last = min(last, find(cuts, id))
+	return len(entries)
+}
+
+// limit says what counts of a feed of somebody: of those who were removed and of revoked devices what the cuts say, of those
+// who left what they wrote before.
+func (s *snapshot) limit(author identity.AccountID, id feed.FeedID) limit {
+	l := limit{seq: noCut, clock: math.MaxUint64}
+	if s.view.Role(author) == roster.None {
+		clock, left := s.left[author]
+		if left {
+			l.clock, l.left = clock, true
+		}
+		if !left || s.removed[author] {
+			l.seq = find(s.view.Cuts(author), id)
+		}
 	}
-	return last
+	if cuts, revoked := s.view.Revokes(author, id.Device); revoked {
+		l.seq = min(l.seq, find(cuts, id))
+	}
+	return l
 }
 
 func find(cuts []roster.Cut, id feed.FeedID) uint64 {
@@ -128,16 +159,6 @@ func find(cuts []roster.Cut, id feed.FeedID) uint64 {
 		}
 	}
 	return 0
-}
-
-// upTo counts the entries up to a number.
-func upTo(last uint64, entries []feed.Entry) int {
-	for i := range entries {
-		if entries[i].Seq > last {
-			return i
-		}
-	}
-	return len(entries)
 }
 
 // rates counts what each author writes, and what each peer brings of others, so that one member's flood is slowed at the

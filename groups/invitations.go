@@ -46,7 +46,7 @@ func (g *Groups) invite(tx *storage.Tx, conv ID, s *snapshot, account identity.A
 	now := g.now()
 	row := invitationRow{
 		Name: s.view.Settings[roster.SettingName], Description: s.view.Settings[roster.SettingDescription], Size: len(s.view.People),
-		Time: now.UnixMilli(), Expires: now.Add(g.cfg.Limits.Invitation).UnixMilli(), By: g.self.Device,
+		Time: now.UnixMilli(), Expires: now.Add(g.cfg.Limits.Invitation).UnixMilli(),
 	}
 	row.State, _ = advance(anInvitation, "", ask, inviter)
 	m := &pb.GroupInvitation{

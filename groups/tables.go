@@ -112,15 +112,14 @@ func unpackContacts(in []contactRow) []Contact {
 
 // invitationRow is an invitation; the key says which way and between whom.
 type invitationRow struct {
-	Name        string            `json:"n,omitempty"`
-	Description string            `json:"d,omitempty"`
-	Size        int               `json:"z,omitempty"`
-	Asks        []contactRow      `json:"a,omitempty"`
-	Networks    []string          `json:"w,omitempty"` // links
-	Time        int64             `json:"t"`
-	Expires     int64             `json:"e"`
-	State       string            `json:"s"`
-	By          identity.DeviceID `json:"b"` // the device of the inviter that asked, if it was an own one
+	Name        string       `json:"n,omitempty"`
+	Description string       `json:"d,omitempty"`
+	Size        int          `json:"z,omitempty"`
+	Asks        []contactRow `json:"a,omitempty"`
+	Networks    []string     `json:"w,omitempty"` // links
+	Time        int64        `json:"t"`
+	Expires     int64        `json:"e"`
+	State       string       `json:"s"`
 }
 
 // applicationRow is an application: somebody's, or ours in a groupRow.

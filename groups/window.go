@@ -177,13 +177,12 @@ func cutWindow(gr *group, s *snapshot) replica.Window {
 			authors[c.Device] = account
 		}
 	}
-	view := &s.view
 	return func(id feed.FeedID) (uint64, uint64) {
 		author, ok := authors[id.Device]
 		if !ok {
 			return 1, noCut // writes no acts: what it says is judged by who takes it
 		}
-		last := cutOf(view, author, id)
+		last := s.limit(author, id).seq
 		if id.Number == feed.Control {
 			last = max(last, built[id.Device])
 		}
@@ -199,6 +198,15 @@ func (g *Groups) goneWindow(gr *group, s *snapshot, account identity.AccountID) 
 	gr.roster.Ancestors(s.view.Gone[account], func(a *roster.Act) {
 		last[a.Device] = max(last[a.Device], gr.places[a.ID].seq)
 	})
+	// The epoch that was made with a removal comes along: it is in the same commit, so the same signature, and says only that
+	// there is another key.
+	for _, id := range s.view.Gone[account] {
+		at, ok := gr.places[id]
+		next, _ := gr.roster.Act(gr.numbers[number{at.device, at.seq + 1}])
+		if ok && next != nil && next.Kind == roster.NewEpoch && last[at.device] == at.seq {
+			last[at.device]++
+		}
+	}
 	return func(id feed.FeedID) (uint64, uint64) {
 		if id.Number != feed.Control {
 			return 1, 0
@@ -347,7 +355,7 @@ func (g *Groups) Counts(tx *storage.Tx, h feed.Header) (bool, error) {
 	}
 	if h.Number == feed.Chat {
 		id := feed.FeedID{Conversation: h.Conversation, Number: h.Number, Device: h.Device}
-		return h.Seq <= cutOf(&s.view, h.Account, id), nil
+		return s.limit(h.Account, id).counts(&h), nil
 	}
 	gr.mu.Lock()
 	defer gr.mu.Unlock()

@@ -1,0 +1,133 @@
+package groups
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"hima/groups/roster"
+)
+
+func TestCreateInviteTalk(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{Name: "tea", Description: "we drink"}, bob, carol)
+	w.same(conv, alice, bob, carol)
+	in := bob.info(conv)
+	require.Equal(t, "tea", in.Name)
+	require.Equal(t, "we drink", in.Description)
+	require.Equal(t, StateMember, in.State)
+	require.Equal(t, roster.Member, in.Role)
+	require.Equal(t, 3, in.Size)
+	require.Equal(t, alice.self.Account, in.Owner)
+	require.Equal(t, roster.Owner, alice.info(conv).Role)
+	bob.says(conv, "hello")
+	carol.says(conv, "hi")
+	w.meet()
+	for _, p := range w.nodes {
+		require.Equal(t, []string{"hello", "hi"}, p.texts(conv), p.name)
+	}
+	require.Equal(t, 1, bob.heard(NewsInvitation))
+	require.Equal(t, 1, bob.heard(NewsJoined))
+	require.Equal(t, 1, alice.heard(NewsInvitationAccepted)-1)
+	// Everybody has the key of what is written under now.
+	v := alice.rosterView(conv)
+	e, ok := v.Current()
+	require.True(t, ok)
+	for _, p := range w.nodes {
+		require.Contains(t, p.keysHeld(conv), e.ID, p.name)
+	}
+}
+
+func TestRemovalCarriesCutsAndEpoch(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{}, bob, carol)
+	bob.says(conv, "before")
+	w.meet()
+	old := alice.rosterView(conv)
+	was, _ := old.Current()
+	ctx := context.Background()
+	require.NoError(t, alice.g.Remove(ctx, conv, bob.self.Account))
+	v := alice.rosterView(conv)
+	is, ok := v.Current()
+	require.True(t, ok)
+	require.NotEqual(t, was.ID, is.ID)
+	require.NotEmpty(t, v.Cuts(bob.self.Account))
+	bob.says(conv, "not knowing yet")
+	alice.says(conv, "he is out")
+	w.meet()
+	w.meet()
+	w.same(conv, alice, carol)
+	require.Equal(t, []string{"before", "he is out"}, alice.texts(conv))
+	require.Equal(t, []string{"before", "he is out"}, carol.texts(conv))
+	require.Equal(t, StateRemoved, bob.info(conv).State)
+	require.Equal(t, 1, bob.heard(NewsRemoved))
+	require.NotContains(t, bob.texts(conv), "he is out")
+	require.NotContains(t, bob.keysHeld(conv), is.ID)
+	require.Contains(t, carol.keysHeld(conv), is.ID)
+	_, err := bob.text(conv, "still?")
+	require.ErrorIs(t, err, ErrNotMember)
+}
+
+func TestLeaveNeedsANewKey(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{}, bob, carol)
+	alice.says(conv, "one")
+	w.meet()
+	require.ErrorIs(t, alice.g.Leave(context.Background(), conv), ErrLastOwner)
+	require.NoError(t, bob.g.Leave(context.Background(), conv))
+	require.Equal(t, StateLeft, bob.info(conv).State)
+	bob.gives(carol)
+	v := carol.rosterView(conv)
+	_, ok := v.Current()
+	require.False(t, ok)
+	e := carol.says(conv, "two") // no admin is there
+	w.meet()
+	w.same(conv, alice, carol)
+	require.NotContains(t, bob.keysHeld(conv), roster.ID(e.Epoch))
+	require.Contains(t, alice.keysHeld(conv), roster.ID(e.Epoch))
+	require.Equal(t, []string{"one", "two"}, alice.texts(conv))
+	require.Equal(t, []string{"one"}, bob.texts(conv))
+}
+
+func TestHistoryForNewcomers(t *testing.T) {
+	for history, want := range map[string][]string{
+		"none": {"after"}, "all": {"1", "2", "3", "after"}, "1": {"3", "after"}, "2": {"2", "3", "after"}, "200": {"1", "2", "3", "after"},
+	} {
+		t.Run(history, func(t *testing.T) {
+			w := begin(t)
+			alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+			conv := alice.create(Options{History: history}, bob)
+			for i, s := range []string{"1", "2", "3"} {
+				if i > 0 { // each under an epoch of its own
+					alice.update(func(tx *txn) error { return alice.g.newEpoch(tx, conv) })
+					w.meet(alice, bob)
+				}
+				[]*peer{alice, bob}[i%2].says(conv, s)
+				w.meet(alice, bob)
+			}
+			alice.letsIn(conv, carol)
+			w.meet()
+			bob.says(conv, "after")
+			w.meet()
+			require.Equal(t, want, carol.texts(conv))
+			require.Equal(t, []string{"1", "2", "3", "after"}, bob.texts(conv))
+			for _, p := range []*peer{alice, bob} {
+				// Backlog is what was said before she came in.
+				_ = p
+			}
+			w.same(conv, alice, bob, carol)
+			carol.says(conv, "mine")
+			w.meet()
+			require.Contains(t, alice.texts(conv), "mine")
+		})
+	}
+}
+
+func TestTime(t *testing.T) {
+	require.Equal(t, 7*24*time.Hour, DefaultLimits().EpochAge)
+}
