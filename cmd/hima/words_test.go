@@ -110,7 +110,7 @@ func TestWordsOfTheAPI(t *testing.T) {
 		"join":           {"invite", "apply", "open"},
 		"may_invite":     {"admins", "members"},
 		"newcomers":      {"none", "all"},
-		"invited":        {"invited", "already_member", "already_invited", "withdrawn", "failed"},
+		"invited":        {"invited", "already_member", "already_invited", "approved", "withdrawn", "failed"},
 		"invitation":     {"waiting", "accepted", "declined", "withdrawn", "expired"},
 		"application":    {"waiting", "approved", "rejected", "withdrawn", "expired"},
 	} {

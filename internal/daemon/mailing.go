@@ -43,6 +43,7 @@ func (u *unlocked) openMail(p *profile, v identity.Vault) error {
 	u.mail, err = delivery.NewMail(delivery.MailConfig{
 		DB: u.db, Key: v.DeviceKey, Account: v.Account, Certificate: v.Certificate, Feeds: u.replica, Client: u.client,
 		Records: u.directory, Hooks: u.messenger, Accepted: u.messenger.Accepted, OnDevice: u.setDevice,
+		Comember: u.messenger.Comember, Keys: u.groups, Keeps: u.keeps,
 		Snapshot: u.snapshotInbox, Now: p.now, Logger: p.log,
 	})
 	if err != nil {
@@ -56,6 +57,9 @@ func (u *unlocked) openMail(p *profile, v identity.Vault) error {
 	})
 	return err
 }
+
+// keeps is how much mail of others this node can keep in all: no single one is promised more.
+func (u *unlocked) keeps() uint64 { return min(ownMail, freeSpace(u.dir)) }
 
 func (u *unlocked) setDevice(i delivery.DeviceInfo) {
 	u.directory.SetDevice(directory.DeviceInfo{

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/control"
 	"hima/internal/delivery"
@@ -52,6 +53,8 @@ type unlocked struct {
 	client    *mailbox.Client
 	mail      *delivery.Mail
 	server    *mailbox.Server // keeps mail of contacts
+	groups    *groups.Groups
+	pubsub    *node.PubSub // run by the groups
 
 	vault   identity.Vault
 	now     func() time.Time
@@ -246,11 +249,16 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	if err := u.publishSelf(ctx, p.now()); err != nil {
 		return err
 	}
+	if err := u.openGroups(p); err != nil {
+		return err
+	}
 	if err := u.openRoads(p); err != nil {
 		return err
 	}
+	u.bindGroups()
 	u.messenger.Bind(messenger.Parts{
 		Feeds: u.replica, Roads: u.delivery, People: people{u}, Networks: onNetworks{u}, Mail: mailing{u},
+		Groups: u.groups,
 		PolicyChanged: u.touch, GrantsChanged: u.touch, Befriended: u.onBefriended,
 	})
 	if u.restored {
@@ -266,6 +274,7 @@ func (u *unlocked) openRoads(p *profile) error {
 	u.replica, err = replica.New(replica.Config{
 		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate,
 		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger, Side: &u.side,
+		Keys: u.groups, OnStored: u.groups.OnStored,
 		Logger: p.log, Now: p.now, Agent: agent(),
 	})
 	if err != nil {
@@ -276,7 +285,7 @@ func (u *unlocked) openRoads(p *profile) error {
 	}
 	u.delivery, err = delivery.New(delivery.Config{
 		DB: u.db, Sessions: u.replica, Self: v.DeviceKey.ID(), Events: u.node.Subscribe, Contacts: u.contactDevices,
-		OnFailed: u.mail.Failed, Locate: u.locate, Addr: u.firstAddr, Logger: p.log, Now: p.now,
+		OnFailed: u.mail.Failed, Locate: u.locate, Addr: u.firstAddr, Release: u.replica.Release, Logger: p.log, Now: p.now,
 	})
 	return err
 }
@@ -335,7 +344,7 @@ func (u *unlocked) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, part := range map[string]func(context.Context) error{
 		"database": u.db.RunMaintenance, "network": u.node.Run, "directory": u.directory.Run, "sync": u.replica.Run,
-		"messenger": u.messenger.Run, "delivery": u.delivery.Run, "mail": u.mail.Run, "mailbox": u.server.Run,
+		"messenger": u.messenger.Run, "delivery": u.delivery.Run, "mail": u.mail.Run, "mailbox": u.server.Run, "groups": u.groups.Run,
 		"mailboxes in use": u.attend, "events of networks": u.runNotes, "tasks": u.runAllTasks,
 	} {
 		g.Go(func() error {
