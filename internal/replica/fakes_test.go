@@ -61,6 +61,7 @@ type fakes struct {
 	self     identity.AccountID
 	records  map[identity.AccountID]identity.AccountRecord
 	members  map[feed.ConversationID][]identity.AccountID // readers besides self
+	groups   map[feed.ConversationID]bool
 	token    []byte
 	read     map[feed.FeedID]uint64
 	admit    func(tx *storage.Tx, in Incoming) (int, pb.Code) // nil: members are taken, others not
@@ -176,7 +177,27 @@ func (f *fakes) Window(*storage.Tx, feed.ConversationID, identity.AccountID) (Wi
 	return nil, nil
 }
 
-func (f *fakes) Lazy(*storage.Tx, feed.ConversationID) bool { return false }
+func (f *fakes) Lazy(_ *storage.Tx, conv feed.ConversationID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.groups[conv]
+}
+
+// enter makes a conversation a group of these.
+func (f *fakes) enter(conv feed.ConversationID, all ...person) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.groups == nil {
+		f.groups = map[feed.ConversationID]bool{}
+	}
+	f.groups[conv] = true
+	for _, p := range all {
+		f.records[p.account()] = p.record
+		if p.account() != f.self {
+			f.members[conv] = append(f.members[conv], p.account())
+		}
+	}
+}
 
 func (f *fakes) Read(_ *storage.Tx, id feed.FeedID) (uint64, error) {
 	f.mu.Lock()

@@ -166,6 +166,9 @@ func (s *session) handleRun(raw *pb.Run) error {
 	if err := s.stillListed(); err != nil {
 		return err
 	}
+	if s.heldAlready(raw) {
+		return nil
+	}
 	run, err := feed.CheckUnsigned(raw)
 	// The session's own device could have signed whatever it sends, so what it sends may be worked on while the
 	// signature is checked. Others it could slander.
@@ -237,6 +240,32 @@ func (s *session) dropping(raw *pb.Run) bool {
 		delete(s.refusedAt, id)
 	}
 	return ok && first > at
+}
+
+// heldAlready answers a run of a group that somebody else brought meanwhile. Several bring the same to whoever was away.
+func (s *session) heldAlready(raw *pb.Run) bool {
+	id, first, err := feed.Peek(raw)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	c := s.convs[id.Conversation]
+	maybe := c != nil && c.lazy && c.phase == phaseOpen && c.feeds[id] != nil && first <= c.feeds[id].last
+	s.mu.Unlock()
+	if !maybe {
+		return false
+	}
+	id, h, held, err := s.r.holds(raw)
+	if !held || err != nil {
+		return false
+	}
+	s.mu.Lock()
+	f := c.outFeed(id)
+	f.sent, f.last = max(f.sent, first+uint64(len(raw.Entries))-1), max(f.last, h.Last)
+	s.settle(c, f)
+	s.mu.Unlock()
+	s.acknowledge(id.Conversation, h)
+	return true
 }
 
 // stillListed asks whether the account still stands by the other side's device. A newer record may have come by any road

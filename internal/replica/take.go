@@ -13,7 +13,7 @@ import (
 // Take applies a run that came over another road than a session: gossip, a mailbox. The zero Peer brings what nobody in
 // particular vouches for. It returns after what it stored is durable. ErrRefused: the gate did not take it. An error of package feed: the bytes are worth nothing.
 func (r *Replica) Take(ctx context.Context, from Peer, raw *pb.Run) error {
-	if held, err := r.holds(raw); held || err != nil {
+	if _, _, held, err := r.holds(raw); held || err != nil {
 		return err
 	}
 	run, err := feed.CheckDetached(raw)
@@ -31,24 +31,26 @@ func (r *Replica) TakeRun(ctx context.Context, from Peer, run feed.Run, live boo
 
 // holds says whether all of a run is held already, without checking more of it than that takes: by how many roads an
 // entry comes must not cost a signature each time.
-func (r *Replica) holds(raw *pb.Run) (held bool, err error) {
+func (r *Replica) holds(raw *pb.Run) (id feed.FeedID, h feed.Head, held bool, err error) {
 	entries := raw.GetEntries()
 	if len(entries) == 0 {
-		return false, fmt.Errorf("checking a run: %w", feed.ErrMalformed)
+		return id, h, false, fmt.Errorf("checking a run: %w", feed.ErrMalformed)
 	}
 	last, err := feed.ParseStored(entries[len(entries)-1].GetHeader(), nil)
 	if err != nil {
-		return false, fmt.Errorf("checking a run: %w", err)
+		return id, h, false, fmt.Errorf("checking a run: %w", err)
 	}
+	id = last.Feed()
 	err = r.view(func(tx *storage.Tx) error {
-		st, ok, err := loadFeed(tx, last.Feed())
+		st, ok, err := loadFeed(tx, id)
 		if !ok || err != nil || last.Seq > st.last || last.Seq < st.first || st.forkAt != 0 {
 			return err
 		}
-		held, err = r.sameEntry(tx, last.Feed(), last.Seq, last.ID)
+		h = st.head(id)
+		held, err = r.sameEntry(tx, id, last.Seq, last.ID)
 		return err
 	})
-	return held, err
+	return id, h, held, err
 }
 
 func (r *Replica) take(ctx context.Context, in arrived) error {
