@@ -49,7 +49,7 @@ const (
 )
 
 // keyCard keeps the newest card known of a public group that we are in.
-const keyCard = "g/c/" // group 32: signed card
+const keyCard = "g/b/" // group 32: signed card
 
 // noticeboard is what the loop of cards knows. It belongs to that loop, but for wake.
 type noticeboard struct {
