@@ -108,7 +108,7 @@ func New(c Config) (*Groups, error) {
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
 	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
 	g.board = newNoticeboard()
-	g.logbook = newLogbook(g.self, c.Key, c.DB, g.log, g.now)
+	g.logbook = newLogbook(g.self, c.Key, c.Certificate, c.DB, g.log, g.now)
 	return g, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"hima/identity"
 	"hima/internal/delivery"
@@ -74,6 +75,7 @@ type logEpoch struct {
 type logbook struct {
 	self  replica.Peer
 	key   identity.DeviceKey
+	cert  identity.Certificate // of key
 	db    *storage.DB
 	log   *slog.Logger
 	now   func() time.Time
@@ -112,9 +114,9 @@ type ownLog struct {
 	next  time.Time // not before
 }
 
-func newLogbook(self replica.Peer, key identity.DeviceKey, db *storage.DB, log *slog.Logger, now func() time.Time) *logbook {
+func newLogbook(self replica.Peer, key identity.DeviceKey, cert identity.Certificate, db *storage.DB, log *slog.Logger, now func() time.Time) *logbook {
 	return &logbook{
-		self: self, key: key, db: db, log: log, now: now, known: func(identity.AccountID) []identity.DeviceID { return nil },
+		self: self, key: key, cert: cert, db: db, log: log, now: now, known: func(identity.AccountID) []identity.DeviceID { return nil },
 		wake: make(chan struct{}, 1), all: true, stale: map[ID]bool{}, groups: map[ID]logGroup{}, own: map[ID]*ownLog{},
 		boxes: map[identity.DeviceID]*logBox{},
 	}
@@ -430,12 +432,11 @@ func (b *logbook) envelope(id feed.FeedID, g logGroup, from uint64) (d delivery.
 			from = run.Last().Seq + 1
 			continue
 		}
-		if skip > 0 || n < len(entries) {
-			if run, err = feed.Assemble(entries[skip:n], feed.SignRun(b.key, entries[n-1])); err != nil {
-				return d, err
-			}
+		out, run, err := b.certified(entries[skip:n])
+		if err != nil {
+			return d, err
 		}
-		item, err := sealEnvelope(g.epochs[i].key, g.group, g.current, b.self.Device, run.PB())
+		item, err := sealEnvelope(g.epochs[i].key, g.group, g.current, b.self.Device, out)
 		if err != nil {
 			return d, fmt.Errorf("sealing for a log: %w", err)
 		}
@@ -443,6 +444,25 @@ func (b *logbook) envelope(id feed.FeedID, g logGroup, from uint64) (d delivery.
 		return delivery.LogDeposit{At: g.boxes, Secret: g.epochs[i].key.logSecret(), Item: item, Holds: holds}, nil
 	}
 	return d, nil
+}
+
+// certified signs entries as a run, with the own certificate for newcomers who begin the feed with it, or as many of them as
+// an envelope holds.
+func (b *logbook) certified(entries []feed.Entry) (*pb.Run, feed.Run, error) {
+	for {
+		run, err := feed.Assemble(entries, feed.SignRun(b.key, entries[len(entries)-1]))
+		if err != nil {
+			return nil, run, err
+		}
+		out := run.PB()
+		if entries[0].Seq > 1 {
+			out.Certificate = b.cert.Raw()
+		}
+		if len(entries) == 1 || proto.Size(out) <= feed.MaxWireRun {
+			return out, run, nil
+		}
+		entries = entries[:len(entries)/2]
+	}
 }
 
 // farewell leaves what nobody else has: who writes and goes leaves it behind.
