@@ -1,0 +1,339 @@
+package groups
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"hima/groups/roster"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+)
+
+// The table of steps, whole: whoever is not named in it may not.
+func TestAdvance(t *testing.T) {
+	allowed := map[[4]any]string{
+		{anInvitation, Waiting, takeBack, inviter}: Withdrawn, {anInvitation, Waiting, agree, candidate}: Accepted,
+		{anInvitation, Waiting, refuse, candidate}: Declined, {anInvitation, Waiting, lapse, clock}: Expired,
+		{anApplication, Waiting, takeBack, candidate}: Withdrawn, {anApplication, Waiting, agree, decider}: Approved,
+		{anApplication, Waiting, refuse, decider}: Rejected, {anApplication, Waiting, lapse, clock}: Expired,
+	}
+	n := 0
+	for _, what := range []thing{anInvitation, anApplication} {
+		for _, from := range []string{"", Waiting, Accepted, Declined, Approved, Rejected, Withdrawn, Expired} {
+			for do := ask; do <= lapse; do++ {
+				for by := inviter; by <= clock; by++ {
+					to, ok := advance(what, from, do, by)
+					want, may := allowed[[4]any{what, from, do, by}]
+					if do == ask {
+						may = what == anInvitation && by == inviter || what == anApplication && by == candidate
+						want = Waiting
+					}
+					require.Equal(t, may, ok, "%d %q %d %d", what, from, do, by)
+					if ok {
+						require.Equal(t, want, to)
+						n++
+					}
+				}
+			}
+		}
+	}
+	require.Equal(t, 8+2*8, n)
+}
+
+func target(conv ID, asks ...*peer) Target {
+	out := Target{Group: conv, Name: "tea", Join: "apply"}
+	for _, p := range asks {
+		out.Asks = append(out.Asks, Contact{Account: p.self.Account})
+	}
+	return out
+}
+
+func TestDecline(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{})
+	state, err := alice.g.Invite(ctx, conv, bob.self.Account)
+	require.NoError(t, err)
+	require.Equal(t, Waiting, state)
+	w.deliver()
+	require.Equal(t, StateInvited, bob.info(conv).State)
+	_, err = bob.g.Answer(ctx, conv, false)
+	require.NoError(t, err)
+	w.deliver()
+	require.Equal(t, StateNone, bob.info(conv).State)
+	require.Equal(t, 1, alice.heard(NewsInvitationDeclined))
+	require.Equal(t, 1, alice.info(conv).Size)
+	_, err = bob.g.Answer(ctx, conv, true)
+	require.ErrorIs(t, err, ErrNotFound, "what was declined is not accepted later")
+	// Taken back before it is answered.
+	_, err = alice.g.Invite(ctx, conv, bob.self.Account)
+	require.NoError(t, err)
+	w.deliver()
+	require.NoError(t, alice.g.Withdraw(ctx, conv, bob.self.Account))
+	require.ErrorIs(t, alice.g.Withdraw(ctx, conv, bob.self.Account), ErrNotFound)
+	w.deliver()
+	_, err = bob.g.Answer(ctx, conv, true)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.Equal(t, 1, bob.heard(NewsInvitationWithdrawn))
+	// Answered when it is taken back: the answer comes to nothing.
+	_, err = alice.g.Invite(ctx, conv, bob.self.Account)
+	require.NoError(t, err)
+	w.deliver()
+	require.NoError(t, alice.g.Withdraw(ctx, conv, bob.self.Account))
+	_, err = bob.g.Answer(ctx, conv, true)
+	require.NoError(t, err)
+	w.deliver()
+	w.meet()
+	require.Equal(t, 1, alice.info(conv).Size)
+	require.NotEqual(t, StateMember, bob.info(conv).State)
+}
+
+func TestInvitationExpires(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{})
+	_, err := alice.g.Invite(ctx, conv, bob.self.Account)
+	require.NoError(t, err)
+	w.deliver()
+	w.now = w.now.Add(31 * 24 * time.Hour)
+	_, err = bob.g.Answer(ctx, conv, true)
+	require.ErrorIs(t, err, ErrExpired)
+	alice.g.lookAfter(ctx)
+	bob.g.lookAfter(ctx)
+	require.Equal(t, 1, alice.heard(NewsInvitationExpired))
+	require.Equal(t, 1, bob.heard(NewsInvitationExpired))
+	require.Equal(t, StateNone, bob.info(conv).State)
+}
+
+func TestApplyApproveReject(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol, dave := w.person("alice"), w.person("bob"), w.person("carol"), w.person("dave")
+	conv := alice.create(Options{Public: true}, bob)
+	require.NoError(t, alice.g.Promote(ctx, conv, bob.self.Account))
+	w.meet()
+	for _, p := range []*peer{carol, dave} {
+		in, err := p.g.Apply(ctx, target(conv, alice), "let me in")
+		require.NoError(t, err)
+		require.Equal(t, StateApplied, in.State)
+	}
+	w.deliver()
+	require.Equal(t, 2, alice.info(conv).Applications)
+	require.Equal(t, 2, bob.info(conv).Applications, "any admin decides")
+	app, err := bob.g.Decide(ctx, conv, carol.self.Account, true, "")
+	require.NoError(t, err)
+	require.Equal(t, Approved, app.State)
+	require.Equal(t, "let me in", app.Message)
+	_, err = bob.g.Decide(ctx, conv, carol.self.Account, false, "")
+	require.ErrorIs(t, err, ErrConflict)
+	_, err = alice.g.Decide(ctx, conv, dave.self.Account, false, "not now")
+	require.NoError(t, err)
+	w.meet()
+	// Carol was never online together with bob, who approved: alice told her.
+	require.Equal(t, StateMember, carol.info(conv).State)
+	require.Equal(t, StateRejected, dave.info(conv).State)
+	require.Equal(t, 1, dave.heard(NewsRejected))
+	require.Equal(t, 1, alice.heard(NewsApproved))
+	require.Equal(t, 0, alice.info(conv).Applications)
+	apps := []Application{}
+	dave.view(func(tx *txn) (err error) { apps, err = dave.g.Applications(tx, ID{}); return err })
+	require.Len(t, apps, 1)
+	require.Equal(t, "not now", apps[0].Reason)
+	require.True(t, apps[0].Own)
+	w.same(conv, alice, bob, carol)
+	// Again, withdrawn.
+	_, err = dave.g.Apply(ctx, target(conv, alice), "please")
+	require.NoError(t, err)
+	w.deliver()
+	require.NoError(t, dave.g.WithdrawApplication(ctx, conv))
+	w.deliver()
+	_, err = alice.g.Decide(ctx, conv, dave.self.Account, true, "")
+	require.ErrorIs(t, err, ErrConflict)
+	require.ErrorIs(t, dave.g.WithdrawApplication(ctx, conv), ErrNotFound)
+}
+
+// The one who lets others in and the one who is let in are never there together: others carry the acts.
+func TestNeverOnlineTogether(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{Public: true}, bob)
+	_, err := carol.g.Apply(ctx, target(conv, alice), "")
+	require.NoError(t, err)
+	w.deliver()
+	_, err = alice.g.Decide(ctx, conv, carol.self.Account, true, "")
+	require.NoError(t, err)
+	alice.gives(bob)
+	// Bob does not know carol as one he asked, but she knows alice only: what binds them is the group.
+	carol.update(func(tx *txn) error { return carol.g.shareWith(tx, conv, []contactRow{{Account: bob.self.Account}}) })
+	bob.gives(carol)
+	require.Equal(t, StateMember, carol.info(conv).State)
+	w.same(conv, alice, bob, carol)
+}
+
+func TestOpenGroup(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{Public: true, Join: "open"}, bob)
+	_, err := carol.g.Apply(ctx, target(conv, bob), "") // a member who is no admin
+	require.NoError(t, err)
+	w.deliver()
+	w.meet()
+	require.Equal(t, StateMember, carol.info(conv).State)
+	w.same(conv, alice, bob, carol)
+}
+
+func TestLinks(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol, dave := w.person("alice"), w.person("bob"), w.person("carol"), w.person("dave")
+	conv := alice.create(Options{}, dave)
+	_, err := dave.g.NewLink(ctx, conv, 0, 0)
+	require.ErrorIs(t, err, ErrNotAllowed)
+	link, err := alice.g.NewLink(ctx, conv, time.Hour, 1)
+	require.NoError(t, err)
+	parsed, err := identity.ParseGroupLink(link.Text)
+	require.NoError(t, err)
+	require.Equal(t, identity.GroupID(conv), parsed.Group)
+	to := Target{Group: conv, Name: parsed.Name, Token: parsed.Token[:], Asks: []Contact{parsed.Asks}}
+	apply := func(p *peer) {
+		t.Helper()
+		_, err := p.g.Apply(ctx, to, "by link")
+		require.NoError(t, err)
+		w.deliver()
+	}
+	apply(bob)
+	require.Equal(t, 1, alice.info(conv).Applications)
+	require.Equal(t, StateApplied, bob.info(conv).State, "a link lets nobody in")
+	apply(carol) // used up, and the group is closed
+	require.Equal(t, 1, alice.info(conv).Applications)
+	var links []Link
+	alice.view(func(tx *txn) (err error) { links, err = alice.g.Links(tx, conv); return err })
+	require.Len(t, links, 1)
+	require.Equal(t, 1, links[0].Used)
+	link, err = alice.g.NewLink(ctx, conv, time.Hour, 0)
+	require.NoError(t, err)
+	to.Token = link.Token[:]
+	w.now = w.now.Add(2 * time.Hour)
+	apply(carol)
+	require.Equal(t, 1, alice.info(conv).Applications, "expired")
+	link, err = alice.g.NewLink(ctx, conv, 0, 0)
+	require.NoError(t, err)
+	to.Token = link.Token[:]
+	_, err = alice.g.RevokeLink(ctx, conv, link.Token)
+	require.NoError(t, err)
+	_, err = alice.g.RevokeLink(ctx, conv, identity.NewInviteToken())
+	require.ErrorIs(t, err, ErrNotFound)
+	apply(carol)
+	require.Equal(t, 1, alice.info(conv).Applications, "revoked")
+	_, err = alice.g.Decide(ctx, conv, bob.self.Account, true, "")
+	require.NoError(t, err)
+	w.meet()
+	require.Equal(t, StateMember, bob.info(conv).State)
+}
+
+// What a stranger may begin with.
+func TestListens(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob := w.person("alice"), w.person("bob")
+	closed := alice.create(Options{Name: "closed"})
+	public := alice.create(Options{Name: "public", Public: true})
+	link, err := alice.g.NewLink(ctx, closed, 0, 0)
+	require.NoError(t, err)
+	listens := func(conv ID, token []byte) (code pb.Code) {
+		_, err := bob.g.Apply(ctx, Target{Group: conv, Token: token, Asks: []Contact{{Account: alice.self.Account}}}, "")
+		require.NoError(t, err)
+		l := w.mail[len(w.mail)-1]
+		w.mail = nil
+		alice.view(func(tx *txn) (err error) {
+			code, err = alice.g.Listens(tx, bob.self.Account, l.kind, l.content)
+			return err
+		})
+		return code
+	}
+	require.Equal(t, pb.Code_CODE_TAKEN, listens(public, nil))
+	require.Equal(t, pb.Code_CODE_DENIED, listens(closed, nil))
+	require.Equal(t, pb.Code_CODE_TAKEN, listens(closed, link.Token[:]))
+	require.Equal(t, pb.Code_CODE_DENIED, listens(ID{9}, nil))
+	for _, kind := range []feed.Kind{feed.KindGroupAnswer, feed.KindGroupApplication, feed.KindGroupVerdict} {
+		alice.view(func(tx *txn) error {
+			code, err := alice.g.Listens(tx, bob.self.Account, kind, []byte{0xff})
+			require.Equal(t, pb.Code_CODE_DENIED, code)
+			return err
+		})
+	}
+}
+
+// A consent lets in once: who went is not fetched back with what they signed long ago.
+func TestOldConsentIsWorthNothing(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{})
+	_, err := alice.g.Invite(ctx, conv, bob.self.Account)
+	require.NoError(t, err)
+	w.deliver()
+	_, err = bob.g.Answer(ctx, conv, true)
+	require.NoError(t, err)
+	answer := w.mail[len(w.mail)-1]
+	w.deliver()
+	w.meet()
+	require.NoError(t, bob.g.Leave(ctx, conv))
+	w.meet()
+	require.Equal(t, 1, alice.info(conv).Size)
+	alice.hear(answer)
+	require.Equal(t, 1, alice.info(conv).Size)
+	var m pb.GroupAnswer
+	require.NoError(t, unmarshal(answer.content, &m))
+	c, err := identity.ParseConsent(m.Consent)
+	require.NoError(t, err)
+	require.ErrorIs(t, alice.db.Update(ctx, func(tx *txn) error { return alice.g.admit(tx, conv, c) }), ErrNotAllowed)
+	w.now = w.now.Add(time.Second)
+	// Let in anew by a new consent.
+	alice.letsIn(conv, bob)
+	w.meet()
+	require.Equal(t, StateMember, bob.info(conv).State)
+	w.same(conv, alice, bob)
+}
+
+// Another device of an account learns what the first one does.
+func TestOwnDevices(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, bob2 := w.person("alice"), w.person("bob"), w.person("bob")
+	conv := alice.create(Options{})
+	alice.letsIn(conv, bob)
+	require.Equal(t, StateJoining, bob2.info(conv).State)
+	w.meet()
+	require.Equal(t, StateMember, bob2.info(conv).State)
+	bob2.says(conv, "from the second")
+	w.meet()
+	require.Equal(t, []string{"from the second"}, alice.texts(conv))
+	// A group that one device made comes to the other one.
+	own := bob.create(Options{Name: "mine"})
+	bob.gives(bob2)
+	require.Equal(t, roster.Owner, bob2.info(own).Role)
+	// The device is lost.
+	was := bob2.rosterView(conv)
+	e, _ := was.Current()
+	require.ErrorIs(t, bob.g.RevokeDevice(ctx, bob.self.Device), ErrInvalid)
+	require.NoError(t, bob.g.RevokeDevice(ctx, bob2.self.Device))
+	w.revoke(bob2)
+	bob2.says(conv, "the thief")
+	w.meet(alice, bob)
+	bob2.gives(alice)
+	require.Equal(t, []string{"from the second"}, alice.texts(conv))
+	said := alice.says(conv, "after")
+	require.NotEqual(t, e.ID, roster.ID(said.Epoch))
+	w.meet()
+	require.NotContains(t, bob2.keysHeld(conv), roster.ID(said.Epoch))
+	require.Contains(t, bob.keysHeld(conv), roster.ID(said.Epoch))
+}
