@@ -112,6 +112,7 @@ func (d *Directory) runTable(ctx context.Context, j *joined, table dht) {
 	wg.Go(func() { d.publishLoop(ctx, j, table) })
 	wg.Go(func() { d.tendLoop(ctx, j, table) })
 	wg.Go(func() { d.attendLoop(ctx, j) })
+	wg.Go(func() { d.provideLoop(ctx, j, table) })
 	wg.Wait()
 	j.setDHT(nil)
 	if err := table.Close(); err != nil {

@@ -29,6 +29,9 @@ type cloud struct {
 	nodes []*cloudNode
 	puts  map[string]int // by key
 	gets  map[string]int
+
+	provided map[[32]byte][]identity.DeviceID
+	provides int
 }
 
 type cloudNode struct {
@@ -185,6 +188,41 @@ func (t *cloudTable) Ask(_ context.Context, key string) ([]node.DHTAnswer, error
 	}
 	if len(out) == 0 {
 		return nil, node.ErrAlone
+	}
+	return out, nil
+}
+
+func (t *cloudTable) Provide(_ context.Context, key [32]byte) error {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	if len(t.c.closest("/x/", t.self)) == 0 {
+		return node.ErrAlone
+	}
+	if t.c.provided == nil {
+		t.c.provided = map[[32]byte][]identity.DeviceID{}
+	}
+	if t.c.provides++; !slices.Contains(t.c.provided[key], t.self.dev) {
+		t.c.provided[key] = append(t.c.provided[key], t.self.dev)
+	}
+	return nil
+}
+
+func (t *cloudTable) Unprovide(key [32]byte) {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	t.c.provided[key] = slices.DeleteFunc(t.c.provided[key], func(d identity.DeviceID) bool { return d == t.self.dev })
+}
+
+func (t *cloudTable) Providers(_ context.Context, key [32]byte) (out []node.Provider, err error) {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	if len(t.c.closest("/x/", t.self)) == 0 {
+		return nil, node.ErrAlone
+	}
+	for _, dev := range t.c.provided[key] {
+		if dev != t.self.dev {
+			out = append(out, node.Provider{Device: dev})
+		}
 	}
 	return out, nil
 }

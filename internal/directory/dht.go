@@ -15,6 +15,9 @@ type dht interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 	Ask(ctx context.Context, key string) ([]node.DHTAnswer, error)
 	FindPeer(ctx context.Context, dev identity.DeviceID) ([]string, error)
+	Provide(ctx context.Context, key [32]byte) error
+	Unprovide(key [32]byte)
+	Providers(ctx context.Context, key [32]byte) ([]node.Provider, error)
 	Peers() int
 	Close() error
 }

@@ -67,8 +67,10 @@ type Directory struct {
 	devs    deviceRecords
 	flights flights
 	places  locations
+	groups  groupShares
 
 	asks      asker
+	askGroups groupAsker
 	openTable func(*joined) (dht, error)
 	workBits  int           // of the proof of work over a claim
 	pace      time.Duration // between two records of contacts
@@ -114,12 +116,15 @@ func New(c Config) (*Directory, error) {
 	d.devs.init(c.DB)
 	d.flights.init()
 	d.places.init()
+	d.groups.init()
 	d.asks, d.openTable, d.workBits, d.pace = streams{c.Node}, d.openNodeTable, claimBits, tendPace
+	d.askGroups = streams{c.Node}.groupCards
 	if err := c.DB.View(d.load); err != nil {
 		return nil, err
 	}
 	if c.Node != nil {
 		c.Node.Handle(LanProtocol, d.answer)
+		c.Node.Handle(GroupProtocol, d.answerGroups)
 	}
 	return d, nil
 }

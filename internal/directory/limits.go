@@ -129,6 +129,28 @@ const (
 	// sisterTimeout bounds asking other registers before a claim is stamped.
 	sisterTimeout = 2 * time.Second
 
+	// maxShares is how many public groups this node tells of, maxGroupCards how many one answer holds, maxHeardGroups how
+	// many cards of others are remembered, at most 12 KiB each and mostly 1.
+	maxShares      = 256
+	maxGroupCards  = 8
+	maxHeardGroups = 256
+	// groupRate and groupBurst bound answers about groups to everybody together per second, groupAskerRate and
+	// groupAskerBurst those to one device; maxGroupAskers is how many devices are counted at a time.
+	groupRate       = 50
+	groupBurst      = 200
+	groupAskerRate  = 0.2
+	groupAskerBurst = 20
+	maxGroupAskers  = 2048
+	// A search asks at most maxGroupProviders devices of each network and maxGroupNearby nearby, groupAsks at a time, and
+	// goes on for groupPatience after the first card came. It shows at most maxFoundGroups, and of one group at most
+	// maxGroupOwners that contradict each other.
+	maxGroupProviders = 48
+	maxGroupNearby    = 64
+	groupAsks         = 8
+	groupPatience     = 3 * time.Second
+	maxFoundGroups    = 128
+	maxGroupOwners    = 4
+
 	// claimBits is the work over a name claim: a third of a second on one core, once in the life of a name.
 	claimBits = 20
 )

@@ -20,6 +20,9 @@ const (
 	// MaxNamesFrame bounds question and answer of /hima/names/1: sixteen stamps that are handed back.
 	MaxNamesFrame = 16 << 10
 
+	// MaxGroupFrame bounds question and answer of /hima/group/1: eight usual cards, or four of the largest.
+	MaxGroupFrame = 48 << 10
+
 	// MaxMailboxFrame bounds a frame of /hima/mailbox/1: one item of 64 KiB and what stands around it.
 	MaxMailboxFrame = 66 << 10
 )
