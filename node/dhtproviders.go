@@ -22,6 +22,8 @@ const (
 	dhtProviders       = 4096
 	dhtServerProviders = 65536
 	dhtProvidersEach   = 32
+	// dhtProvidersOf is for how many keys one provider is kept: as many as an honest node answers for.
+	dhtProvidersOf = 256
 )
 
 // providerStore keeps who answers for which key, for kad-dht's provider manager, on the cache path of the profile's
@@ -40,13 +42,14 @@ type providerStore struct {
 	mu     sync.Mutex
 	closed bool
 	keys   map[string]map[string][]byte // key, provider: when it was said, as the manager writes it
+	of     map[string]int               // how many keys a provider is kept for
 	n      int
 }
 
 var _ ds.Batching = (*providerStore)(nil)
 
 func newProviderStore(db *storage.DB, prefix string, self []byte, limit int) (*providerStore, error) {
-	s := &providerStore{db: db, prefix: []byte(prefix), self: sha256.Sum256(self), max: limit, keys: map[string]map[string][]byte{}}
+	s := &providerStore{db: db, prefix: []byte(prefix), self: sha256.Sum256(self), max: limit, keys: map[string]map[string][]byte{}, of: map[string]int{}}
 	rand.Read(s.secret[:])
 	if db == nil {
 		return s, nil
@@ -84,6 +87,7 @@ func (s *providerStore) set(k, p string, value []byte) {
 	}
 	if _, ok := of[p]; !ok {
 		s.n++
+		s.of[p]++
 	}
 	of[p] = bytes.Clone(value)
 }
@@ -95,6 +99,9 @@ func (s *providerStore) unset(k, p string) bool {
 	}
 	delete(of, p)
 	s.n--
+	if s.of[p]--; s.of[p] == 0 {
+		delete(s.of, p)
+	}
 	if len(of) == 0 {
 		delete(s.keys, k)
 	}
@@ -134,6 +141,9 @@ func (s *providerStore) makeRoom(k, p string) (goneKey, gone string, ok bool) {
 	of := s.keys[k]
 	if _, have := of[p]; have {
 		return "", "", true
+	}
+	if s.of[p] >= dhtProvidersOf {
+		return "", "", false
 	}
 	if len(of) >= dhtProvidersEach {
 		worst, at := s.last(k)

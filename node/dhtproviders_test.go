@@ -2,13 +2,17 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-base32"
 
+	"hima/identity"
 	"hima/storage"
 )
 
@@ -87,7 +91,7 @@ func TestProviderStoreIsBounded(t *testing.T) {
 	far := ""
 	for i := range 4 * limit {
 		k := fmt.Sprint("key ", i)
-		_ = s.Put(t.Context(), providerAt(k, "p"), []byte("x"))
+		_ = s.Put(t.Context(), providerAt(k, fmt.Sprint("p ", i)), []byte("x"))
 		if s.size() > limit {
 			t.Fatalf("%d records", s.size())
 		}
@@ -105,6 +109,67 @@ func TestProviderStoreIsBounded(t *testing.T) {
 	}
 	if nearer != limit {
 		t.Errorf("%d keys are as near as those that were kept, want %d", nearer, limit)
+	}
+}
+
+// One device that answers for everything fills nobody's store.
+func TestProviderOfEverything(t *testing.T) {
+	s, err := newProviderStore(nil, "", []byte("self"), 10*dhtProvidersOf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * dhtProvidersOf {
+		err := s.Put(t.Context(), providerAt(fmt.Sprint("key ", i), "greedy"), []byte("x"))
+		if (err == nil) != (i < dhtProvidersOf) {
+			t.Fatalf("record %d: %v", i, err)
+		}
+	}
+	if err := s.Put(t.Context(), providerAt("key", "other"), []byte("x")); err != nil {
+		t.Error(err)
+	}
+	if err := s.Delete(t.Context(), providerAt("key 0", "greedy")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), providerAt("another", "greedy"), []byte("x")); err != nil {
+		t.Errorf("after one was forgotten: %v", err)
+	}
+}
+
+// A node that names a crowd is heard like any other: those whom several name come first.
+func TestTellers(t *testing.T) {
+	id := func(i int) peer.ID { return identity.DeviceKeyFromSeed([32]byte{byte(i), byte(i >> 8)}).ID().PeerID() }
+	w := &tellers{told: map[peer.ID]int{}, info: map[peer.ID]peer.AddrInfo{}, news: make(chan struct{}, 1)}
+	say := func(ids ...int) {
+		m := &pb.Message{}
+		for _, i := range ids {
+			m.ProviderPeers = append(m.ProviderPeers, &pb.Message_Peer{Id: []byte(id(i))})
+		}
+		w.heard(m)
+	}
+	var crowd []int
+	for i := range 500 {
+		crowd = append(crowd, 100+i)
+	}
+	say(crowd...)
+	say(1, 1, 1)
+	say(2, 1)
+	say()
+	say(crowd[400:]...)
+	say(3, 1)
+	w.own([]peer.AddrInfo{{ID: id(4)}, {ID: id(1)}})
+	got := w.best(identity.DeviceID{})
+	if len(got) != maxProviders || got[0].Device.PeerID() != id(1) {
+		t.Errorf("%d, %v first", len(got), got[0])
+	}
+	if n := w.told[id(1)]; n != 3 {
+		t.Errorf("named by %d nodes, counted %d", 3, n)
+	}
+	if len(w.told) > 4+2*dhtProvidersEach {
+		t.Errorf("heard of %d", len(w.told))
+	}
+	self, err := identity.DeviceIDFromPeer(id(1))
+	if err != nil || slices.ContainsFunc(w.best(self), func(p Provider) bool { return p.Device == self }) {
+		t.Errorf("finds itself: %v", err)
 	}
 }
 

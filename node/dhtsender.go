@@ -104,6 +104,9 @@ func (d *dhtSender) SendRequest(ctx context.Context, p peer.ID, m *pb.Message) (
 	if w, ok := ctx.Value(witnessKey{}).(*witness); ok && m.GetType() == pb.Message_GET_VALUE {
 		w.saw(p, answer)
 	}
+	if w, ok := ctx.Value(tellersKey{}).(*tellers); ok && m.GetType() == pb.Message_GET_PROVIDERS {
+		w.heard(answer)
+	}
 	return answer, nil
 }
 

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	kad "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -95,9 +98,64 @@ func (d *DHT) Unprovide(key [32]byte) {
 	}
 }
 
-// Providers looks for devices that said that they answer for a key, at most maxProviders, in no order. It returns what was
-// found when ctx ends, and once it has found one it does not wait for dead nodes for long. ErrAlone: there is nobody to
-// ask.
+// tellers is what the context of a search for providers carries: how many nodes named whom. kad-dht would hand on whatever
+// comes first, and one liar with a long list would be all that is heard.
+type tellers struct {
+	mu   sync.Mutex
+	told map[peer.ID]int
+	info map[peer.ID]peer.AddrInfo
+	news chan struct{} // somebody was named; 1 deep
+}
+
+type tellersKey struct{}
+
+// heard takes what one node says, as much as an honest one would say.
+func (w *tellers) heard(m *pb.Message) {
+	all := pb.PBPeersToPeerInfos(m.GetProviderPeers())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	here := map[peer.ID]bool{}
+	for _, p := range all[:min(len(all), dhtProvidersEach)] {
+		if here[p.ID] {
+			continue
+		}
+		here[p.ID] = true
+		w.told[p.ID]++
+		if have := w.info[p.ID]; len(have.Addrs) == 0 {
+			w.info[p.ID] = *p
+		}
+	}
+	if len(here) > 0 {
+		select {
+		case w.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// best lists who was named, those first whom most nodes named, and of equals any first.
+func (w *tellers) best(self identity.DeviceID) []Provider {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ids []peer.ID
+	for id := range w.told {
+		ids = append(ids, id)
+	}
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	slices.SortStableFunc(ids, func(a, b peer.ID) int { return w.told[b] - w.told[a] })
+	var out []Provider
+	for _, id := range ids {
+		dev, err := identity.DeviceIDFromPeer(id)
+		if err == nil && dev != self && len(out) < maxProviders {
+			out = append(out, Provider{dev, addrStrings(dialable(fewAddrs(w.info[id].Addrs)))})
+		}
+	}
+	return out
+}
+
+// Providers looks for devices that said that they answer for a key, at most maxProviders: those first that most nodes
+// know. It returns what was found when ctx ends, and once it has found one it does not wait for dead nodes for long.
+// ErrAlone: there is nobody to ask.
 func (d *DHT) Providers(ctx context.Context, key [32]byte) ([]Provider, error) {
 	if d.isClosed() {
 		return nil, ErrClosed
@@ -105,7 +163,8 @@ func (d *DHT) Providers(ctx context.Context, key [32]byte) ([]Provider, error) {
 	if d.Peers() == 0 {
 		return nil, ErrAlone
 	}
-	ctx, cancel := context.WithCancel(dhtContext(ctx))
+	w := &tellers{told: map[peer.ID]int{}, info: map[peer.ID]peer.AddrInfo{}, news: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(context.WithValue(dhtContext(ctx), tellersKey{}, w))
 	defer cancel()
 	start := time.Now()
 	found := d.kad.FindProvidersAsync(ctx, providerKey(key), 0)
@@ -114,27 +173,38 @@ func (d *DHT) Providers(ctx context.Context, key [32]byte) ([]Provider, error) {
 		for range found { // it is closed when nothing runs any more
 		}
 	}()
-	var out []Provider
+	var own []peer.AddrInfo // of this node's store: kad-dht asks nobody for them
 	var patience <-chan time.Time
-	for {
+	for over := false; !over; {
 		select {
 		case info, ok := <-found:
-			if !ok {
-				return out, ctxErr(ctx, len(out))
+			if over = !ok; ok && len(own) < dhtProvidersEach {
+				own = append(own, info)
 			}
-			out = addProvider(out, info, d.n.id)
-			if len(out) >= maxProviders {
-				return out, nil
-			}
-			if patience == nil && len(out) > 0 {
+		case <-w.news:
+			if patience == nil {
 				t := time.NewTimer(max(dhtPatience, dhtPatienceTimes*time.Since(start)))
 				defer t.Stop()
 				patience = t.C
 			}
 		case <-patience:
-			return out, nil
+			over = true
 		case <-ctx.Done():
-			return out, ctxErr(ctx, len(out))
+			over = true
+		}
+	}
+	w.own(own)
+	out := w.best(d.n.id)
+	return out, ctxErr(ctx, len(out))
+}
+
+// own adds whom this node itself knows. What others named came by the same channel and is not counted twice.
+func (w *tellers) own(all []peer.AddrInfo) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range all {
+		if w.told[p.ID] == 0 {
+			w.told[p.ID], w.info[p.ID] = 1, p
 		}
 	}
 }
@@ -145,20 +215,4 @@ func ctxErr(ctx context.Context, found int) error {
 		return fmt.Errorf("looking for providers: %w", err)
 	}
 	return nil
-}
-
-func addProvider(out []Provider, info peer.AddrInfo, self identity.DeviceID) []Provider {
-	dev, err := identity.DeviceIDFromPeer(info.ID)
-	if err != nil || dev == self {
-		return out
-	}
-	p := Provider{dev, addrStrings(dialable(fewAddrs(info.Addrs)))}
-	i := slices.IndexFunc(out, func(o Provider) bool { return o.Device == dev })
-	if i < 0 {
-		return append(out, p)
-	}
-	if len(out[i].Addrs) == 0 {
-		out[i] = p
-	}
-	return out
 }
