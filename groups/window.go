@@ -279,6 +279,10 @@ func (g *Groups) countChat(tx *storage.Tx, conv ID, entries []feed.Entry) error 
 				if err := tx.Set(k, be64(entries[0].Seq)); err != nil {
 					return err
 				}
+				if first == 0 {
+					// Whoever may have nothing of before has something now: sessions ask for their windows anew.
+					tx.OnCommit(func() { g.parts.Feeds.Reannounce(conv) })
+				}
 			}
 		}
 		if e := &entries[n-1]; e.Device == g.self.Device {
