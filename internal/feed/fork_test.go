@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -119,4 +120,47 @@ func TestCheckForkProof(t *testing.T) {
 	}
 	_, err := CheckForkProof(nil)
 	require.ErrorIs(t, err, ErrMalformed)
+}
+
+// Where the branches of a control feed part is shown by every proof whose runs reach back so far.
+func TestProofShowsWhereControlFeedParts(t *testing.T) {
+	w := newWriter("alice")
+	write := func(tip Tip, n int) (out []Entry) {
+		for range n {
+			e, err := w.Next(tip, testConversation, Control, KindGroupSet, tip.Clock+1, 0, nil)
+			require.NoError(t, err)
+			out, tip = append(out, e), e.Tip()
+		}
+		return out
+	}
+	for _, parted := range []int{0, 3} {
+		common := write(Tip{}, parted)
+		var tip Tip
+		if parted > 0 {
+			tip = common[parted-1].Tip()
+		}
+		left, right := append(slices.Clone(common), write(tip, 4)...), append(slices.Clone(common), write(tip, 9)...)
+		for from := range 4 {
+			proof, err := NewForkProof(w.sign(t, left[from:]), w.sign(t, right[1:]))
+			require.NoError(t, err)
+			checked, err := CheckForkProof(proof.PB())
+			require.NoError(t, err)
+			at, sure := checked.Parted()
+			require.Equal(t, uint64(max(from, parted, 1)+1), at)
+			require.Equal(t, at == uint64(parted+1), sure)
+
+			bad := proof.PB()
+			if parted > 0 && from == 0 {
+				bad.BeforeA, bad.BeforeB = append([][]byte{common[parted-1].RawHeader()}, bad.BeforeA...), append([][]byte{common[parted-1].RawHeader()}, bad.BeforeB...)
+				_, err = CheckForkProof(bad)
+				require.ErrorIs(t, err, ErrMalformed, "it shows a fork where there is none")
+			}
+			if len(proof.PB().BeforeA) > 1 {
+				bad = proof.PB()
+				bad.BeforeA, bad.BeforeB = bad.BeforeA[:1], bad.BeforeB[:1]
+				_, err = CheckForkProof(bad)
+				require.ErrorIs(t, err, ErrBrokenChain)
+			}
+		}
+	}
 }

@@ -44,6 +44,7 @@ type outcome struct {
 	from   uint64          //
 	behind bool            // it lies below our floor, or its end contradicts ours: compare heads again
 	proof  *feed.ForkProof // the feed forked
+	clash  *feed.Run       // an earlier part of our branch, to find out where it parted
 	own    bool            // it proves that the own feed diverged
 }
 
@@ -59,8 +60,10 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 		return outcome{}, err
 	}
 	if st.forkAt != 0 {
-		proof, err := loadProof(tx, st.local)
-		return outcome{proof: proof}, err
+		common, out, err := r.forked(tx, in, id, st)
+		if !common || err != nil {
+			return out, err
+		}
 	}
 	lower, err := r.lowers(tx, &in, id, &st)
 	if err != nil {
@@ -179,7 +182,10 @@ func (r *Replica) knownAgain(tx *storage.Tx, in arrived, id feed.FeedID, st feed
 			return r.conflict(tx, in, id, st)
 		}
 	}
-	h := st.head(id)
+	h, ok, err := r.headFor(tx, id, st, nil)
+	if !ok || err != nil {
+		return outcome{}, err
+	}
 	return outcome{ack: &h}, nil
 }
 

@@ -91,7 +91,7 @@ func (r *Replica) someHeads(ids map[feed.FeedID]bool, window Window) (heads []fe
 			if !ok {
 				continue
 			}
-			h, ok, err := headFor(tx, id, st, window)
+			h, ok, err := r.headFor(tx, id, st, window)
 			if err != nil {
 				return err
 			}
@@ -117,11 +117,17 @@ func (w *writer) compareFeed(tx *storage.Tx, c *convSync, cmp *comparison, id fe
 		return nil // nothing of it is for the other side
 	}
 	if st.forkAt != 0 {
+		common, sound := w.s.r.uptoFork(tx, id, st)
 		proof, err := loadProof(tx, st.local)
-		if err == nil && listed && proof != nil {
+		if err == nil && listed && proof != nil && (!sound || h.Last > common.last) {
 			cmp.proofs = append(cmp.proofs, &pb.Frame{Of: &pb.Frame_Fork{Fork: proof.PB()}})
 		}
-		return err
+		if err != nil || !sound {
+			return err
+		}
+		if st, last = common, min(last, common.last); first > last {
+			return nil
+		}
 	}
 	p, err := w.s.r.plan(tx, id, st, h)
 	if err != nil {
@@ -154,7 +160,7 @@ func (w *writer) enact(c *convSync, cmp comparison) error {
 	s.mu.Unlock()
 	for _, p := range cmp.plans {
 		if p.clash != nil {
-			if err := w.frame(&pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: p.clash.PB()}}}); err != nil {
+			if err := w.frame(runFrame(p.clash)); err != nil {
 				return err
 			}
 		}

@@ -283,7 +283,8 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 
 // dueFeed says from where on a feed is to be sent, and what its first entry there is; from 0: nothing of it.
 func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedState) (f dueFeed, e feed.Entry, err error) {
-	if st.forkAt != 0 {
+	st, ok := x.r.uptoFork(tx, id, st)
+	if !ok {
 		return f, e, nil
 	}
 	acked, err := loadAcked(tx, st.local, x.to.Device)

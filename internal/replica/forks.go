@@ -13,6 +13,11 @@ import (
 
 // A feed that forked (R3) leaves heads, digests and serving altogether on everybody who holds the proof, so that two
 // devices that hold different branches are in sync again. Whoever still lists the feed is sent the proof.
+//
+// A control feed of a group goes on as if it ended where the branches part: what is before counts for everybody, and
+// somebody who comes later needs it. That everybody folds the same acts, everybody must find the same place. A proof
+// shows it if the two runs that it was made of reach back so far; if they do not, both sides show each other earlier
+// runs until one does. A place further down takes over and is told to all sessions, which costs one proof each.
 
 // conflict handles a run that verified and contradicts what is held.
 func (r *Replica) conflict(tx *storage.Tx, in arrived, id feed.FeedID, st feedState) (outcome, error) {
@@ -41,10 +46,77 @@ func (r *Replica) conflict(tx *storage.Tx, in arrived, id feed.FeedID, st feedSt
 	if mine == nil {
 		return outcome{}, nil // it proves nothing, or nothing is held to prove it with
 	}
-	if err := r.fork(tx, id, st, proof, partedAt(*mine, in.run)); err != nil {
+	at, sure := partedAt(*mine, in.run), true
+	if r.endsAtFork(tx, id) {
+		short, err := r.shortProof(tx, st, *mine, in.run)
+		if err != nil {
+			return outcome{}, err
+		}
+		if short != nil {
+			proof = *short
+		}
+		at, sure = proof.Parted()
+	}
+	if err := r.fork(tx, id, st, proof, at); err != nil {
 		return outcome{}, err
 	}
-	return outcome{proof: &proof}, nil
+	out := outcome{proof: &proof}
+	var err error
+	if !sure {
+		out.clash, err = r.runCovering(tx, id, st, max(st.first, at-min(at, maxLookBack)))
+	}
+	return out, err
+}
+
+// maxLookBack is how far back of a known difference both sides look for the place where two branches part.
+const maxLookBack = 200
+
+// endsAtFork says whether a feed that forked goes on with what both branches have in common.
+func (r *Replica) endsAtFork(tx *storage.Tx, id feed.FeedID) bool {
+	return id.Number == feed.Control && r.cfg.Members.Lazy(tx, id.Conversation)
+}
+
+// uptoFork returns the state of a feed as far as it takes part in sync; ok is false if it does not. The hash is not that
+// of the new end.
+func (r *Replica) uptoFork(tx *storage.Tx, id feed.FeedID, st feedState) (feedState, bool) {
+	if st.forkAt == 0 {
+		return st, true
+	}
+	st.last = min(st.last, st.forkAt-1)
+	return st, st.last > 0 && r.endsAtFork(tx, id)
+}
+
+// forked looks at a run of a feed that forked. It says whether the run belongs to what the branches have in common; else
+// the answer to it is the proof, which is a better one if the run shows that they part earlier.
+func (r *Replica) forked(tx *storage.Tx, in arrived, id feed.FeedID, st feedState) (common bool, out outcome, err error) {
+	proof, err := loadProof(tx, st.local)
+	out.proof = proof
+	if err != nil || !r.endsAtFork(tx, id) {
+		return false, out, err
+	}
+	first, last := in.run.First().Seq, in.run.Last().Seq
+	if last < st.forkAt {
+		return true, out, nil
+	}
+	mine, err := r.runCovering(tx, id, st, max(first, st.first))
+	if mine == nil || err != nil {
+		return false, out, err
+	}
+	better, err := r.shortProof(tx, st, *mine, in.run)
+	if better == nil || err != nil {
+		return false, out, err
+	}
+	at, sure := better.Parted()
+	if at > st.forkAt || at == st.forkAt && !sure {
+		return false, out, nil
+	}
+	out.proof = better
+	if !sure {
+		if out.clash, err = r.runCovering(tx, id, st, max(st.first, at-min(at, maxLookBack))); err != nil {
+			return false, out, err
+		}
+	}
+	return false, out, r.fork(tx, id, st, *better, at)
 }
 
 // partedAt returns the first number at which two overlapping runs differ.
@@ -65,9 +137,28 @@ func partedAt(a, b feed.Run) uint64 {
 	return from
 }
 
+// shortProof makes a proof of two runs that differ with as little as possible of the own branch, so that it has room for
+// all from the place where they part; nil if they do not differ or no signature is at hand.
+func (r *Replica) shortProof(tx *storage.Tx, st feedState, mine, theirs feed.Run) (*feed.ForkProof, error) {
+	proof, err := feed.NewForkProof(mine, theirs)
+	if err != nil {
+		return nil, nil
+	}
+	short, err := r.runAhead(tx, st, partedAt(mine, theirs))
+	if short == nil || err != nil {
+		return &proof, err
+	}
+	if better, err := feed.NewForkProof(*short, theirs); err == nil {
+		proof = better
+	}
+	return &proof, nil
+}
+
 // fork marks a feed as forked and keeps the proof.
 func (r *Replica) fork(tx *storage.Tx, id feed.FeedID, st feedState, proof feed.ForkProof, at uint64) error {
-	if st.forkAt != 0 && st.forkAt <= at {
+	lower := st.forkAt == 0 || at < st.forkAt
+	_, sure := proof.Parted()
+	if !lower && (at > st.forkAt || !sure || !r.endsAtFork(tx, id)) {
 		return nil
 	}
 	st.forkAt = at
@@ -80,6 +171,12 @@ func (r *Replica) fork(tx *storage.Tx, id feed.FeedID, st feedState, proof feed.
 	}
 	if err := tx.Set(localKey(keyProof, st.local, 0), raw); err != nil {
 		return err
+	}
+	if !lower {
+		return nil // the same place, but now it is sure
+	}
+	if r.endsAtFork(tx, id) {
+		tx.OnCommit(func() { r.changedHead(id) })
 	}
 	if err := r.cfg.Hooks.Forked(tx, Fork{Feed: id, At: at}); err != nil {
 		return fmt.Errorf("telling of a fork: %w", err)
@@ -98,7 +195,11 @@ func (r *Replica) takeProof(tx *storage.Tx, proof feed.ForkProof) error {
 	if err != nil || !ok || st.account != proof.Account() {
 		return err
 	}
-	return r.fork(tx, id, st, proof, proof.Seq())
+	at := proof.Seq()
+	if r.endsAtFork(tx, id) {
+		at, _ = proof.Parted()
+	}
+	return r.fork(tx, id, st, proof, at)
 }
 
 func loadProof(tx *storage.Tx, l localFeed) (*feed.ForkProof, error) {

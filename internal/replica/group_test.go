@@ -202,6 +202,19 @@ func TestGroupChainOfAdmissions(t *testing.T) {
 		}
 		last := r.devices[n-1]
 		for _, d := range r.devices[1:] {
+			for i := 0; i < 100; i++ {
+				if _, h := last.has(d.feed()); h == 1 {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if _, h := last.has(d.feed()); h != 1 {
+				for _, o := range r.devices {
+					_, h := o.has(d.feed())
+					fmt.Print(o.index, ":", h, " ")
+				}
+				fmt.Println("lacks", d.index)
+			}
 			r.complete(last, d, 1)
 		}
 		// What the first says goes all the way, and back.

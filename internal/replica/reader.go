@@ -363,6 +363,9 @@ func (s *session) applied(in arrived, out outcome, err error) {
 		s.r.diverge(id)
 	case out.proof != nil:
 		s.push(&pb.Frame{Of: &pb.Frame_Fork{Fork: out.proof.PB()}})
+		if out.clash != nil {
+			s.push(runFrame(out.clash))
+		}
 	case out.behind:
 		s.mu.Lock()
 		if c := s.conv(id.Conversation); c != nil && c.lazy {
@@ -493,7 +496,16 @@ func (s *session) handleFork(ctx context.Context, raw *pb.ForkProof) error {
 	if err := s.tax(); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	if c := s.convs[proof.Feed().Conversation]; c != nil && c.feeds[proof.Feed()] != nil {
+		s.forget(c.feeds[proof.Feed()]) // it is not acknowledged any more
+	}
+	s.mu.Unlock()
 	return s.r.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return s.r.takeProof(tx, proof) })
+}
+
+func runFrame(run *feed.Run) *pb.Frame {
+	return &pb.Frame{Of: &pb.Frame_Run{Run: &pb.RunFrame{Run: run.PB()}}}
 }
 
 // handleUnstored passes on what is never stored, from conversations that are open.

@@ -49,7 +49,7 @@ func (w Window) clip(id feed.FeedID, st feedState) (first, last uint64, ok bool)
 func (r *Replica) headsFor(tx *storage.Tx, conv feed.ConversationID, w Window) ([]feed.Head, error) {
 	var heads []feed.Head
 	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
-		h, ok, err := headFor(tx, id, st, w)
+		h, ok, err := r.headFor(tx, id, st, w)
 		if ok && err == nil {
 			heads = append(heads, h)
 		}
@@ -58,14 +58,15 @@ func (r *Replica) headsFor(tx *storage.Tx, conv feed.ConversationID, w Window) (
 	return heads, err
 }
 
-// headFor returns the head of one feed; ok is false if it takes no part in sync. A feed that forked does not (R3), nor
-// one of which nothing contiguous is held: everybody who lacks it holds the same of it.
-func headFor(tx *storage.Tx, id feed.FeedID, st feedState, w Window) (h feed.Head, ok bool, err error) {
-	if st.forkAt != 0 {
+// headFor returns the head of one feed; ok is false if it takes no part in sync. A feed that forked does not (R3), except
+// for the common part of a control feed of a group, nor one of which nothing contiguous is held: everybody who lacks it
+// holds the same of it.
+func (r *Replica) headFor(tx *storage.Tx, id feed.FeedID, st feedState, w Window) (h feed.Head, ok bool, err error) {
+	h, end := st.head(id), st.last
+	if st, ok = r.uptoFork(tx, id, st); !ok {
 		return h, false, nil
 	}
-	h = st.head(id)
-	if h.First, h.Last, ok = w.clip(id, st); !ok || h.Last == st.last {
+	if h.First, h.Last, ok = w.clip(id, st); !ok || h.Last == end {
 		return h, ok, nil
 	}
 	s, ok, err := loadStored(tx, st.local, h.Last)

@@ -63,8 +63,11 @@ func (r *Replica) ReadRun(id feed.FeedID, from uint64) (*pb.Run, error) {
 	var signature []byte
 	err := r.view(func(tx *storage.Tx) error {
 		st, ok, err := loadFeed(tx, id)
-		if !ok || err != nil || st.forkAt != 0 {
+		if !ok || err != nil {
 			return err
+		}
+		if st, ok = r.uptoFork(tx, id, st); !ok {
+			return nil
 		}
 		entries, signature, err = r.readRun(tx, id, st, from)
 		return err
@@ -127,6 +130,7 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 	if f.lazy {
 		want.limit = f.upTo
 	}
+	last := f.last
 	s.mu.Unlock()
 	got, err := w.load(ctx, want)
 	if err != nil {
@@ -135,7 +139,9 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 	s.mu.Lock()
 	if len(got.entries) == 0 {
 		// Erased below a new floor, no signature at hand, or not for the other side: nothing of it can be served now.
-		f.last = f.sent
+		if f.last == last {
+			f.last = f.sent
+		}
 		if s.pick(c) != nil {
 			s.enqueue(c)
 		}
@@ -147,12 +153,12 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 		s.mu.Unlock()
 		return nil
 	}
-	last := got.entries[len(got.entries)-1]
-	run := sentRun{last: last.Seq, hash: last.ID}
+	end := got.entries[len(got.entries)-1]
+	run := sentRun{last: end.Seq, hash: end.ID}
 	for _, e := range got.entries {
 		run.bytes += e.WireSize()
 	}
-	f.sent = last.Seq
+	f.sent = end.Seq
 	f.out = append(f.out, run)
 	s.inFlight += run.bytes
 	if s.pick(c) != nil {
@@ -163,7 +169,7 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 		return err
 	}
 	if s.r.wrote != nil {
-		s.r.wrote(s.peer, want.id, want.from, last.Seq)
+		s.r.wrote(s.peer, want.id, want.from, end.Seq)
 	}
 	out := runPB(got.entries, got.signature)
 	out.Certificate = got.certificate
@@ -231,8 +237,11 @@ func (w *writer) load(ctx context.Context, want wanted) (got readied, err error)
 	}
 	err = r.view(func(tx *storage.Tx) error {
 		st, ok, err := loadFeed(tx, id)
-		if !ok || err != nil || st.forkAt != 0 {
+		if !ok || err != nil {
 			return err
+		}
+		if st, ok = r.uptoFork(tx, id, st); !ok {
+			return nil
 		}
 		st.last = min(st.last, end)
 		got.entries, got.signature, err = r.readRun(tx, id, st, want.from)

@@ -107,10 +107,11 @@ func (r *Replica) Heads(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, 
 	var heads []feed.Head
 	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
 		// A feed of which nothing contiguous is held says nothing: everybody who lacks it holds the same of it.
-		if st.forkAt == 0 && st.last > 0 {
-			heads = append(heads, st.head(id))
+		h, ok, err := r.headFor(tx, id, st, nil)
+		if ok && err == nil {
+			heads = append(heads, h)
 		}
-		return true, nil
+		return true, err
 	})
 	return heads, err
 }

@@ -295,25 +295,16 @@ func (w *writer) evaluate(ctx context.Context, c *convSync) (announce bool, err 
 	return false, w.knock(ctx, c)
 }
 
-// refresh takes over what the other side may have of a group now. Called with mu held.
+// refresh takes over what more the other side may have of a group now. What it may not have any more is found out when
+// it is about to go. Called with mu held.
 func (s *session) refresh(c *convSync, heads []feed.Head) {
-	seen := make(map[feed.FeedID]bool, len(heads))
 	for _, h := range heads {
 		id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
-		seen[id] = true
 		switch {
 		case id.Device == s.r.self:
 			s.grewOwn(c, id, h.Last, h.Hash)
 		case c.feeds[id] == nil || c.feeds[id].last < h.Last:
 			s.grewLazily(c, id, h)
-		}
-		if f := c.feeds[id]; f != nil && f.last > h.Last {
-			f.last = max(h.Last, f.sent)
-		}
-	}
-	for id, f := range c.feeds {
-		if !seen[id] {
-			f.last = f.sent // not to be had any more
 		}
 	}
 }

@@ -3755,6 +3755,8 @@ type ForkProof struct {
 	HeaderB       []byte                 `protobuf:"bytes,3,opt,name=header_b,json=headerB,proto3" json:"header_b,omitempty"`
 	SignatureB    []byte                 `protobuf:"bytes,4,opt,name=signature_b,json=signatureB,proto3" json:"signature_b,omitempty"` // of the last header of tail, or of header_b if there is none
 	Tail          [][]byte               `protobuf:"bytes,5,rep,name=tail,proto3" json:"tail,omitempty"`                               // headers that follow header_b, up to the one that was signed
+	BeforeA       [][]byte               `protobuf:"bytes,6,rep,name=before_a,json=beforeA,proto3" json:"before_a,omitempty"`          // control feeds: the headers before header_a from where the branches part, as far as known
+	BeforeB       [][]byte               `protobuf:"bytes,7,rep,name=before_b,json=beforeB,proto3" json:"before_b,omitempty"`          // as many before header_b
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3820,6 +3822,20 @@ func (x *ForkProof) GetSignatureB() []byte {
 func (x *ForkProof) GetTail() [][]byte {
 	if x != nil {
 		return x.Tail
+	}
+	return nil
+}
+
+func (x *ForkProof) GetBeforeA() [][]byte {
+	if x != nil {
+		return x.BeforeA
+	}
+	return nil
+}
+
+func (x *ForkProof) GetBeforeB() [][]byte {
+	if x != nil {
+		return x.BeforeB
 	}
 	return nil
 }
@@ -7924,7 +7940,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x06device\x18\x03 \x01(\fR\x06device\x12\x14\n" +
 	"\x05first\x18\x04 \x01(\x04R\x05first\x12\x12\n" +
 	"\x04last\x18\x05 \x01(\x04R\x04last\x12\x12\n" +
-	"\x04hash\x18\x06 \x01(\fR\x04hash\"\x97\x01\n" +
+	"\x04hash\x18\x06 \x01(\fR\x04hash\"\xcd\x01\n" +
 	"\tForkProof\x12\x19\n" +
 	"\bheader_a\x18\x01 \x01(\fR\aheaderA\x12\x1f\n" +
 	"\vsignature_a\x18\x02 \x01(\fR\n" +
@@ -7932,7 +7948,9 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\bheader_b\x18\x03 \x01(\fR\aheaderB\x12\x1f\n" +
 	"\vsignature_b\x18\x04 \x01(\fR\n" +
 	"signatureB\x12\x12\n" +
-	"\x04tail\x18\x05 \x03(\fR\x04tail\"5\n" +
+	"\x04tail\x18\x05 \x03(\fR\x04tail\x12\x19\n" +
+	"\bbefore_a\x18\x06 \x03(\fR\abeforeA\x12\x19\n" +
+	"\bbefore_b\x18\a \x03(\fR\abeforeB\"5\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x19\n" +
 	"\breply_to\x18\x02 \x01(\fR\areplyTo\"\x1e\n" +
