@@ -94,7 +94,11 @@ func (g *Groups) actID(tx *storage.Tx, conv ID, a roster.Act, proof []byte) (ros
 	}
 	a.Author, a.Device = g.self.Account, g.self.Device
 	gr.mu.Lock()
-	heads, allowed, full := gr.roster.Heads(), gr.roster.Allowed(a), len(gr.places) >= g.cfg.Limits.Acts
+	heads, allowed, full := gr.roster.Heads(), gr.roster.Allowed(a), false
+	if !gr.roster.WasAdmin(g.self.Account) && a.Kind != roster.Leave {
+		// Nobody would take more of us. Others' acts never keep us from acting.
+		_, full = gr.numbers[number{g.self.Device, uint64(g.cfg.Limits.MemberActs)}]
+	}
 	gr.mu.Unlock()
 	switch {
 	case s.view.Role(g.self.Account) == roster.None:

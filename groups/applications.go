@@ -295,11 +295,18 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	if err != nil || again && before.Time >= c.Time.UnixMilli() && before.State != "" {
 		return err // known, and perhaps decided
 	}
-	if n, err := countRows(tx, key(keyApply, conv[:])); err != nil || !again && n >= 4*g.cfg.Limits.Applications {
+	limit := g.cfg.Limits.Applications
+	if live || handedOn {
+		limit *= 2 // strangers alone do not use up all the room
+	}
+	if n, err := g.countApplications(tx, conv); err != nil || n >= limit {
 		return errors.Join(err, fmt.Errorf("an application: %w", ErrFull))
 	}
-	if n, err := g.countApplications(tx, conv); err != nil || n >= g.cfg.Limits.Applications {
-		return errors.Join(err, fmt.Errorf("an application: %w", ErrFull))
+	err = trim(tx, key(keyApply, conv[:]), 4*g.cfg.Limits.Applications, func(row applicationRow) (bool, int64) {
+		return row.State != Waiting, row.Time
+	})
+	if err != nil {
+		return err
 	}
 	row := applicationRow{
 		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: live,
@@ -314,7 +321,7 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 			return err
 		}
 	}
-	if s.view.Settings[roster.SettingJoin] == "open" {
+	if s.view.Settings[roster.SettingJoin] == "open" && g.mayAutomatically(conv) {
 		err := g.admit(tx, conv, c)
 		if err == nil || errors.Is(err, ErrExists) {
 			return nil
@@ -330,6 +337,14 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 		return nil
 	}
 	return g.handOn(tx, s, content)
+}
+
+// mayAutomatically bounds how many are let in by nobody's decision: each costs the group an act for ever. The rest wait for
+// somebody to decide.
+func (g *Groups) mayAutomatically(conv ID) bool {
+	n := float64(g.cfg.Limits.Automatic)
+	ok, _ := g.rates.take(rateKey{conv: conv, account: g.self.Account, control: true}, 1, n/3600, n, g.now())
+	return ok
 }
 
 // maxHandedOn is to how many other admins an application is handed on, so that any of them decides.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -90,6 +91,9 @@ func fixed(to, from []byte) error {
 	return nil
 }
 
+// consentSlack allows for wrong clocks.
+const consentSlack = 24 * time.Hour
+
 func parseAdmit(a *roster.Act, e *feed.Entry, content []byte) error {
 	var m pb.GroupAdmit
 	if err := proto.Unmarshal(content, &m); err != nil {
@@ -101,6 +105,11 @@ func parseAdmit(a *roster.Act, e *feed.Entry, content []byte) error {
 	}
 	if c.Group != identity.GroupID(e.Conversation) {
 		return errors.New("consent to another group")
+	}
+	// A consent that was never used is good for its time only. The author's own word for when it was has to do: whoever lies
+	// about it lies for all to see.
+	if at := e.Time(); at.Before(c.Time.Add(-consentSlack)) || at.After(c.Expires.Add(consentSlack)) {
+		return errors.New("consent out of its time")
 	}
 	a.Kind, a.Account, a.Applied, a.Consent = roster.Admit, c.Account, c.Applied, sha256.Sum256(m.Consent)
 	if len(m.From) == 0 {

@@ -2,6 +2,7 @@ package groups
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.C
 	case !known && genesis && in.Peer.Account == g.self.Account:
 		// Another own device is in it.
 		return all, pb.Code_CODE_TAKEN, putRow(tx, groupKey(id.Conversation), groupRow{State: StateJoining, Began: g.now().UnixMilli()})
-	case !known, row.State == StateNone, row.State == StateInvited, row.State == StateRejected:
+	case !known, row.State == StateNone, row.State == StateInvited:
 		return 0, pb.Code_CODE_NOT_MEMBER, nil
 	}
 	gr, s, err := g.open(tx, id.Conversation, true)
@@ -60,12 +61,24 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 	if !gr.roster.LetIn(author) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
+	// What others built upon is taken whatever it is, for their acts wait for it, and everybody must have the same graph.
+	needed := gr.needs(entries)
 	take := s.limit(author, in.Run.Feed()).counting(entries)
-	if take < len(entries) && gr.roster.Waiting() == 0 {
-		return take, pb.Code_CODE_NOT_MEMBER
+	if beyond := entries[len(entries)-1].Seq - entries[0].Seq + 1 - uint64(take); beyond > 0 && !needed {
+		// It may lie in a later run of this feed. How far we follow it is bounded, since any member can name what is not there.
+		if gr.roster.Waiting() == 0 || gr.beyond(s, in.Run)+int(beyond) > maxBeyond {
+			return take, pb.Code_CODE_NOT_MEMBER
+		}
 	}
-	// Beyond a cut only what others built upon: their acts wait for it, and everybody must have the same graph.
-	if len(gr.places)+len(entries) > g.cfg.Limits.Acts {
+	// A member fills their own feed only, and cannot keep others from acting.
+	quota := g.cfg.Limits.MemberActs
+	if gr.roster.WasAdmin(author) {
+		quota = g.cfg.Limits.AdminActs
+	}
+	if entries[len(entries)-1].Seq > uint64(quota) && !needed {
+		return 0, pb.Code_CODE_FULL
+	}
+	if len(gr.places)+len(entries) > g.cfg.Limits.Acts && !gr.roster.WasAdmin(author) && !needed {
 		return 0, pb.Code_CODE_FULL
 	}
 	if gr.behind[in.Run.Feed().Device] >= g.cfg.Limits.Waiting || gr.roster.Waiting() >= roster.MaxWaiting-2*feed.MaxRunEntries {
@@ -76,6 +89,30 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 		}
 	}
 	return len(entries), pb.Code_CODE_TAKEN
+}
+
+// maxBeyond is how many acts of one feed beyond a cut are taken in search of one that others built upon.
+const maxBeyond = 512
+
+// needs tells whether acts wait for one of these. Called with mu held.
+func (gr *group) needs(entries []feed.Entry) bool {
+	if gr.roster.Waiting() == 0 {
+		return false
+	}
+	missing := map[roster.ID]bool{}
+	for _, id := range gr.roster.Missing() {
+		missing[id] = true
+	}
+	return slices.ContainsFunc(entries, func(e feed.Entry) bool { return missing[roster.ID(e.ID)] })
+}
+
+// beyond is how many acts of a run's feed are held beyond its cut. Called with mu held.
+func (gr *group) beyond(s *snapshot, run feed.Run) int {
+	first, n := run.First().Seq, 0
+	for seq := first - 1; seq > s.limit(run.Account(), run.Feed()).seq && seq > 0 && n <= maxBeyond; seq-- {
+		n++
+	}
+	return n
 }
 
 // admitChat judges a chat run: its author is in, or was when it was written, and each entry is written under an epoch that

@@ -89,6 +89,7 @@ type Groups struct {
 	wants chan struct{}    // ticks when the loop of keep has something to do
 	hints []invitationHint // guarded by mu; what Run tells Parts.Hint and Parts.Join
 	full  map[ID]struct{}  // guarded by mu; where something was refused as too much
+	waits map[ID]waiting   // guarded by mu; see keyless
 }
 
 // New checks the configuration. It starts nothing.
@@ -103,7 +104,7 @@ func New(c Config) (*Groups, error) {
 	g := &Groups{
 		cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()},
 		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}},
-		wants: make(chan struct{}, 1), full: map[ID]struct{}{},
+		wants: make(chan struct{}, 1), full: map[ID]struct{}{}, waits: map[ID]waiting{},
 	}
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
 	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
@@ -127,6 +128,7 @@ func (c Config) withDefaults() Config {
 	}
 	l, d := &c.Limits, DefaultLimits()
 	l.Acts, l.Burst, l.ActBurst, l.Waiting = cmp.Or(l.Acts, d.Acts), cmp.Or(l.Burst, d.Burst), cmp.Or(l.ActBurst, d.ActBurst), cmp.Or(l.Waiting, d.Waiting)
+	l.MemberActs, l.AdminActs, l.Automatic = cmp.Or(l.MemberActs, d.MemberActs), cmp.Or(l.AdminActs, d.AdminActs), cmp.Or(l.Automatic, d.Automatic)
 	l.Rate, l.ActRate = cmp.Or(l.Rate, d.Rate), cmp.Or(l.ActRate, d.ActRate)
 	l.Applications, l.Invitations, l.Links = cmp.Or(l.Applications, d.Applications), cmp.Or(l.Invitations, d.Invitations), cmp.Or(l.Links, d.Links)
 	l.Cached, l.EpochEntries = cmp.Or(l.Cached, d.Cached), cmp.Or(l.EpochEntries, d.EpochEntries)

@@ -1,9 +1,11 @@
 package groups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -317,8 +319,8 @@ func (g *Groups) invited(tx *storage.Tx, conv ID, from identity.AccountID, in in
 		return err
 	}
 	if !again {
-		if n, err := countRows(tx, key(keyInvite, []byte{incoming})); err != nil || n >= g.cfg.Limits.Invitations {
-			return errors.Join(err, fmt.Errorf("an invitation: %w", ErrFull))
+		if err := g.roomForInvitation(tx, from); err != nil {
+			return err
 		}
 	}
 	in.State, _ = advance(anInvitation, before.State, ask, inviter)
@@ -340,12 +342,48 @@ func (g *Groups) invited(tx *storage.Tx, conv ID, from identity.AccountID, in in
 	return g.tell(tx, News{Group: conv, Kind: NewsInvitation, Account: from, Subject: g.self.Account, Text: in.Name})
 }
 
-func countRows(tx *storage.Tx, prefix []byte) (n int, err error) {
-	err = tx.Scan(storage.ScanOptions{Prefix: prefix, KeysOnly: true}, func(_, _ []byte) (bool, error) {
-		n++
+// roomForInvitation makes room for one more that came in. What was answered long ago goes first.
+func (g *Groups) roomForInvitation(tx *storage.Tx, from identity.AccountID) error {
+	prefix := key(keyInvite, []byte{incoming})
+	n, same := 0, 0
+	err := eachRow(tx, prefix, func(rest []byte, row invitationRow) (bool, error) {
+		if row.State == Waiting && g.now().UnixMilli() < row.Expires {
+			n++
+			if len(rest) == 64 && identity.AccountID(rest[32:]) == from {
+				same++
+			}
+		}
 		return true, nil
 	})
-	return n, err
+	if err != nil {
+		return err
+	}
+	if limit := g.cfg.Limits.Invitations; n >= limit || same >= max(1, limit/16) {
+		return fmt.Errorf("an invitation: %w", ErrFull)
+	}
+	return trim(tx, prefix, 4*g.cfg.Limits.Invitations, func(row invitationRow) (bool, int64) { return row.State != Waiting, row.Time })
+}
+
+// trim deletes the oldest of those rows that are over until fewer than a number are left.
+func trim[T any](tx *storage.Tx, prefix []byte, most int, over func(T) (bool, int64)) error {
+	type old struct {
+		k  []byte
+		at int64
+	}
+	var ended []old
+	n := 0
+	err := eachRow(tx, prefix, func(rest []byte, row T) (bool, error) {
+		n++
+		if is, at := over(row); is {
+			ended = append(ended, old{key(string(prefix), rest), at})
+		}
+		return true, nil
+	})
+	slices.SortFunc(ended, func(a, b old) int { return cmp.Compare(a.at, b.at) })
+	for i := 0; err == nil && i < len(ended) && n-i >= most; i++ {
+		err = tx.Delete(ended[i].k)
+	}
+	return err
 }
 
 func (g *Groups) uninvited(tx *storage.Tx, conv ID, from identity.AccountID) error {

@@ -230,6 +230,35 @@ func (g *Groups) rotate(ctx context.Context) error {
 	return err
 }
 
+// keylessPause is how long an admin waits for the key of the present epoch, times their rank, before making another one:
+// whoever made it may never hand it over.
+const keylessPause = 15 * time.Minute
+
+// waiting is an epoch whose key is not held, and since when it is the present one.
+type waiting struct {
+	epoch roster.ID
+	since time.Time
+}
+
+// keyless tells whether the key of the present epoch has been missing for long.
+func (g *Groups) keyless(tx *storage.Tx, conv ID, e roster.ID, after time.Duration) (bool, error) {
+	held, err := tx.Has(key(keyKey, conv[:], e[:]))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil || held {
+		delete(g.waits, conv)
+		return false, err
+	}
+	w, ok := g.waits[conv]
+	if !ok || w.epoch != e {
+		if len(g.waits) < maxFull {
+			g.waits[conv] = waiting{e, g.now()}
+		}
+		return false, nil
+	}
+	return g.now().Sub(w.since) >= after, nil
+}
+
 // worn tells whether a group's epoch is to be replaced by us now.
 func (g *Groups) worn(tx *storage.Tx, conv ID) (bool, error) {
 	gr, s, err := g.open(tx, conv, false)
@@ -245,6 +274,9 @@ func (g *Groups) worn(tx *storage.Tx, conv ID) (bool, error) {
 	}
 	rank := slices.IndexFunc(s.view.People, func(p roster.Person) bool { return p.Account == g.self.Account })
 	at, _ := gr.place(e.ID)
+	if keyless, err := g.keyless(tx, conv, e.ID, time.Duration(1+min(rank, 16))*keylessPause); err != nil || keyless {
+		return keyless, err
+	}
 	age := g.now().Sub(atMS(at.timeMS))
 	n, err := readNumber(tx, key(keyEpoch, conv[:], e.ID[:]))
 	if err != nil {

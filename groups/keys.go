@@ -211,7 +211,7 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 
 func (g *Groups) takeKeys(tx *storage.Tx, conv ID, keys []*pb.GroupKey) error {
 	row, ok, err := getRow[groupRow](tx, groupKey(conv))
-	if err != nil || !ok || row.State == StateNone || row.State == StateInvited || row.State == StateRejected {
+	if err != nil || !ok || row.State == StateNone || row.State == StateInvited {
 		return err
 	}
 	gr, _, err := g.open(tx, conv, true)

@@ -478,3 +478,33 @@ func begin(t *testing.T) *world {
 }
 
 type txn = storage.Tx
+
+// dump writes down what somebody's roster amounts to, for a test that failed.
+func (p *peer) dump(conv ID) string {
+	names := map[identity.AccountID]string{}
+	for _, q := range p.w.nodes {
+		names[q.self.Account] = q.name
+	}
+	out := p.name + ":\n"
+	p.view(func(tx *storage.Tx) error {
+		gr, s, err := p.g.open(tx, conv, false)
+		if err != nil {
+			return err
+		}
+		for _, m := range s.view.People {
+			out += fmt.Sprintf("  %s %d", names[m.Account], m.Role)
+		}
+		out += fmt.Sprintf("\n  waiting %d\n", gr.roster.Waiting())
+		for i := range gr.roster.Len() {
+			a := gr.roster.At(i)
+			out += fmt.Sprintf("  %s %s/%s.%d kind %d %s %d %s after", a.ID.String()[:6], names[a.Author], a.Device.Short(), gr.places[a.ID].seq, a.Kind,
+				names[a.Account], a.Role, s.view.Void[a.ID])
+			for _, q := range a.Parents {
+				out += " " + q.String()[:6]
+			}
+			out += "\n"
+		}
+		return nil
+	})
+	return out
+}

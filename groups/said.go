@@ -110,7 +110,7 @@ func (g *Groups) listensToApplication(tx *storage.Tx, from identity.AccountID, m
 		return pb.Code_CODE_DENIED, nil
 	}
 	n, err := g.countApplications(tx, conv)
-	if err == nil && n >= g.cfg.Limits.Applications {
+	if err == nil && n >= g.cfg.Limits.Applications && !live || n >= 2*g.cfg.Limits.Applications {
 		return pb.Code_CODE_FULL, nil
 	}
 	return pb.Code_CODE_TAKEN, err

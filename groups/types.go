@@ -208,14 +208,17 @@ type News struct {
 
 // Limits bounds what members and strangers may cost. A zero field takes the value of DefaultLimits.
 type Limits struct {
-	Acts         int           // control entries of one group that are kept
+	Acts         int           // control entries of one group, beyond which those of members only count if admins build upon them
+	MemberActs   int           // control entries of one feed of a member
+	AdminActs    int           // likewise, of somebody who was ever an admin
 	Rate         float64       // chat entries a second of one author, beyond Burst
 	Burst        int           // chat entries of one author at once
 	ActRate      float64       // control entries a second of one member, beyond ActBurst; admins ten times as many
 	ActBurst     int           // control entries of one member at once; admins ten times as many
 	Waiting      int           // acts of one feed that wait for ancestors
 	Applications int           // waiting, of one group; four times as many in all
-	Invitations  int           // waiting ones that came in
+	Invitations  int           // waiting ones that came in, a sixteenth of them from one account
+	Automatic    int           // admissions an hour into open groups that nobody decides
 	Links        int           // live ones, of one group
 	Cached       int           // acts of all rosters that are kept in memory together
 	EpochAge     time.Duration // after which an admin makes a new epoch
@@ -226,8 +229,8 @@ type Limits struct {
 // DefaultLimits returns the limits of a normal node.
 func DefaultLimits() Limits {
 	return Limits{
-		Acts: 32 << 10, Rate: 100, Burst: 50_000, ActRate: 1.0 / 30, ActBurst: 512, Waiting: 512, Applications: 256,
-		Invitations: 256, Links: 64, Cached: 60_000, EpochAge: 7 * 24 * time.Hour, EpochEntries: 10_000,
+		Acts: 24 << 10, MemberActs: 2 << 10, AdminActs: 16 << 10, Rate: 100, Burst: 50_000, ActRate: 1.0 / 30, ActBurst: 512, Waiting: 512, Applications: 256,
+		Invitations: 256, Automatic: 30, Links: 64, Cached: 60_000, EpochAge: 7 * 24 * time.Hour, EpochEntries: 10_000,
 		Invitation: identity.ConsentLifetime,
 	}
 }

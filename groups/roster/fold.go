@@ -241,8 +241,27 @@ func (f *fold) admissions(within set) set {
 func (f *fold) fits(e int, now, gone, within set) bool {
 	outside := func(i int) bool { return within != nil && !within.has(i) }
 	anc := f.r.nodes[e].anc
-	return !outside(e) && f.r.epochs[e].inside(now) && gone.inside(anc) &&
+	return !outside(e) && f.r.epochs[e].inside(now) && !f.leaks(e, gone) &&
 		!slices.ContainsFunc(f.revokes, func(v int) bool { return !outside(v) && !anc.has(v) })
+}
+
+// maxDoubts is how many void admissions are looked at one by one for an epoch. With more it is given up.
+const maxDoubts = 64
+
+// leaks tells whether somebody who is not in may have been handed the key of an epoch: they were let in by an act that whoever
+// held the epoch could take for valid.
+func (f *fold) leaks(e int, gone set) (leaks bool) {
+	doubts := 0
+	gone.without(f.r.nodes[e].anc, func(i int) bool {
+		if f.void[i] == "" {
+			leaks = true
+			return false
+		}
+		doubts++
+		leaks = doubts > maxDoubts || f.r.foundIn(e, i)
+		return !leaks
+	})
+	return leaks
 }
 
 // anyUsable tells whether there is an epoch to write under.

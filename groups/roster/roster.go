@@ -43,8 +43,10 @@ type Roster struct {
 	waiting map[ID]Act  // by their own ID
 	missing map[ID][]ID // ancestor that is missing: who waits for it
 	folds   map[string]*fold
-	people  map[identity.AccountID]int // every account ever named, for the sets of epochs
-	epochs  map[int]set                // who was in when an epoch began, by the place of its act
+	people  map[identity.AccountID]int  // every account ever named, for the sets of epochs
+	doubts  map[[2]int]bool             // see foundIn
+	admins  map[identity.AccountID]bool // who was ever made more than a member, by an act that was allowed
+	epochs  map[int]set                 // who was in when an epoch began, by the place of its act
 }
 
 // maxFolds bounds the remembered folds of earlier moments. They only save time.
@@ -54,7 +56,7 @@ const maxFolds = 64
 func New(group ID) *Roster {
 	r := &Roster{
 		group: group, at: map[ID]int{}, waiting: map[ID]Act{}, missing: map[ID][]ID{}, folds: map[string]*fold{},
-		people: map[identity.AccountID]int{}, epochs: map[int]set{},
+		people: map[identity.AccountID]int{}, admins: map[identity.AccountID]bool{}, doubts: map[[2]int]bool{}, epochs: map[int]set{},
 	}
 	r.present = newFold(r)
 	return r
@@ -222,6 +224,9 @@ func (r *Roster) Entitled(epoch ID, account identity.AccountID) bool {
 	})
 }
 
+// WasAdmin tells whether an account was ever made an admin or the owner by an act that was allowed.
+func (r *Roster) WasAdmin(account identity.AccountID) bool { return r.admins[account] }
+
 // LetIn tells whether an account was ever let in by an act that was allowed, whether or not it counts now.
 func (r *Roster) LetIn(account identity.AccountID) bool {
 	h := r.present.history[account]
@@ -254,13 +259,14 @@ func (r *Roster) insert(a Act) {
 	}
 	// The ancestors are all there is exactly if they are as many. Beside others an act is judged by the present fold seen
 	// through its ancestors, as long as none of these is void: then none was void at any moment before either, for what
-	// overruled it would have to be void now.
+	// overruled it would have to be void now. Or else as long as the ancestors hold everything that takes something away:
+	// then the same was decided when there was nothing but them.
 	last := n.anc.len() == len(r.nodes)
 	before, within := r.present, n.anc
 	switch {
 	case last:
 		within = nil
-	case r.present.voids.meets(n.anc):
+	case r.present.voids.meets(n.anc) && !r.takers.inside(n.anc):
 		before, within = r.foldBefore(n), nil
 	}
 	n.need, n.void = before.judge(&n.Act, within)
@@ -273,6 +279,12 @@ func (r *Roster) insert(a Act) {
 	if n.void == "" {
 		if n.takes() {
 			r.takers = r.takers.add(i)
+		}
+		switch {
+		case n.Kind == Create:
+			r.admins[n.Author] = true
+		case n.Kind == Transfer, n.Kind == SetRole && n.Role == Admin:
+			r.admins[n.Account] = true
 		}
 		if n.Kind == NewEpoch {
 			r.epochs[i] = before.everybody(within)
@@ -289,6 +301,22 @@ func (r *Roster) insert(a Act) {
 	default:
 		r.present.apply(i)
 	}
+}
+
+// foundIn tells whether the one whom an admission lets in is in for somebody who knows of nothing but an epoch and it. That
+// never changes.
+func (r *Roster) foundIn(e, i int) bool {
+	k := [2]int{e, i}
+	in, ok := r.doubts[k]
+	if !ok {
+		f := r.build(r.nodes[e].anc.clone().join(r.nodes[i].anc).add(i))
+		in = f.role(r.nodes[i].Account, nil) != None
+		if len(r.doubts) >= maxDoubts*maxFolds {
+			clear(r.doubts) // it only saves time
+		}
+		r.doubts[k] = in
+	}
+	return in
 }
 
 // harmless tells whether an allowed act that came beside others changes nothing of what they mean, and they overrule

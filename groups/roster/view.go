@@ -196,7 +196,8 @@ func (v *View) Current() (Epoch, bool) {
 	return Epoch{}, false
 }
 
-// Digest is equal exactly for equal rosters; for tests, and for two members who compare.
+// Digest is equal exactly for equal rosters; for tests, and for two members who compare. What is void is not part of it: an
+// act beyond a cut that nobody built upon is held by those who had it before they heard of the cut, and by nobody else.
 func (v *View) Digest() [32]byte {
 	h := sha256.New()
 	put := func(b []byte) {
@@ -224,9 +225,6 @@ func (v *View) Digest() [32]byte {
 	}
 	for _, d := range v.Revoked {
 		put(d[:])
-	}
-	for _, id := range slices.SortedFunc(maps.Keys(v.Void), compareIDs) {
-		put(append(id[:], v.Void[id]...))
 	}
 	return [32]byte(h.Sum(nil))
 }
