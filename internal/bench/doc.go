@@ -8,6 +8,12 @@
 //	go run ./internal/bench command    `hima send` as a whole command
 //	go run ./internal/bench lookup     finding names and records among 100 and 300 nodes in virtual time; -n 1000 by hand
 //	go run ./internal/bench mailbox    a node that keeps mail: deposits, fetches, disk and memory with 100,000 items
+//	go run ./internal/bench group      a message until all of fifty members hold it durably, and its bytes; Linux, as root
+//	go run ./internal/bench grouprate  messages a second into a group of ten
+//	go run ./internal/bench groupback  a member back after 20,000 messages
+//	go run ./internal/bench groupfar   200 members 50 ms apart, a tenth of them restarting; a member of 100 quiet groups; virtual time
+//	go run ./internal/bench groupsize  what a member costs in groups of up to 1,000; virtual time; -n for one size
+//	go run ./internal/bench roster     folding a roster of 1,000 members and 5,000 changes
 //	go run ./internal/bench traffic    bytes a second of two idle connected nodes; Linux, as root
 //	go run ./internal/bench joined     bytes an hour of an idle node that joined a network behind NAT; Linux, as root
 //

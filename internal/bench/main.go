@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if set.NArg() != 1 {
-		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, mailbox, traffic, joined")
+		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, mailbox, group, grouprate, groupback, groupfar, groupsize, roster, traffic, joined")
 	}
 	what := set.Arg(0)
 	if o.profile != "" {
@@ -97,6 +97,19 @@ func run(ctx context.Context, args []string) error {
 		return mailboxes(ctx, r, dir, def(100_000), o.watch)
 	case "group":
 		return groupLatency(ctx, r, dir, o.members, def(500))
+	case "grouprate":
+		return groupRate(ctx, r, dir, def(20_000))
+	case "groupback":
+		return groupBack(ctx, r, dir, def(20_000))
+	case "groupfar":
+		return groupFar(ctx, r)
+	case "groupsize":
+		if o.n > 0 {
+			return groupSizes(ctx, r, []int{o.n})
+		}
+		return groupSizes(ctx, r, []int{50, 200, 500, 1000})
+	case "roster":
+		return rosterFold(ctx, r)
 	case "traffic":
 		return traffic(ctx, r, dir, o.watch)
 	case "joined":
