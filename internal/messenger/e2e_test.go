@@ -9,9 +9,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
+	"hima/internal/text"
 	"hima/node"
 	"hima/node/nodetest"
 	"hima/storage"
@@ -66,7 +68,18 @@ type side struct {
 	db   *storage.DB
 	rep  *replica.Replica
 	m    *Messenger
+	g    *groups.Groups
 	stop func()
+}
+
+// groupFeeds is the replica as package groups has it: own acts stand in the messenger's history.
+type groupFeeds struct {
+	*replica.Replica
+	m *Messenger
+}
+
+func (f groupFeeds) Append(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entry, error) {
+	return f.m.AppendGroup(tx, drafts...)
 }
 
 func newSide(t testing.TB, name string, b *book, dir string) *side {
@@ -91,16 +104,21 @@ func (s *side) start() {
 	require.NoError(s.t, err)
 	m, err := New(Config{DB: db, Account: s.p.account, Device: s.p.device, Username: s.p.name})
 	require.NoError(s.t, err)
-	rep, err := replica.New(replica.Config{
-		DB: db, Node: s.node, Account: s.p.account, Key: s.p.key, Certificate: s.p.cert,
-		Records: s.book, Members: m, Gate: m, Hooks: m,
+	g, err := groups.New(groups.Config{
+		DB: db, Account: s.p.account, Key: s.p.key, Certificate: s.p.cert, Records: s.book.Record, News: m.GroupNews, Fold: text.FoldName,
 	})
 	require.NoError(s.t, err)
-	m.Bind(Parts{Feeds: rep, People: s.book})
-	s.db, s.rep, s.m = db, rep, m
+	rep, err := replica.New(replica.Config{
+		DB: db, Node: s.node, Account: s.p.account, Key: s.p.key, Certificate: s.p.cert,
+		Records: s.book, Members: m, Gate: m, Hooks: m, Keys: g, OnStored: g.OnStored,
+	})
+	require.NoError(s.t, err)
+	m.Bind(Parts{Feeds: rep, People: s.book, Groups: g})
+	g.Bind(groups.Parts{Feeds: groupFeeds{rep, m}, Say: m.Say, Devices: s.book.Devices})
+	s.db, s.rep, s.m, s.g = db, rep, m, g
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg gosync.WaitGroup
-	for _, run := range []func(context.Context) error{rep.Run, m.Run} {
+	for _, run := range []func(context.Context) error{rep.Run, m.Run, g.Run} {
 		wg.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				s.t.Error(err)

@@ -485,4 +485,8 @@ func (m *Messenger) ownName() string {
 	return m.settings.username()
 }
 
+// OwnName is what this account calls itself: its nickname, or else its username. It is how somebody is shown in a group
+// whose members are no contacts.
+func (m *Messenger) OwnName() string { return m.ownName() }
+
 func accountPointer(a identity.AccountID) *identity.AccountID { return &a }

@@ -93,7 +93,7 @@ func (m *Messenger) foldSaid(tx *storage.Tx, e *feed.Entry, content []byte) erro
 // hears tells whether a stranger may say something about a group. Whoever asks to be let into a group that this account
 // decides for, or answers what it said, is heard under any policy; an invitation is a request by another name.
 func (m *Messenger) hears(tx *storage.Tx, v *verdict, e *feed.Entry) (pb.Code, error) {
-	if e.Kind == feed.KindGroupInvitation && !v.comember {
+	if e.Kind == feed.KindGroupInvitation {
 		if v.policy == strangersDeny && !v.invited {
 			return pb.Code_CODE_DENIED, nil
 		}
