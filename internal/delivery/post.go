@@ -179,9 +179,9 @@ func (m *Mail) start(ctx context.Context, wg *sync.WaitGroup, now time.Time) (ne
 		m.posting++
 		m.lazyPosts += t.lazy
 		t.p.busy, t.p.lazy = true, t.lazy == 1
-		newcomer := t.p.newcomer()
+		peer, newcomer := t.p.peer, t.p.newcomer()
 		wg.Go(func() {
-			err := m.post(ctx, t.p.peer, newcomer, wg)
+			err := m.post(ctx, peer, newcomer, wg)
 			m.posted(t.p, err)
 		})
 	}

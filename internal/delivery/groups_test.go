@@ -1,0 +1,102 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/internal/wire/pb"
+)
+
+// Inboxes for those who share only a group are few, and those with whom none is shared any more make room.
+func TestComembersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 3)
+		box := c.office(0, nil)
+		sharing := true
+		r := c.resident("r", 1)
+		friend := accountOf("friend").ID()
+		r.friends[friend] = true
+		r.change = func(m *MailConfig) {
+			m.Comember = func(a identity.AccountID) bool { return sharing && a != r.id() }
+			m.Limits.Comembers = 3
+		}
+		r.up(box)
+		taken := 0
+		for i := range 10 {
+			a := accountOf(string(rune('a' + i))).ID()
+			if r.mail.takesMailOf(a) {
+				taken++
+				must(t, r.mail.wantInboxes(context.Background(), a))
+			}
+		}
+		if taken != 3 || !r.mail.takesMailOf(friend) {
+			t.Fatalf("%d accounts got an inbox for the sake of a group, a friend: %v", taken, r.mail.takesMailOf(friend))
+		}
+		c.until("they are open", time.Minute, func() bool { return box.server.Stats().Inboxes == 3+1 })
+		r.down()
+		r.up(box) // what there is counts after a restart too
+		if r.mail.takesMailOf(accountOf("somebody").ID()) {
+			t.Error("a restart made room")
+		}
+		sharing = false
+		must(t, r.mail.shed(context.Background()))
+		c.until("they are closed", time.Minute, func() bool { return box.server.Stats().Inboxes == 1 })
+		sharing = true
+		if !r.mail.takesMailOf(accountOf("somebody").ID()) {
+			t.Error("those who went made no room")
+		}
+	})
+}
+
+// Nobody is promised more than there is.
+func TestGrantBeyondWhatIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 2)
+		r := c.resident("r", 1)
+		r.change = func(m *MailConfig) { m.Keeps = func() uint64 { return 1 << 30 } }
+		r.up()
+		a := accountOf("a").ID()
+		_, err := r.mail.SetGrant(context.Background(), a, 1<<40)
+		tooMuch, ok := errors.AsType[*QuotaError](err)
+		if !ok || tooMuch.Most != 1<<30 || tooMuch.Quota != 1<<40 {
+			t.Fatalf("a terabyte: %v", err)
+		}
+		if list, err := r.mail.Grants(); err != nil || len(list) != 0 {
+			t.Errorf("noted all the same: %v, %v", list, err)
+		}
+		if _, err := r.mail.SetGrant(context.Background(), a, 1<<30); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The keys in a mail are of its groups, and never so many that it would not fit.
+func TestKeysOfAMail(t *testing.T) {
+	conv, other := feed.ConversationID{1}, feed.ConversationID{2}
+	keys := func(conv feed.ConversationID, n int) *pb.GroupKeys {
+		g := &pb.GroupKeys{Group: conv[:]}
+		for range n {
+			g.Keys = append(g.Keys, &pb.GroupKey{Epoch: make([]byte, 32), Key: make([]byte, 32)})
+		}
+		return g
+	}
+	ex := replica.Export{
+		Spans: []replica.Span{{Feed: feed.FeedID{Conversation: conv, Number: feed.Control}, From: 1, Last: 2, Lazy: true}},
+		Keys:  []*pb.GroupKeys{keys(other, 3), keys(conv, 40), keys(conv, 40), keys(conv, 40), keys(conv, 40)},
+	}
+	got := keysOf(ex)
+	if len(got) != 3 {
+		t.Fatalf("%d groups", len(got))
+	}
+	for _, g := range got {
+		if len(g.Keys) != identity.MaxGroupKeys || feed.ConversationID(g.Group) != conv {
+			t.Errorf("%d keys of %x", len(g.Keys), g.Group[:1])
+		}
+	}
+}
