@@ -39,11 +39,13 @@ const (
 	// days to get the next. cardSize is how long a card may claim a size that is not true any more.
 	cardRenew = identity.GroupCardLifetime / 2
 	cardSize  = 12 * time.Hour
-	// cardFetch is how old a card of somebody else may get before a newer one is asked for, cardAgain how long after a try
-	// the next comes, cardAsks how many devices are asked each time.
-	cardFetch = 24 * time.Hour
-	cardAgain = time.Hour
-	cardAsks  = 6
+	// cardFetch is how old a card of somebody else may get before a newer one is asked for. One that does not say what the
+	// roster says is outdated at once. After a try in vain the next comes after cardSoonAgain, doubled up to cardAgain.
+	cardFetch     = 24 * time.Hour
+	cardSoonAgain = time.Minute
+	cardAgain     = time.Hour
+	// cardAsks is how many devices are asked each time.
+	cardAsks = 6
 	// cardAskTimeout bounds one question, dialling included.
 	cardAskTimeout = 10 * time.Second
 )
@@ -55,9 +57,16 @@ const keyCard = "g/b/" // group 32: signed card
 type noticeboard struct {
 	wake chan struct{}              // ticks when some group changed
 	told map[ID]told                // of the directory
-	next map[ID]time.Time           // when a newer card of somebody else may be asked for again
+	try  map[ID]try                 // of newer cards of somebody else
 	ask  func(int, func(i, j int))  // shuffles; tests want an order
 	wait func(context.Context) bool // pause between a change and looking; tests do not wait
+}
+
+// try is how asking for a newer card went.
+type try struct {
+	next  time.Time // when it may be asked for again
+	pause time.Duration
+	says  string // what the roster said then: what it says anew is asked for at once
 }
 
 type told struct {
@@ -67,7 +76,7 @@ type told struct {
 
 func newNoticeboard() *noticeboard {
 	return &noticeboard{
-		wake: make(chan struct{}, 1), told: map[ID]told{}, next: map[ID]time.Time{}, ask: rand.Shuffle,
+		wake: make(chan struct{}, 1), told: map[ID]told{}, try: map[ID]try{}, ask: rand.Shuffle,
 		wait: func(ctx context.Context) bool { return pause(ctx, cardSoon) },
 	}
 }
@@ -98,7 +107,11 @@ func (g *Groups) runCards(ctx context.Context) error {
 	}
 	for {
 		g.postAll(ctx)
-		t := time.NewTimer(cardPause*3/4 + rand.N(cardPause/2))
+		wait := cardPause*3/4 + rand.N(cardPause/2)
+		for _, y := range g.board.try {
+			wait = min(wait, max(y.next.Sub(g.now()), cardSoon))
+		}
+		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -122,6 +135,7 @@ type notice struct {
 	card  identity.GroupCard // the newest that is held and still right; zero: none
 	fresh identity.GroupCard // what the owner's device would sign now, not signed; of others zero
 	name  string
+	says  string               // join policy, description and admins, as a card repeats them
 	from  []identity.AccountID // who may hold a newer card, the owner first
 }
 
@@ -183,7 +197,7 @@ func (g *Groups) postAll(ctx context.Context) {
 func (g *Groups) hush(conv ID) {
 	g.parts.Directory.UnpublishGroup(identity.GroupID(conv))
 	delete(g.board.told, conv)
-	delete(g.board.next, conv)
+	delete(g.board.try, conv)
 }
 
 func (g *Groups) keepCards(ctx context.Context, f func(tx *storage.Tx) error) {
@@ -210,6 +224,13 @@ func (g *Groups) notice(tx *storage.Tx, conv ID) (notice, bool, error) {
 		return notice{}, false, nil // nobody can sign for it
 	}
 	n := notice{group: conv, role: v.Role(g.self.Account), owner: v.People[0].Account, name: v.Settings[roster.SettingName]}
+	var admins []identity.AccountID
+	for _, p := range v.People[:min(len(v.People), identity.MaxGroupContacts)] {
+		if p.Role >= roster.Admin {
+			admins = append(admins, p.Account)
+		}
+	}
+	n.says = cardSays(v.Settings[roster.SettingJoin], v.Settings[roster.SettingDescription], admins)
 	for _, p := range v.People {
 		if p.Account != g.self.Account {
 			n.from = append(n.from, p.Account)
@@ -222,6 +243,24 @@ func (g *Groups) notice(tx *storage.Tx, conv ID) (notice, bool, error) {
 		n.fresh, err = g.freshCard(tx, gr, s, conv)
 	}
 	return n, err == nil, err
+}
+
+// cardSays is what a card repeats of the roster, to be compared.
+func cardSays(join, description string, admins []identity.AccountID) string {
+	out := join + "\x00" + cutText(description, identity.MaxCardDescription)
+	for _, a := range admins {
+		out += "\x00" + string(a[:])
+	}
+	return out
+}
+
+// outdated tells whether a card does not say what the group says.
+func (n *notice) outdated(c identity.GroupCard) bool {
+	var admins []identity.AccountID
+	for _, a := range c.Admins {
+		admins = append(admins, a.Account)
+	}
+	return cardSays(c.Join, c.Description, admins) != n.says
 }
 
 // heldCard returns the card that is kept of a group, if it is still right.
@@ -368,10 +407,12 @@ func (g *Groups) post(ctx context.Context, n notice) {
 		if g.stale(n) {
 			card = g.signCard(ctx, n)
 		}
-	case card.IsZero() || g.now().Sub(card.Time) >= cardFetch:
+	case card.IsZero() || g.now().Sub(card.Time) >= cardFetch || n.outdated(card):
 		if newer := g.fetchCard(ctx, n); !newer.IsZero() {
 			card = newer
 		}
+	default:
+		delete(g.board.try, n.group)
 	}
 	if card.IsZero() {
 		if _, ok := g.board.told[n.group]; ok {
@@ -400,7 +441,7 @@ func (g *Groups) stale(n notice) bool {
 	if c.IsZero() || age >= cardRenew || age < 0 || c.Certificate.Device != g.self.Device {
 		return true
 	}
-	same := c.Description == f.Description && c.Join == f.Join && slices.EqualFunc(c.Admins, f.Admins, func(a, b Contact) bool {
+	same := !n.outdated(c) && slices.EqualFunc(c.Admins, f.Admins, func(a, b Contact) bool {
 		return a.Account == b.Account && slices.EqualFunc(a.Devices, b.Devices, func(x, y identity.InviteDevice) bool { return x.Device == y.Device })
 	})
 	return !same || c.Size != f.Size && age >= cardSize
@@ -410,6 +451,9 @@ func (g *Groups) stale(n notice) bool {
 func (g *Groups) signCard(ctx context.Context, n notice) identity.GroupCard {
 	c := n.fresh
 	c.Time = g.now()
+	if !c.Time.After(n.card.Time) && n.card.Time.Sub(c.Time) < identity.ClockSlack {
+		c.Time = n.card.Time.Add(time.Millisecond) // the newer of two is known by its time
+	}
 	c.Expires = c.Time.Add(identity.GroupCardLifetime)
 	c, err := identity.NewGroupCard(g.cfg.Key, c)
 	if err != nil {
@@ -423,12 +467,17 @@ func (g *Groups) signCard(ctx context.Context, n notice) identity.GroupCard {
 // fetchCard asks those who may have it for the owner's newest card: who is connected, and if nobody is and it becomes
 // urgent, the owner and others. Whatever comes is checked against the group.
 func (g *Groups) fetchCard(ctx context.Context, n notice) identity.GroupCard {
-	now := g.now()
-	if now.Before(g.board.next[n.group]) || g.parts.Devices == nil {
+	now, y := g.now(), g.board.try[n.group]
+	if now.Before(y.next) && y.says == n.says || g.parts.Devices == nil {
 		return identity.GroupCard{}
 	}
-	g.board.next[n.group] = now.Add(cardAgain/2 + rand.N(cardAgain))
-	urgent := n.card.IsZero() || n.card.Expires.Sub(now) < cardRenew
+	if y.says != n.says {
+		y.pause = 0
+	}
+	y.says, y.pause = n.says, min(max(2*y.pause, cardSoonAgain), cardAgain)
+	y.next = now.Add(y.pause/2 + rand.N(y.pause))
+	g.board.try[n.group] = y
+	urgent := n.card.IsZero() || n.card.Expires.Sub(now) < cardRenew || n.outdated(n.card)
 	best := identity.GroupCard{}
 	for _, dev := range g.cardHolders(n, urgent) {
 		ask, cancel := context.WithTimeout(ctx, cardAskTimeout)
@@ -446,7 +495,8 @@ func (g *Groups) fetchCard(ctx context.Context, n notice) identity.GroupCard {
 				best = g.admitCard(ctx, n, c, best)
 			}
 		}
-		if !best.IsZero() && now.Sub(best.Time) < cardFetch {
+		if !best.IsZero() && now.Sub(best.Time) < cardFetch && !n.outdated(best) {
+			delete(g.board.try, n.group)
 			break
 		}
 	}

@@ -302,9 +302,22 @@ func TestCardIsRenewed(t *testing.T) {
 	alice.sets(conv, roster.SettingJoin, "open")
 	require.Equal(t, "open", card().Join)
 	w.meet()
+	w.posts(bob)
 	require.NoError(t, alice.g.Promote(context.Background(), conv, bob.self.Account))
+	w.meet()
+	w.posts(bob) // before the owner's device has signed a new one
+	c, _ := bob.tells(conv)
+	require.Len(t, c.Admins, 1)
 	require.Len(t, card().Admins, 2)
 	before := card()
+	w.now = w.now.Add(2 * cardSoonAgain)
+	w.posts(bob)
+	c, _ = bob.tells(conv)
+	require.Equal(t, before, c, "a card that is outdated by the roster is replaced soon")
+	asked := alice.g.parts.Directory.(*stall).s.asked
+	w.now = w.now.Add(time.Hour)
+	w.posts(bob)
+	require.Equal(t, asked, alice.g.parts.Directory.(*stall).s.asked, "one that is right is left for a day")
 	w.now = w.now.Add(cardRenew)
 	require.True(t, card().Supersedes(before))
 
