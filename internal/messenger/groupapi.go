@@ -234,7 +234,7 @@ func (m *Messenger) ActOnGroup(ctx context.Context, group string, act GroupAct, 
 	}
 	if do != nil {
 		var account identity.AccountID
-		if account, err = m.memberNamed(id, who); err == nil {
+		if account, err = m.memberNamed(ctx, id, who); err == nil {
 			err = do(ctx, id, account)
 		}
 	}
@@ -245,22 +245,22 @@ func (m *Messenger) ActOnGroup(ctx context.Context, group string, act GroupAct, 
 }
 
 // memberNamed resolves what was typed for somebody among the members of a group.
-func (m *Messenger) memberNamed(id groups.ID, who string) (a identity.AccountID, err error) {
+func (m *Messenger) memberNamed(ctx context.Context, id groups.ID, who string) (a identity.AccountID, err error) {
+	nicks := make(map[identity.AccountID]string)
+	var accounts []identity.AccountID
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		list, err := m.env.groups.Members(tx, id)
-		if err != nil {
-			return groupRefusal(err)
-		}
-		nicks := make(map[identity.AccountID]string, len(list))
-		accounts := make([]identity.AccountID, 0, len(list))
 		for i := range list {
 			accounts = append(accounts, list[i].Account)
 			nicks[list[i].Account] = text.Nickname(list[i].Nickname)
 		}
-		a, err = m.who.among(tx, who, accounts, func(a identity.AccountID) string { return nicks[a] })
-		return err
+		return groupRefusal(err)
 	})
-	return a, err
+	if err != nil {
+		return a, err
+	}
+	return m.who.among(ctx, who, accounts, func(a identity.AccountID) string { return nicks[a] },
+		refuse(ErrNotFound, "nobody of this name is in the group", "`hima group members` shows who is"))
 }
 
 // SetGroup changes a setting of a group, or the own nickname there.

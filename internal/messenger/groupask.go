@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"hima/groups"
 	"hima/identity"
@@ -55,6 +56,19 @@ func (f *foundCards) byID(prefix string) (out []FoundCard) {
 	defer f.mu.Unlock()
 	for id, c := range f.cards {
 		if strings.HasPrefix(id.String(), prefix) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// byName finds cards of a name that have not run out.
+func (f *foundCards) byName(name string, now time.Time) (out []FoundCard) {
+	folded := text.FoldName(name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.cards {
+		if folded != "" && text.FoldName(c.Card.Name) == folded && c.Card.Expires.After(now) {
 			out = append(out, c)
 		}
 	}
@@ -192,6 +206,9 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 		if found, unreachable, err = m.findCards(ctx, name); err != nil {
 			return groups.Target{}, err
 		}
+		if len(found) == 0 { // not every look-up finds everybody: what was shown a moment ago still counts
+			found = m.found.byName(name, m.env.now())
+		}
 		if len(found) == 0 {
 			// One that is known already may be asked again, through those it is known from.
 			info, err := m.who.group(name, anyGroup)
@@ -290,24 +307,21 @@ func (m *Messenger) DecideApplication(ctx context.Context, group, who string, ap
 	if err != nil {
 		return GroupApplication{}, err
 	}
-	var account identity.AccountID
+	var accounts []identity.AccountID
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		list, err := m.env.groups.Applications(tx, id)
-		if err != nil {
-			return groupRefusal(err)
-		}
-		var accounts []identity.AccountID
 		for i := range list {
 			if !list[i].Own && !slices.Contains(accounts, list[i].Account) {
 				accounts = append(accounts, list[i].Account)
 			}
 		}
-		account, err = m.who.among(tx, who, accounts, func(identity.AccountID) string { return "" })
-		if errors.Is(err, ErrNotFound) {
-			err = refuse(ErrNotFound, "nobody of this name applied", "`hima group applications` lists them")
-		}
-		return err
+		return groupRefusal(err)
 	})
+	if err != nil {
+		return GroupApplication{}, err
+	}
+	account, err := m.who.among(ctx, who, accounts, nil,
+		refuse(ErrNotFound, "nobody of this name applied", "`hima group applications` lists them"))
 	if err != nil {
 		return GroupApplication{}, err
 	}
@@ -351,7 +365,7 @@ func (m *Messenger) InviteToGroup(ctx context.Context, group string, who []strin
 
 func (m *Messenger) inviteOne(ctx context.Context, id groups.ID, name string, withdraw bool) (identity.AccountID, string, error) {
 	if withdraw {
-		a, err := m.invitedNamed(id, name)
+		a, err := m.invitedNamed(ctx, id, name)
 		if err == nil {
 			err = groupRefusal(m.env.groups.Withdraw(ctx, id, a))
 		}
@@ -375,7 +389,7 @@ func (m *Messenger) inviteOne(ctx context.Context, id groups.ID, name string, wi
 	if err := m.hint(ctx, &t); err != nil {
 		return t.account, "", err
 	}
-	if _, err := m.invitedNamed(id, t.account.String()); err == nil {
+	if _, err := m.invitedNamed(ctx, id, t.account.String()); err == nil {
 		return t.account, "already_invited", nil
 	}
 	state, err := m.env.groups.Invite(ctx, id, t.account)
@@ -409,25 +423,22 @@ func (m *Messenger) hint(ctx context.Context, t *target) error {
 }
 
 // invitedNamed resolves what was typed among those who were invited and did not answer yet.
-func (m *Messenger) invitedNamed(id groups.ID, who string) (a identity.AccountID, err error) {
+func (m *Messenger) invitedNamed(ctx context.Context, id groups.ID, who string) (a identity.AccountID, err error) {
+	var accounts []identity.AccountID
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		list, err := m.env.groups.Invitations(tx)
-		if err != nil {
-			return groupRefusal(err)
-		}
-		var accounts []identity.AccountID
 		for i := range list {
 			if v := &list[i]; v.Outgoing && v.Group == id && v.State == groups.Waiting && !slices.Contains(accounts, v.To) {
 				accounts = append(accounts, v.To)
 			}
 		}
-		a, err = m.who.among(tx, who, accounts, func(identity.AccountID) string { return "" })
-		if errors.Is(err, ErrNotFound) {
-			err = refuse(ErrNotFound, "nobody of this name has an invitation that waits", "`hima group invitations` lists them")
-		}
-		return err
+		return groupRefusal(err)
 	})
-	return a, err
+	if err != nil {
+		return a, err
+	}
+	return m.who.among(ctx, who, accounts, nil,
+		refuse(ErrNotFound, "nobody of this name has an invitation that waits", "`hima group invitations` lists them"))
 }
 
 // GroupInvitations lists invitations both ways, newest first.

@@ -117,6 +117,21 @@ func TestActOnMembers(t *testing.T) {
 	_, err = a.m.DecideApplication(t.Context(), "Hikers", c.id(), false, "no")
 	require.ErrorIs(t, err, ErrNotFound)
 	a.groups.applies = []groups.Application{{Group: id, Account: c.account, State: groups.Waiting}}
+	// By the name that they give on the LAN, or that a network knows.
+	town := newNetwork("town")
+	town.stamp("caroline", c.account)
+	a.networks.add(town)
+	a.people.nearby = []Person{{Account: c.account, Username: "carol"}}
+	for _, who := range []string{"carol", "caroline"} {
+		_, err = a.m.DecideApplication(t.Context(), "Hikers", who, true, "")
+		require.NoError(t, err, who)
+		require.Equal(t, "decide "+c.account.Short(), a.groups.acts[len(a.groups.acts)-1])
+	}
+	g.members[2].Nickname = ""
+	apps, err := a.m.GroupApplications(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, "carol", apps[0].Name)
+	g.members[2].Nickname = "driver"
 	d, err := a.m.DecideApplication(t.Context(), "Hikers", c.id(), false, "no\u202e")
 	require.NoError(t, err)
 	require.Equal(t, []string{"no", "driver"}, []string{d.Reason, d.Name})

@@ -1,6 +1,8 @@
 package messenger
 
 import (
+	"cmp"
+
 	"google.golang.org/protobuf/proto"
 
 	"hima/groups"
@@ -94,13 +96,14 @@ type names struct {
 	group groups.ID // zero: none
 	own   string
 	known map[identity.AccountID]string
+	near  map[identity.AccountID]string // what people on this LAN call themselves; nil: not asked for yet
 }
 
 func (m *Messenger) names(tx *storage.Tx, group groups.ID) *names {
 	return &names{m: m, tx: tx, group: group, own: m.ownName(), known: make(map[identity.AccountID]string)}
 }
 
-// of gives the remark, the nickname in the group, the nickname, the username, or the short ID.
+// of gives the remark, the nickname in the group, the nickname, the username, the name on this LAN, or the short ID.
 func (n *names) of(a identity.AccountID) (string, error) {
 	if a.IsZero() {
 		return "", nil
@@ -122,10 +125,25 @@ func (n *names) of(a identity.AccountID) (string, error) {
 		}
 	}
 	if name == "" {
-		name = row.name(a)
+		if name = row.name(a); name == a.Short() && n.nearby()[a] != "" {
+			name = n.nearby()[a]
+		}
 	}
 	n.known[a] = name
 	return name, nil
+}
+
+// nearby says what people on this LAN call themselves, which nothing confirms: better than an ID alone.
+func (n *names) nearby() map[identity.AccountID]string {
+	if n.near == nil {
+		n.near = make(map[identity.AccountID]string)
+		people, _ := n.m.env.people.Nearby()
+		for _, p := range people {
+			p = cleanPerson(p)
+			n.near[p.Account] = cmp.Or(n.near[p.Account], p.Nickname, p.Username)
+		}
+	}
+	return n.near
 }
 
 // nickname is what an account calls itself in the group.

@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -183,14 +184,34 @@ func looksLikeGroupLink(s string) bool {
 }
 
 // among resolves what was typed for a person among some accounts: members of a group, or those who applied. nick gives what
-// somebody is called there.
-func (w *who) among(tx *storage.Tx, name string, accounts []identity.AccountID, nick func(identity.AccountID) string) (identity.AccountID, error) {
+// somebody is called there; nil: nothing. A name that none of them bears here may be one that a network knows.
+func (w *who) among(ctx context.Context, name string, accounts []identity.AccountID, nick func(identity.AccountID) string, none *Error) (a identity.AccountID, err error) {
+	err = w.m.env.db.View(func(tx *storage.Tx) error {
+		a, err = w.amongIn(tx, name, accounts, nick)
+		return err
+	})
+	if !errors.Is(err, ErrNotFound) {
+		return a, err
+	}
+	t, err := w.outward(ctx, name)
+	switch {
+	case ctx.Err() != nil:
+		return a, ctx.Err()
+	case err == nil && !t.disagreement && slices.Contains(accounts, t.account):
+		return t.account, nil
+	}
+	return a, none
+}
+
+// amongIn is among for names that are known here.
+func (w *who) amongIn(tx *storage.Tx, name string, accounts []identity.AccountID, nick func(identity.AccountID) string) (identity.AccountID, error) {
 	if err := typed(name); err != nil {
 		return identity.AccountID{}, err
 	}
 	q := newMatcher(name)
 	folded := text.FoldName(name)
 	var found []target
+	near := w.nearby(&q)
 	for _, a := range accounts {
 		row, _, err := w.m.contacts.get(tx, a)
 		if err != nil {
@@ -200,10 +221,14 @@ func (w *who) among(tx *storage.Tx, name string, accounts []identity.AccountID, 
 		if own {
 			row.Card.Username = w.m.settings.username()
 		}
-		t := target{account: a, username: row.username(), nickname: nick(a), source: SourceMember}
+		t := target{account: a, username: row.username(), source: SourceMember}
+		if nick != nil {
+			t.nickname = nick(a)
+		}
 		switch {
 		case q.account(a), q.name(t.username), q.remark != "" && row.Remark == q.remark,
 			folded != "" && t.nickname != "" && text.FoldName(t.nickname) == folded,
+			slices.ContainsFunc(near, func(n target) bool { return n.account == a }),
 			own && strings.TrimSpace(name) == selfName:
 			found = append(found, t)
 		}
