@@ -74,7 +74,7 @@ func (a *app) groupInvite(ctx context.Context, req *pb.InviteToGroupRequest) err
 				return err
 			}
 		case v.State == "failed":
-			fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+a.t("group.not_invited", "Who", firstOf(v.Name, v.Who), "Why", v.Message))
+			fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+a.t("group.not_invited", "Who", v.Who, "Why", v.Message))
 		case !a.flags.quiet:
 			a.printf("%s  %s\n", a.bold(firstOf(v.Name, v.Who, shortAccount(v.Account))), a.word("invited", v.State))
 		}
@@ -376,6 +376,8 @@ func (a *app) showFoundGroup(v foundGroupView) {
 		source = a.t("group.found_on", "Network", v.Network)
 	case v.Source == "nearby":
 		source = a.t("group.found_nearby")
+	case v.Source == "member":
+		source = a.t("group.found_own")
 	}
 	a.fields(a.out,
 		a.t("field.group"), a.bold(v.Name),

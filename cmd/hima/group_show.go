@@ -10,11 +10,8 @@ import (
 	"hima/internal/text"
 )
 
-// States of a group, as far as this program acts on them.
-const (
-	groupNone   = "none"
-	groupMember = "member"
-)
+// groupMember is the state of a group that one is in.
+const groupMember = "member"
 
 // groupList lists the groups one is in, was in, or waits for.
 func (a *app) groupList(ctx context.Context) error {
@@ -52,7 +49,7 @@ func (a *app) groupList(ctx context.Context) error {
 
 // standing is the own role in a group, or why there is none.
 func (a *app) standing(v groupView) string {
-	if v.Role != "" {
+	if v.Role != "" && v.State == groupMember {
 		return a.word("role", v.Role)
 	}
 	return a.word("group_state", v.State)

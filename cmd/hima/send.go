@@ -144,6 +144,7 @@ func (a *app) sendAndWait(ctx context.Context, node *control.Client, who, body, 
 		}
 		if s := newState(e, m, state); s != "" {
 			state = s
+			m.Members, m.DeliveredTo, m.ReadBy = told(e, m)
 		}
 		if rank(state) >= rank(wait) || rank(state) == 0 {
 			return errReached
@@ -176,6 +177,12 @@ func (a *app) sendAndWait(ctx context.Context, node *control.Client, who, body, 
 		return f
 	}
 	return err
+}
+
+// told is to how many members a message goes and who of them has and read it, as an event says.
+func told(e *pb.Event, m *pb.Message) (members, delivered, read int32) {
+	t := e.GetMessage()
+	return max(m.GetMembers(), t.GetMembers()), max(m.GetDeliveredTo(), t.GetDeliveredTo()), max(m.GetReadBy(), t.GetReadBy())
 }
 
 // newState is the state that event e tells of message m; "" if it says nothing new about it. A later event of the same

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
 
 	"hima/groups"
 	"hima/identity"
 	"hima/internal/delivery"
+	"hima/internal/directory"
 	"hima/internal/feed"
 	"hima/internal/messenger"
 	"hima/internal/replica"
@@ -19,7 +22,7 @@ func (u *unlocked) openGroups(p *profile) error {
 	var err error
 	u.groups, err = groups.New(groups.Config{
 		DB: u.db, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Records: u.directory.Record,
-		News: u.messenger.GroupNews, Now: p.now, Logger: p.log,
+		News: u.onGroupNews, Now: p.now, Logger: p.log,
 	})
 	if err != nil {
 		return err
@@ -28,12 +31,43 @@ func (u *unlocked) openGroups(p *profile) error {
 	return err
 }
 
+// onGroupNews hears what happens in groups, in the transaction of the change. To whom somebody is no contact they are an
+// account ID, so that whoever comes in says what to call them there.
+func (u *unlocked) onGroupNews(tx *storage.Tx, n groups.News) error {
+	if err := u.messenger.GroupNews(tx, n); err != nil {
+		return err
+	}
+	if n.Kind == groups.NewsJoined || n.Kind == groups.NewsCreated && n.Account == u.vault.Account {
+		tx.OnCommit(func() { u.background(func(ctx context.Context) { u.introduce(ctx, n.Group) }) })
+	}
+	return nil
+}
+
+// introduce gives the own nickname to a group where none was given yet.
+func (u *unlocked) introduce(ctx context.Context, group groups.ID) {
+	me, err := u.messenger.Profile(ctx)
+	var info groups.Info
+	if err == nil {
+		err = u.db.View(func(tx *storage.Tx) error {
+			info, err = u.groups.Info(tx, group)
+			return err
+		})
+	}
+	name := cmp.Or(me.Nickname, me.Username)
+	if err == nil && name != "" && info.State == groups.StateMember && info.Nickname == "" {
+		err = u.groups.Set(ctx, group, groups.SettingNickname, name)
+	}
+	if err != nil && ctx.Err() == nil {
+		u.log.Info("saying the own name in a group", "group", group.Short(), "err", err)
+	}
+}
+
 // bindGroups gives the groups what they stand on.
 func (u *unlocked) bindGroups() {
 	u.groups.Bind(groups.Parts{
 		Feeds: groupFeeds{u.replica, u.messenger}, Say: u.messenger.Say, Devices: u.directory.Devices,
 		Networks: onNetworks{u}.Links, Addrs: u.node.Addrs, Mailboxes: u.groupMailboxes, Hint: people{u}.Hint, Join: u.joinFor,
-		Log: u.mail, PubSub: u.pubsub, Locate: u.locate, Release: u.replica.Release,
+		Log: u.mail, PubSub: u.pubsub, Locate: u.locate, Release: u.replica.Release, Directory: u.directory,
 	})
 }
 
@@ -64,4 +98,28 @@ func (u *unlocked) joinFor(ctx context.Context, link identity.NetworkLink) {
 	if _, err := (onNetworks{u}).Join(ctx, link); err != nil && ctx.Err() == nil {
 		u.log.Info("joining the network of an invitation", "network", link.ID().Short(), "err", err)
 	}
+}
+
+// findGroups asks networks and neighbours for public groups of a name.
+func (u *unlocked) findGroups(ctx context.Context, name string) (out []messenger.FoundCard, unreachable []string, err error) {
+	found, unreachable, err := u.directory.FindGroups(ctx, name)
+	switch {
+	case errors.Is(err, directory.ErrBadGroupName):
+		return nil, nil, &messenger.Error{Kind: messenger.ErrInvalid, Message: "no group can have this name", Hint: "give a name with letters, at most 64 of them"}
+	case errors.Is(err, directory.ErrNoNetwork):
+		return nil, onNetworks{u}.names(), nil
+	case err != nil:
+		return nil, unreachable, err
+	}
+	for _, f := range found {
+		card := messenger.FoundCard{Card: f.Card, Source: messenger.SourceNearby}
+		switch f.Source {
+		case directory.SourceNetwork:
+			card.Source, card.Network = messenger.SourceNetwork, f.NetworkName
+		case directory.SourceOwn:
+			card.Source = messenger.SourceMember
+		}
+		out = append(out, card)
+	}
+	return out, unreachable, nil
 }

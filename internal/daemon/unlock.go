@@ -258,7 +258,7 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 	u.bindGroups()
 	u.messenger.Bind(messenger.Parts{
 		Feeds: u.replica, Roads: u.delivery, People: people{u}, Networks: onNetworks{u}, Mail: mailing{u},
-		Groups: u.groups,
+		Groups: u.groups, FindGroups: u.findGroups,
 		PolicyChanged: u.touch, GrantsChanged: u.touch, Befriended: u.onBefriended,
 	})
 	if u.restored {

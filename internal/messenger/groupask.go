@@ -351,8 +351,10 @@ func (m *Messenger) InviteToGroup(ctx context.Context, group string, who []strin
 		if v.Err != nil {
 			v.State = "failed"
 		}
-		if v.Name, err = m.NameOf(ctx, v.Account); err != nil {
-			return Group{}, nil, err
+		if !v.Account.IsZero() {
+			if v.Name, err = m.NameOf(ctx, v.Account); err != nil {
+				return Group{}, nil, err
+			}
 		}
 		if ctx.Err() != nil {
 			return Group{}, nil, ctx.Err()
