@@ -22,8 +22,6 @@ const (
 	// said for meshActive: links that others opened count too, so it is twice that in the middle.
 	meshLinks, meshQuiet = 4, 2
 	meshActive           = 10 * time.Minute
-	// meshSpare is how many links beyond those wanted a group keeps before it lends one to be closed.
-	meshSpare = 3
 	// meshTotal is how many devices of co-members a node is linked with before it opens no more by itself.
 	meshTotal = 48
 	// meshDials is how many are dialled at a time, meshTimeout how long each may take.
@@ -305,7 +303,8 @@ func (m *mesh) anybody(knots []knot, coming map[identity.AccountID]bool, now tim
 	return all[rand.N(len(all))], true
 }
 
-// surplus lists sessions that the mesh opened and that all groups they serve can spare, one in each look, the oldest first.
+// surplus lists sessions that the mesh opened and that all groups they serve can spare, having twice as many as they want: one
+// in each look, the oldest first.
 func (m *mesh) surplus(knots []knot, sessions map[identity.DeviceID]replica.SessionInfo, now time.Time) []identity.DeviceID {
 	var spare []identity.DeviceID
 	for d, l := range m.links {
@@ -315,7 +314,7 @@ func (m *mesh) surplus(knots []knot, sessions map[identity.DeviceID]replica.Sess
 		}
 		if !slices.ContainsFunc(knots, func(k knot) bool {
 			_, member := k.members[s.Account]
-			return member && k.linked <= k.want+meshSpare
+			return member && k.linked < 2*k.want
 		}) {
 			spare = append(spare, d)
 		}
