@@ -173,7 +173,7 @@ func (u *unlocked) touch() {
 func (u *unlocked) attendOnce(ctx context.Context) (soon bool) {
 	networks := u.directory.Networks()
 	if boxes := mailboxesOf(networks); !slices.EqualFunc(boxes, u.boxes, sameRef) {
-		if err := u.mail.SetNetworkBoxes(boxes); err != nil {
+		if err := u.mail.SetNetworkBoxes(ctx, boxes); err != nil {
 			u.log.Error("choosing mailboxes", "err", err)
 		} else {
 			u.boxes = boxes
@@ -181,7 +181,7 @@ func (u *unlocked) attendOnce(ctx context.Context) (soon bool) {
 	}
 	u.mail.SetRequests(u.messenger.RequestPolicy())
 	u.dropWithdrawn(ctx)
-	u.tellPublished()
+	u.tellPublished(ctx)
 	u.claimMissing(networks)
 	if err := u.publishSelf(ctx, u.now()); err != nil && ctx.Err() == nil {
 		u.log.Error("making the own record", "err", err)
@@ -241,7 +241,7 @@ func (u *unlocked) dropWithdrawn(ctx context.Context) {
 
 // tellPublished tells the mail since when the world knows the present prekey (R24): since every network that answers was
 // seen to hold a record that was made with it.
-func (u *unlocked) tellPublished() {
+func (u *unlocked) tellPublished(ctx context.Context) {
 	r, ok := u.directory.DeviceRecord(u.node.ID())
 	if !ok || r.Prekey.IsZero() || r.Prekey == u.published {
 		return
@@ -256,7 +256,7 @@ func (u *unlocked) tellPublished() {
 	if !known {
 		return
 	}
-	if err := u.mail.Published(r.Prekey, u.now()); err != nil {
+	if err := u.mail.Published(ctx, r.Prekey, u.now()); err != nil {
 		u.log.Error("noting what was published", "err", err)
 		return
 	}
