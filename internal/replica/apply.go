@@ -73,7 +73,8 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 		return outcome{behind: true}, nil
 	}
 	first := in.run.First().Seq
-	if rec, ok := r.cfg.Records.Record(in.run.Account()); ok && rec.Revokes(id.Device) {
+	// In a group its acts say what of a revoked device's feeds counts (R25), so the gate judges.
+	if rec, ok := r.cfg.Records.Record(in.run.Account()); ok && rec.Revokes(id.Device) && !r.cfg.Members.Lazy(tx, id.Conversation) {
 		return outcome{code: pb.Code_CODE_DENIED, from: first}, nil
 	}
 	begins, err := r.begins(tx, &in, id, &st)

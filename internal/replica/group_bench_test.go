@@ -3,10 +3,12 @@ package replica
 import (
 	"crypto/rand"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
+	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/wire/pb"
 	"hima/node/nodetest"
@@ -128,4 +130,86 @@ func newKey() []byte {
 	key := make([]byte, 32)
 	rand.Read(key)
 	return key
+}
+
+// BenchmarkGroupOpen is a session between two members of a group of a thousand, of whom each has a control and a chat feed:
+// until it is open, when both hold the same and when one lacks one entry.
+func BenchmarkGroupOpen(b *testing.B) {
+	const members = 1000
+	conv := feed.ConversationID{1}
+	var people []person
+	for i := range members {
+		people = append(people, newPerson(b, i))
+	}
+	chat, control := missed(b, conv, people[2:], members-2, 1), acts(b, conv, people[2:])
+	for _, same := range []bool{true, false} {
+		b.Run(fmt.Sprintf("same=%v", same), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				nodes := nodetest.Loopback(b, 2)
+				var sides []*side
+				for i := range 2 {
+					f := newFakes(people[i])
+					f.enter(conv, people...)
+					db, err := storage.Open(storage.Config{Dir: b.TempDir(), Key: newKey(), Logger: quiet()})
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.Cleanup(func() { db.Close() })
+					s := newSideOn(b, people[i], nodes[i], db, f, nil)
+					s.hold(control)
+					if same || i == 0 {
+						s.hold(chat)
+					} else {
+						s.hold(chat[1:])
+					}
+					sides = append(sides, s)
+				}
+				nodetest.Connect(b, nodes[0], nodes[1])
+				var before runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				b.StartTimer()
+				begun := time.Now()
+				sides[0].open(sides[1])
+				for !sides[0].rep.isOpenWith(sides[1].device(), conv) || !sides[1].rep.isOpenWith(sides[0].device(), conv) {
+					time.Sleep(time.Millisecond)
+				}
+				took := time.Since(begun)
+				b.StopTimer()
+				var after runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(took.Milliseconds()), "ms")
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/2/(1<<20), "MiB/session")
+				for _, s := range sides {
+					s.stop()
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+func (r *Replica) isOpenWith(device identity.DeviceID, conv feed.ConversationID) bool {
+	s := r.streams.get(device)
+	return s != nil && s.isOpen(conv)
+}
+
+// acts is one control entry of each.
+func acts(tb testing.TB, conv feed.ConversationID, authors []person) []*pb.Run {
+	tb.Helper()
+	var runs []*pb.Run
+	for _, p := range authors {
+		e, err := feed.NewAuthor(p.account(), p.device(), p.cert).Next(feed.Tip{}, conv, feed.Control, feed.KindGroupSet, 1, begin.UnixMilli(), nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		run, err := feed.Assemble([]feed.Entry{e}, feed.SignRun(p.deviceKey, e))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		runs = append(runs, run.PB())
+	}
+	return runs
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,8 @@ type importer struct {
 
 	out     Imported
 	refused map[feed.FeedID]bool // what follows is not looked at
+	plain   pb.Code              // why something was refused, outside of groups
+	lazy    pb.Code              // and in groups, to the end
 	knocked bool                 // a knock was taken
 	own     *feed.FeedID         // a run proves that this own feed diverged
 }
@@ -168,28 +171,56 @@ func (m *importer) listen() error {
 
 // take runs inside the transaction. It begins anew each time.
 func (m *importer) take(tx *storage.Tx) error {
-	m.out, m.refused, m.knocked, m.own = Imported{}, map[feed.FeedID]bool{}, false, nil
-	for _, run := range m.runs {
-		if m.refused[run.Feed()] {
-			continue
-		}
-		code, err := m.run(tx, run)
+	m.out, m.refused, m.knocked, m.own, m.plain = Imported{}, map[feed.FeedID]bool{}, false, nil, 0
+	for left := m.runs; len(left) > 0; {
+		again, taken, err := m.pass(tx, left)
 		if err != nil {
 			return err
 		}
-		if code != 0 {
-			m.refused[run.Feed()] = true
-			if m.out.Refused == 0 {
-				m.out.Refused = code
-			}
+		if !taken {
+			break
 		}
+		left = again
 	}
+	m.out.Refused = cmp.Or(m.plain, m.lazy)
 	for _, rec := range m.receipts {
 		if err := m.receipt(tx, rec); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pass goes over runs once. Runs of groups whose author was not known as a member yet are to be looked at again if
+// something else was taken meanwhile.
+func (m *importer) pass(tx *storage.Tx, runs []feed.Run) (again []feed.Run, taken bool, err error) {
+	clear(m.refused)
+	m.lazy = 0
+	for _, run := range runs {
+		lazy := m.r.cfg.Members.Lazy(tx, run.Feed().Conversation)
+		if m.refused[run.Feed()] {
+			if lazy {
+				again = append(again, run)
+			}
+			continue
+		}
+		code, err := m.run(tx, run)
+		if err != nil {
+			return nil, false, err
+		}
+		if code == 0 {
+			taken = true
+			continue
+		}
+		m.refused[run.Feed()] = true
+		if !lazy {
+			m.plain = cmp.Or(m.plain, code)
+			continue
+		}
+		m.lazy = cmp.Or(m.lazy, code)
+		again = append(again, run)
+	}
+	return again, taken, nil
 }
 
 // run takes one run; a code says why it was not taken.

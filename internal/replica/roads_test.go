@@ -107,6 +107,8 @@ func walk(t *testing.T, steps []string, who, pick []int) {
 		time.Sleep(time.Duration(pick[i]%50) * time.Millisecond)
 	}
 	a.open(b)
+	time.Sleep(time.Second) // what was open may have been about to close
+	a.open(b)
 	for i, s := range sides {
 		o := sides[1-i]
 		if n := len(said[1-i]); n > 0 {
