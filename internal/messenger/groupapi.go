@@ -260,7 +260,7 @@ func (m *Messenger) memberNamed(ctx context.Context, id groups.ID, who string) (
 		return a, err
 	}
 	return m.who.among(ctx, who, accounts, func(a identity.AccountID) string { return nicks[a] },
-		refuse(ErrNotFound, "nobody of this name is in the group", "`hima group members` shows who is"))
+		refuse(ErrNotFound, "nobody of this name is among them", "`hima group members` shows who is in"))
 }
 
 // SetGroup changes a setting of a group, or the own nickname there.
