@@ -63,6 +63,9 @@ func (g *Groups) Create(ctx context.Context, o Options) (Info, error) {
 				return err
 			}
 		}
+		if err := g.introduce(tx, conv); err != nil {
+			return err
+		}
 		info, err = g.Info(tx, conv)
 		return err
 	})

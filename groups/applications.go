@@ -57,6 +57,7 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		if t.Name != "" {
 			row.Name = t.Name
 		}
+		row.Ours = true
 		row.Join, row.Applied, row.Asks = t.Join, &app, mergeAsks(asks, row.Asks)
 		if err := putRow(tx, groupKey(t.Group), row); err != nil {
 			return err

@@ -67,7 +67,28 @@ func (g *Groups) fold(tx *storage.Tx, conv ID, entries []feed.Entry) error {
 		return err
 	}
 	tx.OnCommit(func() { g.settled(&c) })
+	if c.row.Ours && before.view.Role(g.self.Account) == roster.None && c.after.view.Role(g.self.Account) != roster.None {
+		return g.introduce(tx, conv)
+	}
 	return nil
+}
+
+// introduce gives us a name in a group that we came into, if we never had one there: most members are no contacts of each
+// other, and would see an account ID.
+func (g *Groups) introduce(tx *storage.Tx, conv ID) error {
+	if g.parts.DefaultNickname == nil {
+		return nil
+	}
+	name := clip(g.parts.DefaultNickname(), MaxNickname)
+	have, err := g.Nickname(tx, conv, g.self.Account)
+	if err != nil || have != "" || name == "" || !validSetting(SettingNickname, name) {
+		return err
+	}
+	err = g.act(tx, conv, roster.Act{Kind: roster.Nickname, Value: name}, nil)
+	if errors.Is(err, ErrNotAllowed) || errors.Is(err, ErrReadOnly) || errors.Is(err, ErrFull) || errors.Is(err, ErrDissolved) {
+		return nil
+	}
+	return err
 }
 
 // addActs stores the acts among control entries and adds them to the graph. What is no act stays in its feed and counts for
@@ -96,12 +117,13 @@ func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) error 
 		if _, ok := gr.places[a.ID]; ok {
 			continue
 		}
+		p := place{device: e.Device, account: e.Account, seq: e.Seq, clock: e.Clock, timeMS: e.TimeMS}
+		a.Forked = gr.forked(p)
 		// One that finds no room to wait is stored all the same and finds it when the roster is loaded again.
 		if err := gr.roster.Add(a); err != nil && !errors.Is(err, roster.ErrTooMany) {
 			g.log.Warn("an act that is none", "group", c.conv.Short(), "account", e.Account.Short(), "error", err)
 			continue
 		}
-		p := place{device: e.Device, account: e.Account, seq: e.Seq, clock: e.Clock, timeMS: e.TimeMS}
 		if err := tx.Set(actKey(c.conv, e.Clock, e.ID), appendAct(nil, &a, p)); err != nil {
 			return err
 		}
@@ -124,6 +146,61 @@ func (g *Groups) saveRow(tx *storage.Tx, conv ID, before, after groupRow) error 
 		return nil
 	}
 	return putRow(tx, groupKey(conv), after)
+}
+
+// Forked takes the news that a feed of a group has two branches (R3). Acts from there on count for nothing, whichever branch
+// is held; it is called again with a lower number when more is known.
+func (g *Groups) Forked(tx *storage.Tx, f replica.Fork) error {
+	conv := f.Feed.Conversation
+	known, err := g.Is(tx, conv)
+	if err != nil || !known || f.Feed.Number != feed.Control {
+		return err
+	}
+	k := key(keyFork, conv[:], f.Feed.Device[:])
+	at, err := readNumber(tx, k)
+	if err != nil || at != 0 && at <= f.At {
+		return err
+	}
+	gr, before, err := g.open(tx, conv, true)
+	if err != nil {
+		return err
+	}
+	if err := tx.Set(k, be64(f.At)); err != nil {
+		return err
+	}
+	// The graph is folded anew, as a state of its own.
+	if err := tx.Set(key(keyCount, conv[:]), be64(before.version+1)); err != nil {
+		return err
+	}
+	fresh, after, err := g.open(tx, conv, true)
+	if err != nil {
+		return err
+	}
+	row, _, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil {
+		return err
+	}
+	c := change{conv: conv, gr: fresh, before: before, after: after, row: row}
+	if err := g.react(tx, &c); err != nil {
+		return err
+	}
+	if err := g.saveRow(tx, conv, row, c.row); err != nil {
+		return err
+	}
+	var account identity.AccountID
+	if id, ok := gr.accountOf(f.Feed.Device); ok {
+		account = id
+	}
+	tx.OnCommit(func() { g.settled(&c) })
+	return g.tell(tx, News{Group: conv, Kind: NewsFork, Account: account})
+}
+
+// accountOf returns the account of a device that acted.
+func (gr *group) accountOf(device identity.DeviceID) (identity.AccountID, bool) {
+	gr.mu.Lock()
+	defer gr.mu.Unlock()
+	p, ok := gr.places[gr.numbers[number{device, 1}]]
+	return p.account, ok
 }
 
 // tell hands news on.

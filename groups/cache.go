@@ -33,13 +33,14 @@ type group struct {
 	id ID
 
 	mu      sync.Mutex
-	roster  *roster.Roster            // guarded by mu; the newest state
-	places  map[roster.ID]place       // guarded by mu; of all acts in it, and of those that wait
-	numbers map[number]roster.ID      // guarded by mu; the same the other way round
-	behind  map[identity.DeviceID]int // guarded by mu; how many acts of a device's feed wait
-	snaps   []*snapshot               // guarded by mu; ascending, the first is committed
-	used    uint64                    // guarded by cache.mu
-	refused bool                      // guarded by mu; something was refused that may be taken later
+	roster  *roster.Roster               // guarded by mu; the newest state
+	places  map[roster.ID]place          // guarded by mu; of all acts in it, and of those that wait
+	numbers map[number]roster.ID         // guarded by mu; the same the other way round
+	behind  map[identity.DeviceID]int    // guarded by mu; how many acts of a device's feed wait
+	snaps   []*snapshot                  // guarded by mu; ascending, the first is committed
+	used    uint64                       // guarded by cache.mu
+	refused bool                         // guarded by mu; something was refused that may be taken later
+	forks   map[identity.DeviceID]uint64 // from which number on a control feed has two branches; a new group is loaded when that changes
 }
 
 // cache holds the groups that were used last.
@@ -66,7 +67,10 @@ func (gr *group) put(id roster.ID, p place) {
 func load(tx *storage.Tx, conv ID) (*group, error) {
 	gr := &group{
 		id: conv, roster: roster.New(roster.ID(conv)), places: map[roster.ID]place{}, numbers: map[number]roster.ID{},
-		behind: map[identity.DeviceID]int{},
+		behind: map[identity.DeviceID]int{}, forks: map[identity.DeviceID]uint64{},
+	}
+	if err := loadForks(tx, gr); err != nil {
+		return nil, err
 	}
 	prefix := key(keyAct, conv[:])
 	var late []roster.Act
@@ -76,6 +80,7 @@ func load(tx *storage.Tx, conv ID) (*group, error) {
 			return false, fmt.Errorf("loading a roster: %w", errRow)
 		}
 		p.clock, a.ID = binary.BigEndian.Uint64(k[len(prefix):]), roster.ID(k[len(prefix)+8:])
+		a.Forked = gr.forked(p)
 		gr.put(a.ID, p)
 		if gr.roster.Add(a) != nil {
 			late = append(late, a) // written by somebody whose clocks run backwards; there is room when others are in
@@ -91,6 +96,23 @@ func load(tx *storage.Tx, conv ID) (*group, error) {
 	}
 	gr.countWaiting()
 	return gr, nil
+}
+
+func loadForks(tx *storage.Tx, gr *group) error {
+	prefix := key(keyFork, gr.id[:])
+	return tx.Scan(storage.ScanOptions{Prefix: prefix}, func(k, b []byte) (bool, error) {
+		if len(k) != len(prefix)+32 || len(b) != 8 {
+			return false, fmt.Errorf("loading forks: %w", errRow)
+		}
+		gr.forks[identity.DeviceID(k[len(prefix):])] = binary.BigEndian.Uint64(b)
+		return true, nil
+	})
+}
+
+// forked tells whether an act stands where its feed has two branches, or behind that.
+func (gr *group) forked(p place) bool {
+	at, ok := gr.forks[p.device]
+	return ok && p.seq >= at
 }
 
 // countWaiting works out anew how many acts of which feed wait. Called with mu held, or before anybody else knows the group.

@@ -13,7 +13,11 @@ import (
 func TestCreateInviteTalk(t *testing.T) {
 	w := begin(t)
 	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	bob.nick = "Bobby"
 	conv := alice.create(Options{Name: "tea", Description: "we drink"}, bob, carol)
+	var nick string
+	carol.view(func(tx *txn) (err error) { nick, err = carol.g.Nickname(tx, conv, bob.self.Account); return err })
+	require.Equal(t, "Bobby", nick)
 	w.same(conv, alice, bob, carol)
 	in := bob.info(conv)
 	require.Equal(t, "tea", in.Name)

@@ -61,14 +61,12 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 	if !gr.roster.LetIn(author) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
-	// What others built upon is taken whatever it is, for their acts wait for it, and everybody must have the same graph.
+	// A cut ends what somebody said, not what they did: an act beside a removal may overrule it, or be what others built upon, so
+	// everybody must have it, and the fold says what it is worth. How much of that is taken is bounded, unless acts wait for it.
 	needed := gr.needs(entries)
-	take := s.limit(author, in.Run.Feed()).counting(entries)
-	if beyond := entries[len(entries)-1].Seq - entries[0].Seq + 1 - uint64(take); beyond > 0 && !needed {
-		// It may lie in a later run of this feed. How far we follow it is bounded, since any member can name what is not there.
-		if gr.roster.Waiting() == 0 || gr.beyond(s, in.Run)+int(beyond) > maxBeyond {
-			return take, pb.Code_CODE_NOT_MEMBER
-		}
+	take := g.limitNow(s, author, in.Run.Feed()).counting(entries)
+	if beyond := len(entries) - take; beyond > 0 && !needed && gr.beyond(s, in.Run)+beyond > maxBeyond {
+		return take, pb.Code_CODE_NOT_MEMBER
 	}
 	// A member fills their own feed only, and cannot keep others from acting.
 	quota := g.cfg.Limits.MemberActs
@@ -91,7 +89,7 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 	return len(entries), pb.Code_CODE_TAKEN
 }
 
-// maxBeyond is how many acts of one feed beyond a cut are taken in search of one that others built upon.
+// maxBeyond is how many acts of one feed are taken beyond its cut.
 const maxBeyond = 512
 
 // needs tells whether acts wait for one of these. Called with mu held.
@@ -122,7 +120,7 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 	if state != StateMember && state != StateDissolved || !gr.roster.LetIn(author) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
-	limit := s.limit(author, in.Run.Feed())
+	limit := g.limitNow(s, author, in.Run.Feed())
 	if limit.left && in.Peer.Account == author {
 		return 0, pb.Code_CODE_NOT_MEMBER // what others have of before is brought by others
 	}
@@ -185,6 +183,19 @@ func (s *snapshot) limit(author identity.AccountID, id feed.FeedID) limit {
 	}
 	if cuts, revoked := s.view.Revokes(author, id.Device); revoked {
 		l.seq = min(l.seq, find(cuts, id))
+	}
+	return l
+}
+
+// limitNow is what may still come in of a feed. Of a device that its account revoked, while the group has not heard yet where
+// it was cut, that is nothing new.
+func (g *Groups) limitNow(s *snapshot, author identity.AccountID, id feed.FeedID) limit {
+	l := s.limit(author, id)
+	if _, cut := s.view.Revokes(author, id.Device); cut {
+		return l
+	}
+	if r, ok := g.cfg.Records(author); ok && r.Revokes(id.Device) {
+		l.seq = 0
 	}
 	return l
 }

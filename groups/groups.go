@@ -47,6 +47,8 @@ type Parts struct {
 	Feeds Feeds // required
 	// Say writes an entry of the direct conversation with an account, also a stranger's; nil: nothing can be said.
 	Say func(tx *storage.Tx, to identity.AccountID, kind feed.Kind, content []byte) error
+	// DefaultNickname is the name under which this account shows itself in a group from the beginning; nil or empty: none.
+	DefaultNickname func() string
 	// Devices lists the devices known of an account; nil: none are.
 	Devices func(identity.AccountID) []identity.DeviceID
 	// Networks, Addrs and Mailboxes say where this device is found, for invitations and links, and who keeps its mail; nil:

@@ -227,7 +227,7 @@ func (g *Groups) answer(tx *storage.Tx, conv ID, row *groupRow, accept bool) err
 	case !answered:
 		return ErrNotFound
 	case accept:
-		row.State = StateJoining
+		row.State, row.Ours = StateJoining, true
 	case row.State == StateInvited:
 		row.State = row.idle()
 	}

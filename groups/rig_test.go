@@ -58,6 +58,7 @@ type peer struct {
 	rep  *replica.Replica
 	g    *Groups
 	news []News
+	nick string
 }
 
 func newWorld(t tester) *world {
@@ -106,7 +107,7 @@ func (w *world) person(name string, limits ...Limits) *peer {
 		Records: recordsOf{w}, Members: membersOf{p.g}, Gate: gateOf{p.g}, Hooks: hooksOf{p.g},
 	})
 	require.NoError(w.t, err)
-	p.g.Bind(Parts{Feeds: p.rep, Say: p.say, Devices: recordsOf{w}.Devices})
+	p.g.Bind(Parts{DefaultNickname: func() string { return p.nick }, Feeds: p.rep, Say: p.say, Devices: recordsOf{w}.Devices})
 	w.nodes = append(w.nodes, p)
 	return p
 }
@@ -464,7 +465,6 @@ func (hooksOf) Acked(*storage.Tx, replica.Ack) error           { return nil }
 func (hooksOf) Refused(*storage.Tx, replica.Refusal) error     { return nil }
 func (hooksOf) NotTaken(*storage.Tx, replica.NotTaken) error   { return nil }
 func (hooksOf) Receipt(*storage.Tx, replica.Receipt) error     { return nil }
-func (hooksOf) Forked(*storage.Tx, replica.Fork) error         { return nil }
 func (hooksOf) OwnFeedDiverged(feed.FeedID)                    {}
 func (hooksOf) Typing(replica.Peer, feed.ConversationID, bool) {}
 func (hooksOf) Presence(replica.Peer, bool)                    {}

@@ -171,3 +171,5 @@ func TestRotation(t *testing.T) {
 	w.same(conv, alice, bob)
 	require.Len(t, bob.keysHeld(conv), 3)
 }
+
+func marshal(m proto.Message) ([]byte, error) { return proto.Marshal(m) }

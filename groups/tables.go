@@ -26,6 +26,7 @@ const (
 	keyInvite = "g/i/" // direction 1, group 32, account 32: invitation row
 	keyApply  = "g/p/" // group 32, account 32: application row
 	keyLink   = "g/l/" // group 32, token 16: link row
+	keyFork   = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
 	keyNick   = "g/n/" // group 32, account 32: the name somebody had who is not in any more
 )
 
@@ -68,6 +69,7 @@ type groupRow struct {
 	Size        int                  `json:"z,omitempty"`
 	Join        string               `json:"j,omitempty"`
 	Asks        []contactRow         `json:"a,omitempty"` // who can be asked while we are not in
+	Ours        bool                 `json:"u,omitempty"` // this device answered or applied, and not another own one
 	ReadOnly    bool                 `json:"o,omitempty"`
 	Began       int64                `json:"b"`           // when we heard of it first, ms
 	Joined      int64                `json:"t,omitempty"` // ms of the act that let us in

@@ -153,8 +153,7 @@ func (g *Groups) ownWindow(gr *group, s *snapshot) replica.Window {
 	}
 }
 
-// cutWindow ends the feeds of those who went, and of revoked devices, where they were cut (R25); nil: nothing is cut. Acts
-// beyond a cut that others built upon belong to the graph and are passed on.
+// cutWindow ends the chat feeds of those who went, and of revoked devices, where they were cut (R25); nil: nothing is cut.
 func cutWindow(gr *group, s *snapshot) replica.Window {
 	if len(s.view.Gone) == 0 && len(s.view.Revoked) == 0 {
 		return nil
@@ -162,15 +161,8 @@ func cutWindow(gr *group, s *snapshot) replica.Window {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	authors := map[identity.DeviceID]identity.AccountID{}
-	built := map[identity.DeviceID]uint64{} // up to which act others built upon a device's acts
-	for i := range gr.roster.Len() {
-		a := gr.roster.At(i)
-		authors[a.Device] = a.Author
-		for _, q := range a.Parents {
-			if at := gr.places[q]; at.account != a.Author {
-				built[at.device] = max(built[at.device], at.seq)
-			}
-		}
+	for _, p := range gr.places {
+		authors[p.device] = p.account
 	}
 	for account := range s.view.Gone {
 		for _, c := range s.view.Cuts(account) {
@@ -179,14 +171,10 @@ func cutWindow(gr *group, s *snapshot) replica.Window {
 	}
 	return func(id feed.FeedID) (uint64, uint64) {
 		author, ok := authors[id.Device]
-		if !ok {
-			return 1, noCut // writes no acts: what it says is judged by who takes it
+		if !ok || id.Number != feed.Chat {
+			return 1, noCut // of a device that never acted: judged by who takes it
 		}
-		last := s.limit(author, id).seq
-		if id.Number == feed.Control {
-			last = max(last, built[id.Device])
-		}
-		return 1, last
+		return 1, s.limit(author, id).seq
 	}
 }
 

@@ -98,6 +98,10 @@ type Act struct {
 	Device  identity.DeviceID
 	Kind    Kind
 
+	// Forked says that the feed of this act has two branches, and that the act is not before them (R3): it counts for nothing,
+	// and stands in the graph for the sake of those who built upon it.
+	Forked bool
+
 	Account identity.AccountID // Admit, Remove, SetRole, Transfer
 	Role    Role               // SetRole
 	// Applied says that the consent of an Admit is an application of Account's own, not the answer to an invitation.

@@ -296,7 +296,7 @@ func (f *fold) judge(a *Act, within set) (need Role, why Reason) {
 		n := f.r.nodes[i]
 		return (within == nil || within.has(i)) && n.Author == a.Author && n.Revoked == a.Device
 	})
-	if !ok || over || revoked || f.role(a.Author, within) < need {
+	if !ok || over || revoked || a.Forked || f.role(a.Author, within) < need {
 		return need, NotAllowed
 	}
 	return need, ""
