@@ -236,16 +236,13 @@ func (m *mesh) plan(knots []knot, sessions map[identity.DeviceID]replica.Session
 	return open, release
 }
 
-// next chooses the member whose session would serve most of the groups that lack links, and of several the one nearest to
-// this device by a hash: each device has an order of its own, so that the links of all make a random graph, and keeps it.
+// next chooses among the members whose sessions would serve many of the groups that lack links the one nearest to this device
+// by a hash: each device has an order of its own, so that the links of all make a random graph, and keeps it. Not simply the
+// one who serves most: whoever is in all groups would be linked with by everybody.
 func (m *mesh) next(knots []knot, coming map[identity.AccountID]bool, now time.Time) (identity.DeviceID, identity.AccountID, bool) {
-	type candidate struct {
-		device  identity.DeviceID
-		account identity.AccountID
-		order   uint64
-	}
 	gain := map[identity.AccountID]int{}
-	var of []knot
+	free := map[identity.DeviceID]identity.AccountID{} // who can be dialled
+	most := 0
 	for _, k := range knots {
 		linked := 0
 		for a := range k.members {
@@ -253,33 +250,29 @@ func (m *mesh) next(knots []knot, coming map[identity.AccountID]bool, now time.T
 				linked++
 			}
 		}
-		if linked < k.want {
-			of = append(of, k)
-			for a := range k.members {
-				if !coming[a] {
-					gain[a]++
-				}
-			}
+		if linked >= k.want {
+			continue
 		}
-	}
-	var best candidate
-	for _, k := range of {
 		for a, devices := range k.members {
-			if coming[a] || gain[a] < gain[best.account] {
+			if coming[a] {
 				continue
 			}
+			gain[a]++
 			for _, d := range devices {
-				if l := m.links[d]; d == m.self || l != nil && (l.dialing || now.Before(l.next)) {
-					continue
-				}
-				o := order(m.self, d)
-				if best.device.IsZero() || gain[a] > gain[best.account] || gain[a] == gain[best.account] && o < best.order {
-					best = candidate{d, a, o}
+				if l := m.links[d]; d != m.self && (l == nil || !l.dialing && !now.Before(l.next)) {
+					free[d] = a
+					most = max(most, gain[a])
 				}
 			}
 		}
 	}
-	return best.device, best.account, !best.device.IsZero()
+	var best identity.DeviceID
+	for d, a := range free {
+		if 4*gain[a] >= most && (best.IsZero() || order(m.self, d) < order(m.self, best)) {
+			best = d
+		}
+	}
+	return best, free[best], !best.IsZero()
 }
 
 // anybody chooses some member without a link, of any group.

@@ -28,7 +28,7 @@ type farClub struct {
 	all []*member
 }
 
-func newFarClub(t *testing.T, n int) *farClub {
+func newFarClub(t *testing.T, n int, add func(*nodetest.World)) *farClub {
 	f := &farClub{t: t, w: nodetest.New(t, 0), reg: newRegister()}
 	f.w.DelayAll(oneWay)
 	t.Cleanup(func() {
@@ -40,7 +40,7 @@ func newFarClub(t *testing.T, n int) *farClub {
 		}
 	})
 	for i := range n {
-		f.w.AddPlain(128)
+		add(f.w)
 		m, err := newMember(f.reg, "", fmt.Sprint("far", i), nodetest.Key(i), f.w.Node(i))
 		if err != nil {
 			t.Fatal(err)
@@ -115,7 +115,7 @@ func TestGroupFar(t *testing.T) {
 }
 
 func simulateFar(t *testing.T, n int, restarts bool) farTimes {
-	f := newFarClub(t, n)
+	f := newFarClub(t, n, func(w *nodetest.World) { w.AddPlain(128) })
 	ctx := t.Context()
 	c, err := found(ctx, f.all)
 	if err != nil {
@@ -240,7 +240,7 @@ func TestQuietGroups(t *testing.T) {
 	const people, size = 30, 10
 	out := quietTimes{Groups: count, People: people}
 	synctest.Test(t, func(t *testing.T) {
-		f := newFarClub(t, people)
+		f := newFarClub(t, people, func(w *nodetest.World) { w.AddRemote(nodetest.Open) }) // idle connections are closed, as everywhere
 		r := rand.New(rand.NewPCG(7, 7))
 		for range count {
 			members := []*member{f.all[0]}
@@ -265,7 +265,7 @@ func TestQuietGroups(t *testing.T) {
 			out.Bytes = max(out.Bytes, float64(f.w.Carried(i)-before[i])/watch.Seconds())
 			out.Conns = max(out.Conns, len(f.w.Node(i).Peers()))
 		}
-		t.Logf("member of all: %d connections, %.0f bytes/s", len(f.w.Node(0).Peers()), float64(f.w.Carried(0)-before[0])/watch.Seconds())
+		t.Logf("member of all: %d sessions, %d connections, %.0f bytes/s", len(f.all[0].replica.Sessions()), len(f.w.Node(0).Peers()), float64(f.w.Carried(0)-before[0])/watch.Seconds())
 	})
 	if out.Conns > 64 || out.Bytes > 1024 {
 		t.Errorf("%d connections, %.0f bytes/s", out.Conns, out.Bytes)
