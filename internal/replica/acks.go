@@ -45,11 +45,15 @@ func ackFeed(item *pb.AckItem) (id feed.FeedID, hash feed.EntryID, err error) {
 func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 	s.mu.Lock()
 	c := s.convs[id.Conversation]
-	if c == nil || c.feeds[id] == nil && (!c.lazy || c.phase != phaseOpen || len(c.feeds) >= maxPeerHeads) {
+	if c == nil || c.feeds[id] == nil {
+		early := c != nil && c.lazy && c.phase == phaseOpen
 		s.mu.Unlock()
+		if early {
+			return nil // they hold a feed that has not come here yet
+		}
 		return s.tax()
 	}
-	f := c.outFeed(id)
+	f := c.feeds[id]
 	if last <= f.acked {
 		s.mu.Unlock()
 		return nil

@@ -45,6 +45,7 @@ type outcome struct {
 	behind bool            // it lies below our floor, or its end contradicts ours: compare heads again
 	proof  *feed.ForkProof // the feed forked
 	clash  *feed.Run       // an earlier part of our branch, to find out where it parted
+	alien  bool            // nothing is held of the feed
 	own    bool            // it proves that the own feed diverged
 }
 
@@ -75,7 +76,7 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	first := in.run.First().Seq
 	// In a group its acts say what of a revoked device's feeds counts (R25), so the gate judges.
 	if rec, ok := r.cfg.Records.Record(in.run.Account()); ok && rec.Revokes(id.Device) && !r.cfg.Members.Lazy(tx, id.Conversation) {
-		return outcome{code: pb.Code_CODE_DENIED, from: first}, nil
+		return outcome{code: pb.Code_CODE_DENIED, from: first, alien: !known}, nil
 	}
 	begins, err := r.begins(tx, &in, id, &st)
 	if err != nil {
@@ -87,7 +88,7 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	if detached || begins {
 		// Nothing ties the device to the account yet, except a session with that very device or its account's record.
 		if !r.authored(in, st, known) {
-			return outcome{code: pb.Code_CODE_BAD, from: first}, nil
+			return outcome{code: pb.Code_CODE_BAD, from: first, alien: !known}, nil
 		}
 	}
 	if !detached {
@@ -100,7 +101,7 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	case errors.Is(err, feed.ErrFork):
 		return r.conflict(tx, in, id, st)
 	default:
-		return outcome{code: pb.Code_CODE_BAD, from: first}, nil
+		return outcome{code: pb.Code_CODE_BAD, from: first, alien: !known}, nil
 	}
 	if out, found, err := r.conflictAhead(tx, in, id, st); found || err != nil {
 		return out, err
@@ -201,7 +202,7 @@ func (r *Replica) store(tx *storage.Tx, in arrived, id feed.FeedID, st feedState
 		if code == pb.Code_CODE_TAKEN || code == pb.Code_CODE_UNSPECIFIED {
 			code = pb.Code_CODE_FULL
 		}
-		return outcome{code: code, from: entries[0].Seq + uint64(max(take, 0))}, nil
+		return outcome{code: code, from: entries[0].Seq + uint64(max(take, 0)), alien: !known}, nil
 	}
 	if detached && int(st.ahead)+len(entries) > r.cfg.Limits.Detached {
 		return outcome{}, nil // not kept, not acknowledged; it comes again once the gap is filled

@@ -15,7 +15,6 @@ import (
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
-	"hima/node/nodetest"
 	"hima/storage"
 )
 
@@ -47,11 +46,6 @@ type groupMember struct {
 func newGroup(t *testing.T, n int) *rig {
 	t.Helper()
 	return begun(newRig(t, n))
-}
-
-func newGroupOn(t *testing.T, w *nodetest.World, nodes ...int) *rig {
-	t.Helper()
-	return begun(newRigOn(t, w, nodes...))
 }
 
 func begun(r *rig) *rig {

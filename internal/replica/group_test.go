@@ -13,6 +13,7 @@ import (
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
+	"hima/storage"
 )
 
 // What one says reaches another over a third alone, as its author signed it.
@@ -514,5 +515,34 @@ func TestGroupBeginsFromMailAlone(t *testing.T) {
 		skip, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{Control: true, Skip: func(feed.FeedID) uint64 { return 1 }})
 		require.NoError(t, err)
 		require.Len(t, skip.Carried, 1)
+	})
+}
+
+// Feeds that a member makes up, of devices that nobody knows, leave nothing behind, and end the session when they are many.
+func TestGroupMadeUpFeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 2)
+		a, evil := r.devices[0], r.devices[1]
+		a.admitAll(evil)
+		evil.stop()
+		tap := evil.dial(t, a)
+		require.NoError(t, tap.begin())
+		stranger := &device{rig: r, index: 9}
+		stranger.person = identity.AccountKeyFromSeed([32]byte{9})
+		sent := 0
+		for ; sent < 6000; sent++ {
+			stranger.key = identity.GenerateDeviceKey()
+			stranger.cert = identity.NewCertificate(stranger.person, stranger.key.ID(), time.Now())
+			if tap.send(runFrame(stranger.sign(t, stranger.compose(t, feed.Tip{}, 1)))) != nil {
+				break
+			}
+		}
+		require.Greater(t, sent, 4000)
+		require.True(t, tap.ended(10*time.Second), "it may go on for ever")
+		require.NoError(t, a.db.View(func(tx *storage.Tx) error {
+			heads, err := a.rep.Heads(tx, r.conv)
+			require.Len(t, heads, 1)
+			return err
+		}))
 	})
 }

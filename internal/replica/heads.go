@@ -19,6 +19,12 @@ func (s *session) handleDigests(page *pb.Digests) error {
 		return fmt.Errorf("page of digests too large: %w", ErrProtocol)
 	}
 	s.mu.Lock()
+	again := s.theirDone
+	s.mu.Unlock()
+	if again && !s.pace() {
+		return nil
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.theirDone && page.GetDone() {
 		return fmt.Errorf("a second last page of digests: %w", ErrProtocol)

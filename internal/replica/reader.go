@@ -378,6 +378,9 @@ func (s *session) applied(in arrived, out outcome, err error) {
 		s.mu.Unlock()
 	case out.code != 0:
 		s.refuse(id, out.from, out.code)
+		if out.alien {
+			s.drop(id)
+		}
 		s.retryMissed(id.Conversation, in.news)
 		if s.taxRefused(id.Conversation) != nil {
 			s.end(pb.Bye_REASON_BUSY, fmt.Errorf("too many refused runs: %w", ErrBusy))
@@ -426,6 +429,19 @@ func (s *session) refuse(id feed.FeedID, from uint64, code pb.Code) {
 	}
 	s.mu.Unlock()
 	s.push(refusedFrame(id, from, code))
+}
+
+// drop forgets the way of a feed of which nothing is held: anybody can make up any number of them.
+func (s *session) drop(id feed.FeedID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.convs[id.Conversation]
+	if c == nil {
+		return
+	}
+	if f := c.feeds[id]; f != nil && !f.inLine && f.wait.IsZero() && len(f.out) == 0 {
+		delete(c.feeds, id)
+	}
 }
 
 // retryMissed asks again for what was refused in a group if something came between that might have let it in: both may
