@@ -137,6 +137,10 @@ func TestApplyApproveReject(t *testing.T) {
 	w.meet()
 	// Carol was never online together with bob, who approved: alice told her.
 	require.Equal(t, StateMember, carol.info(conv).State)
+	own := []Application{}
+	carol.view(func(tx *txn) (err error) { own, err = carol.g.Applications(tx, conv); return err })
+	require.Len(t, own, 1)
+	require.Equal(t, Approved, own[0].State)
 	require.Equal(t, StateRejected, dave.info(conv).State)
 	require.Equal(t, 1, dave.heard(NewsRejected))
 	require.Equal(t, 1, alice.heard(NewsApproved))

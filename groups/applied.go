@@ -142,7 +142,8 @@ func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) error 
 }
 
 func (g *Groups) saveRow(tx *storage.Tx, conv ID, before, after groupRow) error {
-	if before.State == after.State && before.ReadOnly == after.ReadOnly && before.Joined == after.Joined && before.Name == after.Name {
+	if before.State == after.State && before.ReadOnly == after.ReadOnly && before.Joined == after.Joined && before.Name == after.Name &&
+		before.Applied == after.Applied {
 		return nil
 	}
 	return putRow(tx, groupKey(conv), after)
@@ -221,6 +222,12 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 	switch {
 	case is != roster.None:
 		c.row.State = StateMember
+		if app := c.row.Applied; app != nil {
+			if to, may := advance(anApplication, app.State, agree, decider); may {
+				done := *app
+				done.State, c.row.Applied = to, &done
+			}
+		}
 		if c.after.view.Dissolved {
 			c.row.State = StateDissolved
 		}
