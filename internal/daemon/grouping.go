@@ -12,6 +12,7 @@ import (
 	"hima/internal/feed"
 	"hima/internal/messenger"
 	"hima/internal/replica"
+	"hima/internal/text"
 	"hima/node"
 	"hima/storage"
 )
@@ -22,7 +23,7 @@ func (u *unlocked) openGroups(p *profile) error {
 	var err error
 	u.groups, err = groups.New(groups.Config{
 		DB: u.db, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Records: u.directory.Record,
-		News: u.onGroupNews, Now: p.now, Logger: p.log,
+		News: u.onGroupNews, Now: p.now, Logger: p.log, Fold: text.FoldName,
 	})
 	if err != nil {
 		return err
@@ -68,6 +69,7 @@ func (u *unlocked) bindGroups() {
 		Feeds: groupFeeds{u.replica, u.messenger}, Say: u.messenger.Say, Devices: u.directory.Devices,
 		Networks: onNetworks{u}.Links, Addrs: u.node.Addrs, Mailboxes: u.groupMailboxes, Hint: people{u}.Hint, Join: u.joinFor,
 		Log: u.mail, PubSub: u.pubsub, Locate: u.locate, Release: u.replica.Release, Directory: u.directory,
+		DefaultNickname: u.messenger.OwnName,
 	})
 }
 
@@ -112,7 +114,7 @@ func (u *unlocked) findGroups(ctx context.Context, name string) (out []messenger
 		return nil, unreachable, err
 	}
 	for _, f := range found {
-		card := messenger.FoundCard{Card: f.Card, Source: messenger.SourceNearby}
+		card := messenger.FoundCard{Card: f.Card, Source: messenger.SourceNearby, Disputed: f.Disputed}
 		switch f.Source {
 		case directory.SourceNetwork:
 			card.Source, card.Network = messenger.SourceNetwork, f.NetworkName
