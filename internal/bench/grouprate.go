@@ -217,7 +217,7 @@ func rosterFold(ctx context.Context, r report) error {
 		if err != nil {
 			return err
 		}
-		if large := m[1] != "Fold/100-members-500-changes"; large {
+		if m[1] == "Fold/1000-members-5000-changes" {
 			r.most("folding a roster: "+m[1], ns/1e6, 50, "ms", "")
 		} else {
 			r.add(row{Name: "folding a roster: " + m[1], Value: fmt.Sprintf("%.1f ms", ns/1e6)})
