@@ -49,6 +49,7 @@ type fakeGroups struct {
 	applies []groups.Application
 	targets []groups.Target
 	acts    []string
+	forks   []replica.Fork
 	fail    error
 }
 
@@ -91,6 +92,11 @@ func (f *fakeGroups) Admit(_ *storage.Tx, in replica.Incoming) (int, pb.Code, er
 
 func (f *fakeGroups) Applied(_ *storage.Tx, a replica.Applied) error {
 	f.applied = append(f.applied, a)
+	return nil
+}
+
+func (f *fakeGroups) Forked(_ *storage.Tx, fork replica.Fork) error {
+	f.forks = append(f.forks, fork)
 	return nil
 }
 

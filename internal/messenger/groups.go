@@ -22,6 +22,8 @@ type Groups interface {
 	Window(tx *storage.Tx, conv feed.ConversationID, account identity.AccountID) (replica.Window, error)
 	Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.Code, err error)
 	Applied(tx *storage.Tx, a replica.Applied) error
+	// Forked takes the news that a feed has two branches (R3): acts from there on count for nothing.
+	Forked(tx *storage.Tx, f replica.Fork) error
 	// Draft makes a chat entry, and the epoch it is written under if there is none.
 	Draft(tx *storage.Tx, conv feed.ConversationID, kind feed.Kind, content []byte) (replica.Draft, error)
 	// Audience lists the members to whom an entry goes, without its author.

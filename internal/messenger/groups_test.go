@@ -249,6 +249,21 @@ func TestGroupBacklog(t *testing.T) {
 	require.Equal(t, 1, list[0].Unread)
 }
 
+// A forked feed of acts is for package groups to judge; of a chat the part behind the fork is not shown.
+func TestGroupForks(t *testing.T) {
+	id, people := crowd(t, "alice", "bob")
+	alice, bob := people[0], people[1]
+	bob.tells("Hikers", "one")
+	bob.tells("Hikers", "two")
+	gather(t, people...)
+	fork := func(n feed.Number) replica.Fork { return replica.Fork{Feed: bob.feeds.OwnFeed(id, n), At: 2} }
+	require.NoError(t, alice.db.Update(t.Context(), func(tx *storage.Tx) error {
+		return errors.Join(alice.m.Forked(tx, fork(feed.Control)), alice.m.Forked(tx, fork(feed.Chat)))
+	}))
+	require.Equal(t, []replica.Fork{fork(feed.Control)}, alice.groups.forks)
+	require.Equal(t, []string{bob.account.Short() + ": one"}, alice.lines("Hikers")[2:])
+}
+
 func TestGroupSendRefused(t *testing.T) {
 	id, people := crowd(t, "alice", "bob")
 	alice := people[0]

@@ -137,6 +137,13 @@ func (m *Messenger) receiptItem(tx *storage.Tx, account identity.AccountID, item
 
 // Forked implements replica.Hooks (R3): the chat of the feed ends before the fork.
 func (m *Messenger) Forked(tx *storage.Tx, f replica.Fork) error {
+	// Of a control feed it says which acts count no more, whatever is known of the feed here.
+	if group, err := m.isGroup(tx, f.Feed.Conversation); err != nil || group && f.Feed.Number == feed.Control {
+		if err != nil {
+			return err
+		}
+		return m.env.groups.Forked(tx, f)
+	}
 	row, ok, err := m.feeds.get(tx, f.Feed)
 	if err != nil || !ok {
 		return err
