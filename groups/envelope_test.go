@@ -269,7 +269,8 @@ func TestEpochKeyShowsNothing(t *testing.T) {
 	for _, s := range []string{fmt.Sprint(key), fmt.Sprintf("%+v %#v %x %s", key, key, key, key), key.String()} {
 		require.NotContains(t, strings.ToLower(s), secret[:16])
 	}
-	b, err := json.Marshal(key)
+	var v any = key
+	b, err := json.Marshal(v)
 	require.True(t, err != nil || string(b) == "{}", "a key has no JSON form, but %s", b)
 	_, err = EpochKeyFromBytes(make([]byte, 31))
 	require.ErrorIs(t, err, ErrEnvelope)
