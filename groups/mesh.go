@@ -296,7 +296,7 @@ func (m *mesh) anybody(knots []knot, coming map[identity.AccountID]bool, now tim
 	return all[rand.N(len(all))], true
 }
 
-// surplus lists sessions that the mesh opened and that all groups they serve can spare, having twice as many as they want: one
+// surplus lists sessions that the mesh opened and that all groups they serve can spare, having more than they want: one
 // in each look, the oldest first.
 func (m *mesh) surplus(knots []knot, sessions map[identity.DeviceID]replica.SessionInfo, now time.Time) []identity.DeviceID {
 	var spare []identity.DeviceID
@@ -307,7 +307,7 @@ func (m *mesh) surplus(knots []knot, sessions map[identity.DeviceID]replica.Sess
 		}
 		if !slices.ContainsFunc(knots, func(k knot) bool {
 			_, member := k.members[s.Account]
-			return member && k.linked < 2*k.want
+			return member && k.linked <= k.want
 		}) {
 			spare = append(spare, d)
 		}
