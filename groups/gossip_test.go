@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,13 @@ func (s *shelf) TakeRun(_ context.Context, _ replica.Peer, run feed.Run, live bo
 	s.mu.Unlock()
 	s.onNew(run.Entries())
 	return nil
+}
+
+// stores is how many runs were stored.
+func (s *shelf) stores() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.takes
 }
 
 func (s *shelf) has(id feed.FeedID) int {
@@ -235,13 +243,13 @@ func TestGossipCarriesEntries(t *testing.T) {
 		c.reach(4, 3, time.Second)
 
 		// Written under load they travel in runs: all of them are there soon, with few messages.
-		before := c.members[7].shelf.takes
+		before := c.members[7].shelf.stores()
 		for range 200 {
 			c.write(0, "first", 2, true)
 			time.Sleep(time.Millisecond)
 		}
 		c.reach(0, 401, 2*time.Second)
-		takes := c.members[7].shelf.takes - before
+		takes := c.members[7].shelf.stores() - before
 		t.Logf("400 entries in 200 ms: %d messages", takes)
 		require.Less(t, takes, 40)
 	})
@@ -373,7 +381,7 @@ func TestGossipJudges(t *testing.T) {
 		require.Equal(t, node.Accept, judge(good))
 		c.reach(1, 1, time.Second, 0)
 		require.Equal(t, node.Accept, judge(good), "by another road at the same time")
-		require.Equal(t, 1, me.shelf.takes, "checked and stored once")
+		require.Equal(t, 1, me.shelf.stores(), "checked and stored once")
 		time.Sleep(2 * recentFor)
 		me.stored(c.group, nil)
 		me.stored(c.group, run(1, 2).Entries()) // the memory turns over
@@ -388,7 +396,7 @@ func TestGossipJudges(t *testing.T) {
 		me.mu.Unlock()
 		require.Equal(t, node.Accept, judge(seal(e.key, e.id, dev, run(1, 3).PB())))
 		time.Sleep(time.Second)
-		require.Equal(t, 1, me.shelf.takes)
+		require.Equal(t, 1, me.shelf.stores())
 	})
 }
 
@@ -398,10 +406,11 @@ func TestGossipSurvivesFailures(t *testing.T) {
 		c := newClub(t, 2)
 		m := c.members[0]
 		look := m.look
-		failing := true
+		var failing atomic.Bool
+		failing.Store(true)
 		m.mu.Lock()
 		m.look = func(tx *storage.Tx, stale []ID) (map[ID]circle, error) {
-			if failing {
+			if failing.Load() {
 				return nil, errors.New("disk")
 			}
 			return look(tx, stale)
@@ -412,7 +421,7 @@ func TestGossipSurvivesFailures(t *testing.T) {
 		m.mu.RLock()
 		require.Len(t, m.rooms, 1)
 		m.mu.RUnlock()
-		failing = false
+		failing.Store(false)
 		time.Sleep(gossipReview)
 		c.write(1, "first", 1, true)
 		c.reach(1, 1, time.Second)
