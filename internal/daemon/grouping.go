@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 
@@ -23,44 +22,13 @@ func (u *unlocked) openGroups(p *profile) error {
 	var err error
 	u.groups, err = groups.New(groups.Config{
 		DB: u.db, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Records: u.directory.Record,
-		News: u.onGroupNews, Now: p.now, Logger: p.log, Fold: text.FoldName,
+		News: u.messenger.GroupNews, Now: p.now, Logger: p.log, Fold: text.FoldName,
 	})
 	if err != nil {
 		return err
 	}
 	u.pubsub, err = u.node.NewPubSub(node.PubSubConfig{Allowed: u.groups.GossipAllowed, Logger: p.log})
 	return err
-}
-
-// onGroupNews hears what happens in groups, in the transaction of the change. To whom somebody is no contact they are an
-// account ID, so that whoever comes in says what to call them there.
-func (u *unlocked) onGroupNews(tx *storage.Tx, n groups.News) error {
-	if err := u.messenger.GroupNews(tx, n); err != nil {
-		return err
-	}
-	if n.Kind == groups.NewsJoined || n.Kind == groups.NewsCreated && n.Account == u.vault.Account {
-		tx.OnCommit(func() { u.background(func(ctx context.Context) { u.introduce(ctx, n.Group) }) })
-	}
-	return nil
-}
-
-// introduce gives the own nickname to a group where none was given yet.
-func (u *unlocked) introduce(ctx context.Context, group groups.ID) {
-	me, err := u.messenger.Profile(ctx)
-	var info groups.Info
-	if err == nil {
-		err = u.db.View(func(tx *storage.Tx) error {
-			info, err = u.groups.Info(tx, group)
-			return err
-		})
-	}
-	name := cmp.Or(me.Nickname, me.Username)
-	if err == nil && name != "" && info.State == groups.StateMember && info.Nickname == "" {
-		err = u.groups.Set(ctx, group, groups.SettingNickname, name)
-	}
-	if err != nil && ctx.Err() == nil {
-		u.log.Info("saying the own name in a group", "group", group.Short(), "err", err)
-	}
 }
 
 // bindGroups gives the groups what they stand on.

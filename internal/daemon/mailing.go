@@ -154,8 +154,12 @@ func (u *unlocked) worthAttending(e node.Event) bool {
 		u.mail.Nudge(e.Device)
 	case node.BootstrapUp:
 		u.mail.Nudge(e.Device)
+		u.groups.Nudge()
 		return true
-	case node.BootstrapDown, node.AddrsChanged, node.OnlineChanged:
+	case node.OnlineChanged:
+		u.groups.Nudge() // who could not be reached may be reached now
+		return true
+	case node.BootstrapDown, node.AddrsChanged:
 		return true
 	}
 	return false

@@ -26,7 +26,7 @@ func groupRefusal(err error) error {
 		message, hint string
 	}{
 		{groups.ErrNotFound, ErrNotFound, "there is no such group, invitation, application or link", "`hima group list` shows your groups"},
-		{groups.ErrNotMember, ErrNotMember, "this needs a member of the group", "`hima group members` shows who is in"},
+		{groups.ErrNotMember, ErrNotMember, "you are not in this group", "`hima group info` shows how you stand; an admin can invite you, and `hima group apply` asks to be let in"},
 		{groups.ErrNotAllowed, ErrNotAllowed, "your role in the group does not allow this", "`hima group members` shows the roles"},
 		{groups.ErrExists, ErrExists, "this is so already", ""},
 		{groups.ErrInvalid, ErrInvalid, "this value is not allowed", ""},
