@@ -19,8 +19,14 @@ func TestTwoRegisterOnANetwork(t *testing.T) {
 	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
 	r, err := alice.registerOn(s.info.Link)
 	require.NoError(t, err)
-	require.Equal(t, "confirmed", r.GetNetwork().GetUsername().GetState())
-	require.NotContains(t, r.GetWarnings(), "name_pending")
+	if state := r.GetNetwork().GetUsername().GetState(); state == "confirmed" {
+		require.NotContains(t, r.GetWarnings(), "name_pending")
+	} else {
+		// The proof of work took longer than anybody is made to wait, as on a busy machine under the race detector.
+		require.Equal(t, "pending", state)
+		require.Contains(t, r.GetWarnings(), "name_pending")
+		alice.eventuallyName("confirmed")
+	}
 	_, err = bob.registerOn(s.address()) // the bare address of the node says as much as its link
 	require.NoError(t, err)
 	bob.eventuallyName("confirmed")
