@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,27 @@ func (f *fakeSessions) count(dev identity.DeviceID) int {
 	return len(f.tries[dev])
 }
 
+// opened counts all attempts.
+func (f *fakeSessions) opened() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.order)
+}
+
+// most is how many attempts there were at the same time.
+func (f *fakeSessions) most() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.max
+}
+
+// times are those of the attempts to open a session with a device.
+func (f *fakeSessions) times(dev identity.DeviceID) []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tries[dev])
+}
+
 func (f *fakeSessions) set(m map[identity.DeviceID]bool, dev identity.DeviceID, on bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,7 +159,7 @@ func TestPausesDoubleUpToTheCap(t *testing.T) {
 		d := start(t, f, nil)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		tries := f.tries[dev(1)]
+		tries := f.times(dev(1))
 		l := DefaultLimits()
 		want := l.Latency
 		for i := 1; i < len(tries); i++ {
@@ -214,8 +236,8 @@ func TestOwedComeFirstAndDialsAreBounded(t *testing.T) {
 		if !reflect.DeepEqual(first, map[identity.DeviceID]bool{dev(1): true, dev(2): true, dev(3): true}) {
 			t.Errorf("first tried %v", f.order[:3])
 		}
-		if f.max != 3 {
-			t.Errorf("%d dials at the same time", f.max)
+		if n := f.most(); n != 3 {
+			t.Errorf("%d dials at the same time", n)
 		}
 	})
 }

@@ -43,13 +43,13 @@ func TestGroupsAreNotDialledForAtOnce(t *testing.T) {
 		f.lack(many(300)...)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if n := len(f.order); n != 0 {
+		if n := f.opened(); n != 0 {
 			t.Fatalf("%d devices were dialled at once", n)
 		}
 		f.lack()
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
-		if n := len(f.order); n != 0 {
+		if n := f.opened(); n != 0 {
 			t.Errorf("%d devices were dialled that lacked nothing any more", n)
 		}
 	})
@@ -66,8 +66,8 @@ func TestBigGroupsAreSpread(t *testing.T) {
 		f.lack(many(300)...)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if f.max > DefaultLimits().LazyDials {
-			t.Errorf("%d dials at the same time", f.max)
+		if n := f.most(); n > DefaultLimits().LazyDials {
+			t.Errorf("%d dials at the same time", n)
 		}
 		f.mu.Lock()
 		f.owed = append(f.owed, replica.Debt{Peer: replica.Peer{Device: dev(1)}, Entries: 1})
@@ -76,7 +76,7 @@ func TestBigGroupsAreSpread(t *testing.T) {
 		asked := time.Now()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if f.count(dev(1)) == 0 || f.tries[dev(1)][0].Sub(asked) > time.Second {
+		if f.count(dev(1)) == 0 || f.times(dev(1))[0].Sub(asked) > time.Second {
 			t.Error("a message between two people waits for those of groups")
 		}
 		f.mu.Lock()
@@ -85,7 +85,7 @@ func TestBigGroupsAreSpread(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		for _, dev := range many(300) {
-			tries := f.tries[dev]
+			tries := f.times(dev)
 			if len(tries) == 0 || len(tries) > 9 {
 				t.Fatalf("a member was tried %d times in ten minutes", len(tries))
 			}
@@ -151,22 +151,22 @@ func TestGroupsAfterTheNetworkChanged(t *testing.T) {
 		f.lack(many(100)...)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		before := len(f.order)
+		before := f.opened()
 		events <- node.NetworkChanged{}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if n := len(f.order) - before; n > 5 {
+		if n := f.opened() - before; n > 5 {
 			t.Errorf("%d members were dialled as soon as the network had changed", n)
 		}
 		events <- node.PeerDown{Device: many(1)[0]}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n := len(f.order) - before; n > 8 {
+		if n := f.opened() - before; n > 8 {
 			t.Errorf("%d members were dialled", n)
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if n := len(f.order) - before; n < 100 {
+		if n := f.opened() - before; n < 100 {
 			t.Errorf("only %d members were tried since", n)
 		}
 	})
