@@ -36,6 +36,9 @@ func crowd(t *testing.T, w *nodetest.World, boot, n int) (ds []*node.DHT) {
 // A node that may have few connections looks for one record after the other, and finds all of them: the connections that
 // one look-up leaves do not keep the next from dialling whom it must.
 func TestLookupsWithFewConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many nodes")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 0)
 		boot := w.AddBootstrap(node.RelayLimits{})
@@ -79,6 +82,9 @@ func TestLookupsWithFewConnections(t *testing.T) {
 
 // A liar who answers at once does not keep those from being heard who hold the newest record and are slow.
 func TestSlowTruthBeatsAQuickLie(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many nodes")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 0)
 		boot := w.AddBootstrap(node.RelayLimits{})

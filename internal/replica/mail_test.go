@@ -170,6 +170,9 @@ func TestReceiptAloneGoesByMail(t *testing.T) {
 }
 
 func TestExportIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("much data, one goroutine")
+	}
 	a, b := friendsApart(t, nil)
 	const n = 700
 	a.say(b.person, numbered(n)...)
