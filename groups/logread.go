@@ -141,7 +141,10 @@ func (b *logbook) readBox(ctx context.Context, x *logBox) {
 			tries++
 		}
 		if err != nil && ctx.Err() == nil {
-			b.log.Debug("reading the logs of groups", "mailbox", x.ref.Device.Short(), "error", err)
+			b.mu.Lock()
+			dev := x.ref.Device
+			b.mu.Unlock()
+			b.log.Debug("reading the logs of groups", "mailbox", dev.Short(), "error", err)
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -217,10 +220,13 @@ func (b *logbook) readAll(ctx context.Context, x *logBox, ref identity.MailboxRe
 	b.mu.Lock()
 	waiting, again, logs := x.waiting, x.again, maps.Clone(x.logs)
 	x.waiting = map[identity.InboxID]bool{}
-	if left := askAgain - b.now().Sub(x.asked); len(again) > 0 && left > 0 {
+	switch left := askAgain - b.now().Sub(x.asked); {
+	case len(again) == 0:
+		again = nil // the map goes on being filled
+	case left > 0:
 		again = nil
 		time.AfterFunc(left, func() { ring(x.bell) })
-	} else if len(again) > 0 {
+	default:
 		x.again, x.asked = map[ID]bool{}, b.now()
 	}
 	b.mu.Unlock()
