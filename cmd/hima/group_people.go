@@ -188,17 +188,7 @@ func (a *app) groupLink(ctx context.Context, req *pb.CreateGroupLinkRequest, sho
 	if a.flags.json {
 		return a.emit(v)
 	}
-	if showQR {
-		if picture, err := a.qr(strings.ToUpper(v.Link)); err != nil {
-			a.warn(a.describe(err).Message) // the link itself can still be sent
-		} else {
-			a.printf("%s\n", picture)
-		}
-	}
-	a.printf("%s\n", v.Link)
-	if a.outTerminal {
-		a.hint(a.t("hint.group_link"))
-	}
+	a.showLink(v.Link, showQR, "hint.group_link")
 	return nil
 }
 

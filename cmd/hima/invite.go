@@ -48,19 +48,24 @@ func (a *app) invite(ctx context.Context, showQR bool) error {
 	if a.flags.json {
 		return a.emit(v)
 	}
+	a.showLink(v.Link, showQR, "hint.invite")
+	return nil
+}
+
+// showLink prints a link that is made to be handed on, as a picture too if asked, and says on a terminal what it is for.
+func (a *app) showLink(link string, showQR bool, hint string) {
 	if showQR {
 		// Capitals are one code of a denser kind, and a link may be written in either.
-		if picture, err := a.qr(strings.ToUpper(v.Link)); err != nil {
+		if picture, err := a.qr(strings.ToUpper(link)); err != nil {
 			a.warn(a.describe(err).Message) // the link itself can still be sent
 		} else {
 			a.printf("%s\n", picture)
 		}
 	}
-	a.printf("%s\n", v.Link)
+	a.printf("%s\n", link)
 	if a.outTerminal {
-		a.hint(a.t("hint.invite"))
+		a.hint(a.t(hint))
 	}
-	return nil
 }
 
 func (a *app) invites(ctx context.Context) error {
