@@ -227,6 +227,20 @@ func TestMeshOfManyGroups(t *testing.T) {
 	})
 }
 
+// The links of a quiet group make one graph, however often surplus ones are let go.
+func TestMeshOfQuietGroups(t *testing.T) {
+	for _, n := range []int{4, 6, 8, 12, 24} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeople(t, n, time.Time{}, [][]int{everybody(n)})
+			time.Sleep(20 * time.Minute)
+			for range 10 {
+				time.Sleep(7 * time.Minute)
+				require.Equal(t, 1, p.parts(everybody(n)), "%d members", n)
+			}
+		})
+	}
+}
+
 // Two halves that were parted for long, each with links enough, find each other again.
 func TestMeshGrowsTogetherAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
