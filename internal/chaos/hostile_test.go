@@ -82,7 +82,7 @@ func (p *person) target(t testing.TB) target {
 }
 
 func (s *stranger) open(v target, protocol string) (*node.Stream, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.Connect(ctx, v.device, v.addrs); err != nil {
 		return nil, fmt.Errorf("connecting: %w", err)

@@ -89,7 +89,7 @@ func (b *bootstrap) stop() {
 	go func() { _ = b.cmd.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		_ = b.cmd.Process.Kill()
 		<-done
 		b.t.Error("the bootstrap node did not end when asked")

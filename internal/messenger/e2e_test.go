@@ -142,7 +142,7 @@ func (s *side) halt() {
 func (s *side) open(o *side) {
 	s.t.Helper()
 	nodetest.Connect(s.t, s.node, o.node)
-	require.Eventually(s.t, func() bool { return s.rep.Open(context.Background(), o.p.device) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(s.t, func() bool { return s.rep.Open(context.Background(), o.p.device) == nil }, time.Minute, 20*time.Millisecond)
 }
 
 func (s *side) send(o *side, text string) Message {
@@ -186,7 +186,7 @@ func (s *side) relation(o *side) Relation {
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, 20*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, f, time.Minute, 5*time.Millisecond, what)
 }
 
 func realFriends(t testing.TB, dirA, dirB string) (a, b *side) {
