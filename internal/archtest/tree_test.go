@@ -59,7 +59,7 @@ func walk(t *testing.T, f func(rel string, content []byte)) {
 		switch {
 		case d.IsDir() && (rel == ".git" || rel == "dist" || rel == ".ci/tmp"):
 			return fs.SkipDir
-		case d.IsDir(), !d.Type().IsRegular(), rel == "hima", strings.HasSuffix(rel, ".test"), strings.HasSuffix(rel, ".out"):
+		case d.IsDir(), !d.Type().IsRegular(), rel == ".git", rel == "hima", strings.HasSuffix(rel, ".test"), strings.HasSuffix(rel, ".out"):
 			return nil
 		}
 		b, err := os.ReadFile(p)
