@@ -209,7 +209,8 @@ type Limits struct {
 	Window           int           // bytes of runs sent and not yet acknowledged, per session
 	StrangerRate     float64       // knocks and refused runs a second, per session of a stranger
 	Ping             time.Duration // silence after which a ping goes out
-	Dead             time.Duration // silence after which a session is given up
+	GroupPing        time.Duration // the same where only groups are shared and nothing is under way
+	Dead             time.Duration // Dead - Ping after a ping the session is given up if nothing came
 	Receipt          time.Duration // pause after the last change before a receipt goes out
 	ReceiptMax       time.Duration // longest wait for a receipt under load
 	Detached         int           // entries kept ahead of a gap, per feed (R9)
@@ -226,6 +227,7 @@ func DefaultLimits() Limits {
 		Window:           2 << 20,
 		StrangerRate:     4,
 		Ping:             6 * time.Second,
+		GroupPing:        45 * time.Second,
 		Dead:             12 * time.Second,
 		Receipt:          500 * time.Millisecond,
 		ReceiptMax:       2 * time.Second,
@@ -269,6 +271,7 @@ func (c Config) withDefaults() Config {
 	c.Limits.Window = cmp.Or(c.Limits.Window, d.Window)
 	c.Limits.StrangerRate = cmp.Or(c.Limits.StrangerRate, d.StrangerRate)
 	c.Limits.Ping = cmp.Or(c.Limits.Ping, d.Ping)
+	c.Limits.GroupPing = cmp.Or(c.Limits.GroupPing, d.GroupPing)
 	c.Limits.Dead = cmp.Or(c.Limits.Dead, d.Dead)
 	c.Limits.Receipt = cmp.Or(c.Limits.Receipt, d.Receipt)
 	c.Limits.ReceiptMax = cmp.Or(c.Limits.ReceiptMax, d.ReceiptMax)

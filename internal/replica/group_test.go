@@ -546,3 +546,37 @@ func TestGroupMadeUpFeeds(t *testing.T) {
 		}))
 	})
 }
+
+// Where only groups are shared a lost device is noticed late while nobody waits for it, and at once when somebody does; the
+// silence costs few pings.
+func TestGroupSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 2)
+		a, b := r.devices[0], r.devices[1]
+		a.admitAll(b)
+		r.open([2]int{0, 1})
+		r.complete(b, a, 0)
+		time.Sleep(time.Minute)
+		before := r.world.Carried(0)
+		time.Sleep(30 * time.Minute)
+		require.Less(t, float64(r.world.Carried(0)-before)/(30*60), 25.0, "bytes a second")
+		lost := func(most, least time.Duration) {
+			r.world.Cut(0, 1)
+			begun := time.Now()
+			r.await("it is given up", func() bool { return !a.rep.Connected(b.key.ID()) })
+			require.Less(t, time.Since(begun), most)
+			require.Greater(t, time.Since(begun), least)
+			r.world.Heal(0, 1)
+		}
+		lost(53*time.Second, 5*time.Second)
+		time.Sleep(time.Minute)
+		r.open([2]int{0, 1})
+		time.Sleep(20 * time.Second)
+		a.mustWrite(1)
+		r.complete(b, a, 1)
+		time.Sleep(10 * time.Second)
+		r.world.Cut(0, 1)
+		a.mustWrite(1)
+		lost(14*time.Second, 5*time.Second)
+	})
+}

@@ -160,6 +160,9 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 	}
 	f.sent = end.Seq
 	f.out = append(f.out, run)
+	if s.inFlight == 0 && s.watch != nil {
+		s.watch.Reset(s.r.cfg.Limits.Ping) // from here on the answer is waited for
+	}
 	s.inFlight += run.bytes
 	if s.pick(c) != nil {
 		s.enqueue(c)

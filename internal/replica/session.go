@@ -341,8 +341,8 @@ func (r *Replica) SendPresence(account identity.AccountID, on bool) {
 	}
 }
 
-// startWatch begins to look for silence. A ping goes out after Limits.Ping without any frame, and the answer to it
-// restarts the silence on both sides, so that one side pings.
+// startWatch begins to look for silence. A ping goes out after a while without any frame, and the answer to it restarts the
+// silence on both sides, so that one side pings.
 func (s *session) startWatch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -350,38 +350,60 @@ func (s *session) startWatch() {
 }
 
 func (s *session) look() {
+	select {
+	case <-s.done:
+		return
+	default:
+	}
 	limits := s.r.cfg.Limits
 	if err := s.stillListed(); err != nil {
 		s.end(pb.Bye_REASON_REVOKED, err)
 		return
 	}
-	silence := time.Since(time.Unix(0, s.lastIn.Load()))
+	last := time.Unix(0, s.lastIn.Load())
+	silence, dead := time.Since(last), limits.Dead-limits.Ping
 	s.mu.Lock()
-	if s.incoming > maxIncoming {
-		silence = 0 // ours: reading waits for the committer
+	ping := s.pauseLocked()
+	asked := !s.pingAt.IsZero() && last.Before(s.pingAt)
+	next := ping - silence
+	switch {
+	case s.incoming > maxIncoming: // ours: reading waits for the committer
+		next = ping
+	case asked:
+		next = dead - time.Since(s.pingAt)
+	case silence >= ping:
+		s.pingLocked()
+		next = dead
 	}
-	s.mu.Unlock()
-	if silence >= limits.Dead {
-		s.end(pb.Bye_REASON_UNSPECIFIED, errSilent)
-		s.st.Reset()
-		// The connection would look alive for minutes, and be used again.
-		s.r.cfg.Node.Disconnect(s.peer.Device)
+	if !asked || next > 0 {
+		defer s.mu.Unlock()
+		select {
+		case <-s.done:
+		default:
+			s.watch.Reset(max(next, 10*time.Millisecond))
+		}
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	next := limits.Ping - silence
-	if silence >= limits.Ping {
-		if s.pingAt.IsZero() {
-			s.pingLocked()
+	s.mu.Unlock()
+	s.end(pb.Bye_REASON_UNSPECIFIED, errSilent)
+	s.st.Reset()
+	// The connection would look alive for minutes, and be used again.
+	s.r.cfg.Node.Disconnect(s.peer.Device)
+}
+
+// pauseLocked returns how long the other side may be silent before it is asked. Where only groups are shared and nothing is
+// under way nobody waits for this device in particular: in many quiet groups pings would be most of what a node sends.
+func (s *session) pauseLocked() time.Duration {
+	limits := s.r.cfg.Limits
+	if s.inFlight > 0 || len(s.convs) == 0 {
+		return limits.Ping
+	}
+	for _, c := range s.convs {
+		if !c.lazy {
+			return limits.Ping
 		}
-		next = limits.Dead - silence
 	}
-	select {
-	case <-s.done:
-	default:
-		s.watch.Reset(max(next, 10*time.Millisecond))
-	}
+	return limits.GroupPing
 }
 
 var errSilent = errors.New("the other side fell silent")
