@@ -69,6 +69,7 @@ func TestTakenNameIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	first, second := newPerson(t, "alice"), newPerson(t, "alice")
 	r, err := first.registerOn(s.info.Link)
 	require.NoError(t, err)
+	first.eventuallyName("confirmed")
 	_, err = second.registerOn(s.info.Link)
 	refused(t, err, control.Exists)
 	var refusal *control.Error

@@ -236,8 +236,8 @@ func (n *ownNames) drop(id identity.NetworkID) {
 }
 
 // ClaimName takes a name on a joined network: stamped at once if a register answers (confirmed), else pending, which Run
-// completes; a *NameTakenError if somebody has it, and then nothing changed. A deadline of ctx ends the waiting and leaves
-// the claim pending; a cancelled ctx drops it. Claiming another name replaces the one before, which stays registered to
+// completes; a *NameTakenError if somebody has it, and then nothing changed. A deadline of ctx ends the waiting for registers,
+// not counting the time of the proof of work, and leaves the claim pending; a cancelled ctx drops it. Claiming another name replaces the one before, which stays registered to
 // this account.
 func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, name string) (NameState, error) {
 	j := d.nets.get(network)
@@ -270,8 +270,12 @@ func (d *Directory) ClaimName(ctx context.Context, network identity.NetworkID, n
 	// However little patience the caller has: once signed, the claim is kept, unless he changes his mind.
 	keep, done := d.untilCancelled(ctx)
 	defer done()
+	patience := claimTimeout
+	if end, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(end))
+	}
 	work := d.claimWork(keep, next.claim)
-	ask, cancel := context.WithTimeout(ctx, claimTimeout)
+	ask, cancel := context.WithTimeout(keep, patience)
 	defer cancel()
 	stamp, err := d.claimAt(ask, j, next.claim, work)
 	var taken *NameTakenError
