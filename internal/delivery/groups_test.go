@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,12 +19,13 @@ func TestComembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTown(t, 3)
 		box := c.office(0, nil)
-		sharing := true
+		var sharing atomic.Bool // read by the mail that runs
+		sharing.Store(true)
 		r := c.resident("r", 1)
 		friend := accountOf("friend").ID()
 		r.friends[friend] = true
 		r.change = func(m *MailConfig) {
-			m.Comember = func(a identity.AccountID) bool { return sharing && a != r.id() }
+			m.Comember = func(a identity.AccountID) bool { return sharing.Load() && a != r.id() }
 			m.Limits.Comembers = 3
 		}
 		r.up(box)
@@ -44,10 +46,10 @@ func TestComembersAreBounded(t *testing.T) {
 		if r.mail.takesMailOf(accountOf("somebody").ID()) {
 			t.Error("a restart made room")
 		}
-		sharing = false
+		sharing.Store(false)
 		must(t, r.mail.shed(context.Background()))
 		c.until("they are closed", time.Minute, func() bool { return box.server.Stats().Inboxes == 1 })
-		sharing = true
+		sharing.Store(true)
 		if !r.mail.takesMailOf(accountOf("somebody").ID()) {
 			t.Error("those who went made no room")
 		}
