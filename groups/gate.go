@@ -187,11 +187,12 @@ func (s *snapshot) limit(author identity.AccountID, id feed.FeedID) limit {
 	return l
 }
 
-// limitNow is what may still come in of a feed. Of a device that its account revoked, while the group has not heard yet where
-// it was cut, that is nothing new.
+// limitNow is what may still come in of a feed. Of a device that a member's account revoked, while the group has not heard yet
+// where it was cut, that is nothing new. Of those who went no such word can come any more: what stands before their going is
+// then for everybody, as it is with those who took it earlier.
 func (g *Groups) limitNow(s *snapshot, author identity.AccountID, id feed.FeedID) limit {
 	l := s.limit(author, id)
-	if _, cut := s.view.Revokes(author, id.Device); cut {
+	if _, cut := s.view.Revokes(author, id.Device); cut || s.view.Role(author) == roster.None {
 		return l
 	}
 	if r, ok := g.cfg.Records(author); ok && r.Revokes(id.Device) {

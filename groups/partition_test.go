@@ -217,6 +217,25 @@ func (q *quarrel) agree(t *rapid.T) {
 	}
 }
 
+// What somebody said who left, and whose device was lost later, is everybody's who did not hear it before as well.
+func TestLostDeviceOfSomebodyWhoLeft(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	bob2 := w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob, carol)
+	bob.gives(bob2)
+	w.meet()
+	bob.says(conv, "before")
+	bob.gives(carol)
+	bob.gives(bob2)
+	require.NoError(t, bob2.g.Leave(context.Background(), conv))
+	w.revoke(bob)
+	w.meet(alice, carol, bob2)
+	w.meet(alice, carol, bob2)
+	require.Contains(t, carol.texts(conv), "before")
+	require.Equal(t, carol.texts(conv), alice.texts(conv))
+}
+
 // Two halves of a group are apart for a day, add and remove people and talk; then they meet.
 func TestTwoHalves(t *testing.T) {
 	w := begin(t)
