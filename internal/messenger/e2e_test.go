@@ -47,6 +47,13 @@ func (b *book) Admit(_ context.Context, raw []byte) (identity.AccountRecord, err
 	return r, nil
 }
 
+// enter lists an account with its one device.
+func (b *book) enter(r identity.AccountRecord, device identity.DeviceID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records[r.Account], b.devices[r.Account] = r, []identity.DeviceID{device}
+}
+
 func (b *book) Devices(a identity.AccountID) []identity.DeviceID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,7 +95,7 @@ func newSide(t testing.TB, name string, b *book, dir string) *side {
 	s.p.cert = identity.NewCertificate(s.p.acct, s.p.device, time.Now())
 	rec, err := identity.NewAccountRecord(s.p.acct, identity.RecordConfig{Now: time.Now(), Devices: []identity.Certificate{s.p.cert}})
 	require.NoError(t, err)
-	b.records[s.p.account], b.devices[s.p.account] = rec, []identity.DeviceID{s.p.device}
+	b.enter(rec, s.p.device)
 	s.node = nodetest.LoopbackKey(t, s.p.key)
 	s.start()
 	t.Cleanup(func() { s.halt() })

@@ -26,9 +26,7 @@ func restoredSide(t *testing.T, old *side, listed bool) *side {
 	before, _ := s.book.Record(s.p.account)
 	rec, err := identity.NewAccountRecord(s.p.acct, identity.RecordConfig{Now: time.Now(), LastSeq: before.Seq, Devices: certs})
 	require.NoError(t, err)
-	s.book.mu.Lock()
-	s.book.records[s.p.account], s.book.devices[s.p.account] = rec, []identity.DeviceID{s.p.device}
-	s.book.mu.Unlock()
+	s.book.enter(rec, s.p.device)
 	s.node = nodetest.LoopbackKey(t, s.p.key)
 	s.start()
 	t.Cleanup(func() { s.halt() })
