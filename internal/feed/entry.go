@@ -131,16 +131,33 @@ func entrySize(header, body int) int {
 // signatureSize is what the signature adds to the encoded size of a run.
 const signatureSize = 2 + 64
 
-// Fit returns how many of the entries, from the first on, make up a run that obeys the limits. It looks at sizes alone.
+// Fit returns how many of the entries, from the first on, make up a run: within the limits, and not beyond where Ends says so.
 func Fit(entries []Entry) int {
 	size := signatureSize
 	for i := range entries {
 		size += entries[i].WireSize()
-		if i == MaxRunEntries || size > MaxWireRun {
+		if i == MaxRunEntries || size > MaxWireRun || Ends(entries[:i], &entries[i]) {
 			return i
 		}
 	}
 	return len(entries)
+}
+
+// Ends says whether a run ends before an entry that would fit: after the removal of somebody from a group, or after the epoch made
+// with it. Whoever was removed may have what leads up to there and nothing more, and only the author can sign in the middle of
+// a run: others could never tell them.
+func Ends(run []Entry, next *Entry) bool {
+	n := len(run)
+	if n == 0 || next.Number != Control {
+		return false
+	}
+	switch run[n-1].Kind {
+	case KindGroupRemove:
+		return next.Kind != KindGroupEpoch
+	case KindGroupEpoch:
+		return n > 1 && run[n-2].Kind == KindGroupRemove
+	}
+	return false
 }
 
 // Tip is the end of a feed as far as it is known. The zero Tip is a feed of which nothing is known.

@@ -71,9 +71,13 @@ func (d *device) do(a act) feed.Entry {
 	d.rig.t.Helper()
 	content, err := json.Marshal(a)
 	require.NoError(d.rig.t, err)
+	kind := feed.KindGroupAdmit
+	if a.Remove != nil {
+		kind = feed.KindGroupRemove
+	}
 	var all []feed.Entry
 	require.NoError(d.rig.t, d.db.Update(context.Background(), func(tx *storage.Tx) (err error) {
-		all, err = d.rep.Append(tx, replica.Draft{Conversation: d.rig.conv, Number: feed.Control, Kind: feed.KindGroupAdmit, Content: content})
+		all, err = d.rep.Append(tx, replica.Draft{Conversation: d.rig.conv, Number: feed.Control, Kind: kind, Content: content})
 		return err
 	}))
 	d.group.apply(all)

@@ -29,7 +29,7 @@ func (r *Replica) readRun(tx *storage.Tx, id feed.FeedID, st feedState, from uin
 			return false, err
 		}
 		size += e.WireSize()
-		if len(entries) == feed.MaxRunEntries || size > feed.MaxWireRun-runOverhead {
+		if len(entries) == feed.MaxRunEntries || size > feed.MaxWireRun-runOverhead || whole == len(entries) && feed.Ends(entries, &e) {
 			return false, nil
 		}
 		entries = append(entries, e)
