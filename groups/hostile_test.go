@@ -213,6 +213,11 @@ func TestKeylessEpoch(t *testing.T) {
 	e, ok := v.Current()
 	require.True(t, ok)
 	require.NotContains(t, alice.keysHeld(conv), e.ID)
+	health := func() (all []Health) {
+		alice.view(func(tx *txn) (err error) { all, err = alice.g.Health(tx); return err })
+		return all
+	}
+	require.Equal(t, []Health{{Group: conv, Keyless: true}}, health())
 	alice.g.lookAfter(ctx)
 	w.now = w.now.Add(2 * keylessPause)
 	alice.g.lookAfter(ctx)
@@ -221,6 +226,7 @@ func TestKeylessEpoch(t *testing.T) {
 	require.True(t, ok)
 	require.NotEqual(t, e.ID, next.ID)
 	require.Contains(t, alice.keysHeld(conv), next.ID)
+	require.Equal(t, []Health{{Group: conv}}, health())
 }
 
 // A change that was discarded leaves nothing behind in memory, and a group that was put out of memory comes back the same.

@@ -112,6 +112,8 @@ type ownLog struct {
 	busy  bool
 	tries int
 	next  time.Time // not before
+
+	failed error // why it was not left when that was last tried
 }
 
 func newLogbook(self replica.Peer, key identity.DeviceKey, cert identity.Certificate, db *storage.DB, log *slog.Logger, now func() time.Time) *logbook {
@@ -283,6 +285,9 @@ func (b *logbook) deposited(conv ID, err error) {
 	b.busy--
 	o := b.ownOf(conv)
 	o.busy = false
+	if !errors.Is(err, context.Canceled) {
+		o.failed = err
+	}
 	if err != nil {
 		o.next = b.now().Add(min(logRetry<<min(o.tries, 8), logRetryCap))
 		o.tries++

@@ -53,6 +53,7 @@ type logBox struct {
 	changed chan struct{} // one slot: other logs are to be watched
 	bell    chan struct{} // one slot: something waits
 	stop    context.CancelFunc
+	failed  error // why it could not be read when that was last tried
 }
 
 // openLog is a log that can be read.
@@ -143,6 +144,7 @@ func (b *logbook) readBox(ctx context.Context, x *logBox) {
 		if err != nil && ctx.Err() == nil {
 			b.mu.Lock()
 			dev := x.ref.Device
+			x.failed = err
 			b.mu.Unlock()
 			b.log.Debug("reading the logs of groups", "mailbox", dev.Short(), "error", err)
 		}
@@ -242,6 +244,9 @@ func (b *logbook) readAll(ctx context.Context, x *logBox, ref identity.MailboxRe
 			return err
 		}
 	}
+	b.mu.Lock()
+	x.failed = nil
+	b.mu.Unlock()
 	return nil
 }
 

@@ -77,6 +77,9 @@ func (n networking) Doctor(ctx context.Context, _ *pb.DoctorRequest) (*pb.Doctor
 	if err := x.mailboxes(); err != nil {
 		return nil, err
 	}
+	if err := x.groups(ctx); err != nil {
+		return nil, err
+	}
 	x.multicast()
 	x.clock(ctx)
 	x.machine()

@@ -146,14 +146,19 @@ func TestDoctor(t *testing.T) {
 	c := alice.doctor()
 	for id, detail := range map[string]string{
 		"reachability": "no_network", "relay": "no_network", "dht": "no_network", "record": "no_network", "mailbox": "none",
-		"multicast": "off", "disk": "room", "memory": "fits", "clock": "nobody",
+		"multicast": "off", "disk": "room", "memory": "fits", "clock": "nobody", "group": "none",
 	} {
 		require.Equal(t, detail, c[id].GetDetail(), id)
 	}
 	require.Equal(t, "off", c["mailbox"].GetState())
+	_, err := alice.CreateGroup(t.Context(), &pb.CreateGroupRequest{Name: "tea"})
+	require.NoError(t, err)
+	c = alice.doctor()
+	require.Equal(t, "ok", c["group"].GetState())
+	require.Equal(t, "1", c["group"].GetValues()["count"])
 
 	s := newStation(t).start()
-	_, err := alice.JoinNetwork(t.Context(), &pb.JoinNetworkRequest{Link: s.info.Link})
+	_, err = alice.JoinNetwork(t.Context(), &pb.JoinNetworkRequest{Link: s.info.Link})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		c = alice.doctor()

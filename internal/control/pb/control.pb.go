@@ -5470,7 +5470,7 @@ func (x *DoctorResponse) GetWell() bool {
 // doctor.ID.DETAIL and, if something can be done, what under doctor.ID.DETAIL.do.
 type Check struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
-	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // interfaces, reachability, nat, relay, relay_limits, dht, name, record, mailbox, multicast, clock, disk, memory
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // interfaces, reachability, nat, relay, relay_limits, dht, name, record, mailbox, group, multicast, clock, disk, memory
 	State  string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`   // ok, warning, problem, off
 	Detail string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"` // code of the finding; the catalogue has the sentence and what to do
 	// Placeholders of the sentence, in snake_case. The end of a key says how it is shown: _bytes a size, _for_ms a length of
