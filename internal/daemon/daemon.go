@@ -20,6 +20,7 @@ import (
 	"hima/internal/directory"
 	"hima/internal/mailbox"
 	"hima/internal/replica"
+	"hima/node"
 )
 
 // Config says which profile to run, and how.
@@ -279,6 +280,7 @@ func coded(err error) error {
 func Protocols() []string {
 	return []string{
 		replica.Protocol, directory.LanProtocol, mailbox.Protocol, directory.NetworkProtocol, directory.NamesProtocol,
+		directory.GroupProtocol, node.GossipProtocol,
 	}
 }
 
