@@ -321,8 +321,10 @@ func (a *app) searchGroups(ctx context.Context, called string) error {
 	if err != nil {
 		return err
 	}
+	disputed := false
 	for i, g := range resp.GetGroups() {
 		v := foundGroupOf(g)
+		disputed = disputed || v.Disputed
 		if a.flags.json {
 			if err := a.emit(v); err != nil {
 				return err
@@ -333,6 +335,9 @@ func (a *app) searchGroups(ctx context.Context, called string) error {
 			a.printf("\n")
 		}
 		a.showFoundGroup(v)
+	}
+	if disputed {
+		a.warn(a.t("search.disputed"))
 	}
 	for _, n := range resp.GetUnreachable() {
 		a.warn(a.t("search.unreachable", "Network", name(n)))
@@ -359,6 +364,9 @@ func (a *app) showFoundGroup(v foundGroupView) {
 	owner := shortAccount(v.Owner)
 	if v.OwnerName != "" {
 		owner = v.OwnerName + "  " + owner
+	}
+	if v.Disputed {
+		owner += "  " + a.yellow(a.t("group.disputed"))
 	}
 	source := a.word("source", v.Source)
 	switch {

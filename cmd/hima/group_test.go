@@ -177,7 +177,8 @@ func fakeClub() *fakeNode {
 			},
 			found: &pb.SearchGroupsResponse{
 				Groups: []*pb.FoundGroup{
-					{Id: idPhotos, Name: "Photos", Description: "no talk", Size: 40, Join: "apply", Owner: idCarol, OwnerName: "Carol", Source: "network", Network: "demo", State: "applied", ExpiresMs: farAhead},
+					{Id: idPhotos, Name: "Photos", Description: "no talk", Size: 40, Join: "apply", Owner: idCarol, OwnerName: "Carol", Source: "network", Network: "demo", State: "applied", ExpiresMs: farAhead, Disputed: true},
+					{Id: idPhotos, Name: "Photos", Size: 3, Join: "open", Owner: idBob, Source: "network", Network: "demo", State: "applied", ExpiresMs: farAhead, Disputed: true},
 					{Id: idOther, Name: "photos", Size: 2, Join: "open", Owner: idBob, Source: "nearby", State: "none", ExpiresMs: farAhead},
 				},
 				Unreachable: []string{"friends"},

@@ -129,6 +129,7 @@ type foundGroupView struct {
 	Network     string `json:"network"`
 	State       string `json:"state"`
 	Expires     string `json:"expires"`
+	Disputed    bool   `json:"disputed"` // several accounts show that they own it
 }
 
 func foundGroupOf(g *pb.FoundGroup) foundGroupView {
@@ -136,6 +137,7 @@ func foundGroupOf(g *pb.FoundGroup) foundGroupView {
 		ID: plain(g.GetId()), Name: name(g.GetName()), Description: text.Message(g.GetDescription()), Size: g.GetSize(),
 		Join: plain(g.GetJoin()), Owner: plain(g.GetOwner()), OwnerName: name(g.GetOwnerName()), Source: plain(g.GetSource()),
 		Network: name(g.GetNetwork()), State: plain(g.GetState()), Expires: stamp(g.GetExpiresMs()),
+		Disputed: g.GetDisputed(),
 	}
 }
 

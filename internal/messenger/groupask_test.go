@@ -196,7 +196,7 @@ func (p *person) cardOf(name string) identity.GroupCard {
 func TestSearchAndApply(t *testing.T) {
 	a, b, c := newPerson(t, "alice"), newPerson(t, "bob"), newPerson(t, "carol")
 	first, second := b.cardOf("Hikers"), c.cardOf("hikers")
-	found := []FoundCard{{Card: first, Source: SourceNetwork, Network: "town\u202e"}, {Card: second, Source: SourceNearby}}
+	found := []FoundCard{{Card: first, Source: SourceNetwork, Network: "town\u202e", Disputed: true}, {Card: second, Source: SourceNearby}}
 	var unreachable []string
 	asked := 0
 	a.m.env.findGroups = func(context.Context, string) ([]FoundCard, []string, error) {
@@ -209,7 +209,7 @@ func TestSearchAndApply(t *testing.T) {
 	require.Len(t, s.Groups, 3)
 	require.Equal(t, FoundGroup{
 		ID: groups.ID(first.Group), Name: "Hikers", Size: 12, Join: "apply", Owner: b.account, Source: SourceNetwork, Network: "town",
-		State: "none", Expires: first.Expires,
+		State: "none", Expires: first.Expires, Disputed: true,
 	}, s.Groups[0])
 	require.Equal(t, SourceMember, s.Groups[2].Source)
 	_, err = a.m.SearchGroups(t.Context(), " ")

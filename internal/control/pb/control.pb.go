@@ -7517,6 +7517,7 @@ type FoundGroup struct {
 	Network       string                 `protobuf:"bytes,9,opt,name=network,proto3" json:"network,omitempty"`
 	State         string                 `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"` // own, as in Group
 	ExpiresMs     int64                  `protobuf:"varint,11,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Disputed      bool                   `protobuf:"varint,12,opt,name=disputed,proto3" json:"disputed,omitempty"` // several accounts show that they own it, one result for each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7626,6 +7627,13 @@ func (x *FoundGroup) GetExpiresMs() int64 {
 		return x.ExpiresMs
 	}
 	return 0
+}
+
+func (x *FoundGroup) GetDisputed() bool {
+	if x != nil {
+		return x.Disputed
+	}
+	return false
 }
 
 type SearchGroupsRequest struct {
@@ -8946,7 +8954,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x05links\x18\x01 \x03(\v2\x1e.hima.control.v1.GroupLinkInfoR\x05links\"D\n" +
 	"\x16RevokeGroupLinkRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
-	"\x05token\x18\x02 \x01(\tR\x05token\"\x96\x02\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"\xb2\x02\n" +
 	"\n" +
 	"FoundGroup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -8962,7 +8970,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x05state\x18\n" +
 	" \x01(\tR\x05state\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\v \x01(\x03R\texpiresMs\")\n" +
+	"expires_ms\x18\v \x01(\x03R\texpiresMs\x12\x1a\n" +
+	"\bdisputed\x18\f \x01(\bR\bdisputed\")\n" +
 	"\x13SearchGroupsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"m\n" +
 	"\x14SearchGroupsResponse\x123\n" +

@@ -22,6 +22,12 @@ func TestLinesWithoutID(t *testing.T) {
 	require.NotEmpty(t, out.Device)
 }
 
+// A group whose owner is disputed is one to be careful with; whoever shows it has to know.
+func TestDisputedGroupInAnswers(t *testing.T) {
+	require.True(t, foundGroupOf(messenger.FoundGroup{Disputed: true}).GetDisputed())
+	require.False(t, foundGroupOf(messenger.FoundGroup{}).GetDisputed())
+}
+
 func TestNetworksAndMailboxesInAnswers(t *testing.T) {
 	device := identity.DeviceKeyFromSeed([32]byte{1}).ID()
 	at := time.UnixMilli(1_700_000_000_123)

@@ -248,6 +248,7 @@ func foundGroupOf(g messenger.FoundGroup) *pb.FoundGroup {
 	return &pb.FoundGroup{
 		Id: groupText(g.ID), Name: g.Name, Description: g.Description, Size: int32(g.Size), Join: g.Join, Owner: accountText(g.Owner),
 		OwnerName: g.OwnerName, Source: string(g.Source), Network: g.Network, State: g.State, ExpiresMs: ms(g.Expires),
+		Disputed: g.Disputed,
 	}
 }
 
