@@ -51,10 +51,11 @@ fuzz_targets() {
 }
 
 # fuzz_one BINARY PACKAGE TARGET TIME fuzzes with one worker and prints its last line, or all of it if it fails. On a busy machine
-# the deadline itself may be reported as a failure; there is no failing input then, and the target gets a second try.
+# the deadline itself may be reported as a failure; there is no failing input then, and the target gets a second try. Each find is
+# made smaller for a minute by default, which would be all that happens in a few seconds.
 fuzz_one() {
   local out=$1.$3.out
-  fuzz_run() { (cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$4" -test.parallel 1 -test.fuzzcachedir "$1.cache") >"$out" 2>&1 </dev/null; }
+  fuzz_run() { (cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$4" -test.fuzzminimizetime 20x -test.parallel 1 -test.fuzzcachedir "$1.cache") >"$out" 2>&1 </dev/null; }
   if fuzz_run "$@" || { grep -q 'context deadline exceeded' "$out" && ! grep -q 'Failing input' "$out" && fuzz_run "$@"; }; then
     printf -- '--- %s %s: %s\n' "$2" "$3" "$(grep -v '^PASS$' "$out" | tail -n 1)"
   else
