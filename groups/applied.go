@@ -244,6 +244,11 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 			}
 		}
 	}
+	if was == roster.None && is == roster.None && c.row.State == StateJoining {
+		if err := g.endUnseen(tx, c); err != nil {
+			return err
+		}
+	}
 	return g.promoteKeys(tx, c)
 }
 

@@ -20,7 +20,7 @@ func (g *Groups) bindRoads() {
 	g.onChanged(s.touch)
 }
 
-// circles reads groups as gossip and mesh see them: of these those that we are in; nil: all that we are in.
+// circles reads groups as gossip and mesh see them: of these those that we are in, or are said to be in; nil: all such.
 func (g *Groups) circles(tx *storage.Tx, which []ID) (map[ID]circle, error) {
 	live, err := g.live(tx)
 	if err != nil {
@@ -36,6 +36,15 @@ func (g *Groups) circles(tx *storage.Tx, which []ID) (map[ID]circle, error) {
 			return nil, fmt.Errorf("reading group %s: %w", conv.Short(), err)
 		}
 		out[conv] = c
+	}
+	lost, err := g.lostGroups(tx)
+	if err != nil {
+		return nil, err
+	}
+	for conv, members := range lost { // nobody else would link with those who can bring it
+		if which == nil || slices.Contains(which, conv) {
+			out[conv] = circle{group: conv, members: members}
+		}
 	}
 	return out, nil
 }

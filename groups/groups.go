@@ -60,6 +60,8 @@ type Parts struct {
 	// on goroutines of Run. nil: not noted.
 	Hint func(account identity.AccountID, device identity.DeviceID, addrs []string)
 	Join func(ctx context.Context, link identity.NetworkLink)
+	// Seek asks the network for the devices of an account of which none is known; nil: it is not asked.
+	Seek func(ctx context.Context, account identity.AccountID)
 
 	Log       Log       // the groups' mailboxes; nil: none
 	Directory Directory // tells of public groups; nil: nobody does
@@ -89,6 +91,7 @@ type Groups struct {
 	mu    sync.Mutex
 	hooks []func(conv ID)  // guarded by mu; see onChanged
 	wants chan struct{}    // ticks when the loop of keep has something to do
+	lost  chan struct{}    // ticks when the loop of seek does
 	hints []invitationHint // guarded by mu; what Run tells Parts.Hint and Parts.Join
 	full  map[ID]struct{}  // guarded by mu; where something was refused as too much
 	waits map[ID]waiting   // guarded by mu; see keyless
@@ -106,7 +109,7 @@ func New(c Config) (*Groups, error) {
 	g := &Groups{
 		cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()},
 		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}},
-		wants: make(chan struct{}, 1), full: map[ID]struct{}{}, waits: map[ID]waiting{},
+		wants: make(chan struct{}, 1), lost: make(chan struct{}, 1), full: map[ID]struct{}{}, waits: map[ID]waiting{},
 	}
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)
 	g.mesh = newMesh(g.self.Device, g.log, g.now, g.gossip)
@@ -150,6 +153,7 @@ func (g *Groups) Bind(p Parts) {
 func (g *Groups) Run(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return g.keep(ctx) })
+	eg.Go(func() error { return g.seek(ctx) })
 	eg.Go(func() error { return g.gossip.run(ctx) })
 	eg.Go(func() error { return g.mesh.run(ctx) })
 	eg.Go(func() error { return g.runLog(ctx) })

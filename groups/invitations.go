@@ -237,7 +237,9 @@ func (g *Groups) answer(tx *storage.Tx, conv ID, row *groupRow, accept bool) err
 // follow notes whom an accepted invitation names, so that they can be found and asked.
 func (g *Groups) follow(tx *storage.Tx, conv ID, row *groupRow, from identity.AccountID, in invitationRow) error {
 	row.Asks = mergeAsks(append([]contactRow{{Account: from}}, in.Asks...), row.Asks)
-	row.Name, row.Description, row.Size = in.Name, in.Description, in.Size
+	if in.Name != "" { // else the invitation is gone, and only its answer came
+		row.Name, row.Description, row.Size = in.Name, in.Description, in.Size
+	}
 	hint := invitationHint{contacts: unpackContacts(in.Asks)}
 	for _, text := range in.Networks {
 		if link, err := identity.ParseNetworkLink(text); err == nil {

@@ -75,6 +75,7 @@ type groupRow struct {
 	Joined      int64                `json:"t,omitempty"` // ms of the act that let us in
 	Applied     *applicationRow      `json:"p,omitempty"` // our own application, the last
 	Floods      []identity.AccountID `json:"f,omitempty"`
+	Restored    bool                 `json:"l,omitempty"` // a snapshot says that we are in, see Restore
 }
 
 // contactRow is a Contact on disk.

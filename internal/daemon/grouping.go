@@ -37,7 +37,7 @@ func (u *unlocked) bindGroups() {
 		Feeds: groupFeeds{u.replica, u.messenger}, Say: u.messenger.Say, Devices: u.directory.Devices,
 		Networks: onNetworks{u}.Links, Addrs: u.node.Addrs, Mailboxes: u.groupMailboxes, Hint: people{u}.Hint, Join: u.joinFor,
 		Log: u.mail, PubSub: u.pubsub, Locate: u.locate, Release: u.replica.Release, Directory: u.directory,
-		DefaultNickname: u.messenger.OwnName,
+		DefaultNickname: u.messenger.OwnName, Seek: u.fetch,
 	})
 }
 

@@ -301,7 +301,7 @@ func (u *unlocked) importSnapshot(ctx context.Context) {
 	if len(plains) > 0 {
 		in, e := u.messenger.ImportSnapshot(ctx, plains...)
 		if e == nil {
-			u.log.Info("took a snapshot in", "contacts", in.Contacts, "networks", len(in.Networks))
+			u.log.Info("took a snapshot in", "contacts", in.Contacts, "groups", in.Groups, "networks", len(in.Networks))
 			u.touch()
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -329,4 +330,52 @@ func TestSnapshotIsTakenIn(t *testing.T) {
 	_, err = again.Register(t.Context(), &pb.RegisterRequest{Username: "alice", NoPassword: true, Network: s.info.Link, Phrase: r.GetPhrase()})
 	require.NoError(t, err)
 	again.eventually("the contact", func() bool { return again.relation("bob") == "contact" })
+}
+
+// groupState is what a group is to somebody; empty: not known.
+func (p *person) groupState(group string) string {
+	p.t.Helper()
+	g, err := p.GetGroup(p.t.Context(), &pb.GetGroupRequest{Group: group})
+	if err != nil {
+		return ""
+	}
+	return g.GetGroup().GetState()
+}
+
+// TestSnapshotBringsGroups: a device made from the phrase learns of a group from the snapshot, finds a member who is no
+// contact by the network, and gets roster and history from there.
+func TestSnapshotBringsGroups(t *testing.T) {
+	if os.Getenv("HIMA_LONG") == "" {
+		t.Skip("takes half a minute; HIMA_LONG=1 runs it")
+	}
+	s := newStation(t).start()
+	alice, bob := newPerson(t, "alice"), newPerson(t, "bob")
+	r, err := alice.registerOn(s.info.Link)
+	require.NoError(t, err)
+	_, err = bob.registerOn(s.info.Link)
+	require.NoError(t, err)
+	_, err = bob.CreateGroup(t.Context(), &pb.CreateGroupRequest{Name: "hikers", Join: "open", History: "all"})
+	require.NoError(t, err)
+	link, err := bob.CreateGroupLink(t.Context(), &pb.CreateGroupLinkRequest{Group: "hikers"})
+	require.NoError(t, err)
+	_, err = alice.ApplyToGroup(t.Context(), &pb.ApplyToGroupRequest{Group: link.GetLink().GetLink()})
+	require.NoError(t, err)
+	alice.eventually("being let in", func() bool { return alice.groupState("hikers") == "member" })
+	bob.send("hikers", "welcome")
+	alice.eventuallyTexts("hikers", "welcome")
+	require.Eventually(t, func() bool { return strings.Contains(alice.log.String(), `msg="left a snapshot" contacts=0 groups=1`) },
+		2*time.Minute, 100*time.Millisecond, "no snapshot was left")
+	alice.halt()
+	bob.halt() // or it might find the new device first
+
+	again := newPerson(t, "alice")
+	again.start()
+	_, err = again.Register(t.Context(), &pb.RegisterRequest{Username: "alice", NoPassword: true, Network: s.info.Link, Phrase: r.GetPhrase()})
+	require.NoError(t, err)
+	again.eventually("the group", func() bool { return again.groupState("hikers") == "joining" })
+	bob.start()
+	require.Eventually(t, func() bool { return again.groupState("hikers") == "member" }, 2*time.Minute, 100*time.Millisecond, "nobody let it in")
+	again.eventuallyTexts("hikers", "welcome")
+	again.send("hikers", "back")
+	bob.eventuallyTexts("hikers", "welcome", "back")
 }

@@ -51,6 +51,8 @@ type fakeGroups struct {
 	acts    []string
 	forks   []replica.Fork
 	fail    error
+
+	remembered, restored []groups.Remembered
 }
 
 func (f *fakeGroups) Is(_ *storage.Tx, conv feed.ConversationID) (bool, error) {
@@ -183,6 +185,13 @@ func (f *fakeGroups) Invitations(*storage.Tx) ([]groups.Invitation, error) { ret
 
 func (f *fakeGroups) Applications(*storage.Tx, groups.ID) ([]groups.Application, error) {
 	return f.applies, nil
+}
+
+func (f *fakeGroups) Remembered(*storage.Tx) ([]groups.Remembered, error) { return f.remembered, nil }
+
+func (f *fakeGroups) Restore(_ *storage.Tx, g groups.Remembered) (bool, error) {
+	f.restored = append(f.restored, g)
+	return len(g.Members) > 0, nil
 }
 
 func (f *fakeGroups) act(name string, a identity.AccountID) error {

@@ -36,6 +36,10 @@ type Groups interface {
 	Said(tx *storage.Tx, from, to identity.AccountID, kind feed.Kind, content []byte, at time.Time) error
 	Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind, content []byte) (pb.Code, error)
 
+	// Remembered lists the groups that a new device of the account has to know of; Restore takes what another one told of one.
+	Remembered(tx *storage.Tx) ([]groups.Remembered, error)
+	Restore(tx *storage.Tx, g groups.Remembered) (bool, error)
+
 	Info(tx *storage.Tx, id groups.ID) (groups.Info, error)
 	List(tx *storage.Tx) ([]groups.Info, error)
 	Members(tx *storage.Tx, id groups.ID) ([]groups.Member, error)
@@ -87,6 +91,8 @@ func (noGroups) Listens(*storage.Tx, identity.AccountID, feed.Kind, []byte) (pb.
 	return pb.Code_CODE_UNSUPPORTED, nil
 }
 func (noGroups) List(*storage.Tx) ([]groups.Info, error)              { return nil, nil }
+func (noGroups) Remembered(*storage.Tx) ([]groups.Remembered, error)  { return nil, nil }
+func (noGroups) Restore(*storage.Tx, groups.Remembered) (bool, error) { return false, nil }
 func (noGroups) Find(*storage.Tx, string) ([]groups.Info, error)      { return nil, nil }
 func (noGroups) Invitations(*storage.Tx) ([]groups.Invitation, error) { return nil, nil }
 

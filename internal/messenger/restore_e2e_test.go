@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"hima/identity"
+	"hima/internal/wire/pb"
 	"hima/node/nodetest"
 )
 
@@ -68,4 +70,56 @@ func TestRestoredDeviceOverReplicas(t *testing.T) {
 			eventually(t, "a stranger asks like everybody", func() bool { return r.relation(m) == RelationRequest })
 		})
 	}
+}
+
+// Groups come back too: by the snapshot, from a member who is there, whether it is a contact or not.
+func TestRestoredDeviceFindsItsGroups(t *testing.T) {
+	ctx := t.Context()
+	b := &book{records: make(map[identity.AccountID]identity.AccountRecord), devices: make(map[identity.AccountID][]identity.DeviceID)}
+	alice, bob := newSide(t, "alice", b, ""), newSide(t, "bob", b, "")
+	alice.open(bob)
+	_, err := bob.m.CreateGroup(ctx, GroupOptions{Name: "Hikers"})
+	require.NoError(t, err)
+	_, invited, err := bob.m.InviteToGroup(ctx, "Hikers", []string{alice.p.id()}, false)
+	require.NoError(t, err)
+	require.NoError(t, invited[0].Err)
+	eventually(t, "the invitation", func() bool { return alice.groupState("Hikers") == "invited" })
+	_, err = alice.m.AnswerGroupInvitation(ctx, "Hikers", true)
+	require.NoError(t, err)
+	eventually(t, "being in", func() bool { return alice.groupState("Hikers") == "member" })
+	for s, words := range map[*side]string{alice: "mine", bob: "theirs"} {
+		_, err = s.m.Send(ctx, SendInput{Who: "Hikers", Text: words})
+		require.NoError(t, err)
+	}
+	eventually(t, "both have both", func() bool { return len(alice.said("Hikers")) == 2 && len(bob.said("Hikers")) == 2 })
+	snapshot, err := alice.m.ExportSnapshot(ctx)
+	require.NoError(t, err)
+	alice.halt()
+	require.NoError(t, alice.node.Close())
+
+	r := restoredSide(t, alice, true)
+	got, err := r.m.ImportSnapshot(ctx, snapshot)
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Groups)
+	require.Equal(t, "joining", r.groupState("Hikers"))
+	bob.open(r)
+	eventually(t, "being in again", func() bool { return r.groupState("Hikers") == "member" })
+	eventually(t, "history is back", func() bool { return len(r.said("Hikers")) == 2 })
+	require.Equal(t, bob.said("Hikers"), r.said("Hikers"))
+	list, err := r.m.Conversations(ctx)
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(list, func(c Conversation) bool { return c.Kind == KindGroup && c.Name == "Hikers" }))
+	_, err = r.m.Send(ctx, SendInput{Who: "Hikers", Text: "back"})
+	require.NoError(t, err)
+	eventually(t, "the new device is heard", func() bool { return slices.Contains(bob.said("Hikers"), "back") })
+	again, err := r.m.ExportSnapshot(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "Hikers", groupsOf(t, again)[0].GetName())
+}
+
+func groupsOf(t *testing.T, snapshot []byte) []*pb.SnapshotGroup {
+	t.Helper()
+	var s pb.Snapshot
+	require.NoError(t, proto.Unmarshal(snapshot, &s))
+	return s.GetGroups()
 }

@@ -32,12 +32,13 @@ type Imported struct {
 	Contacts int
 	Settings int
 	Invites  int
+	Groups   int
 	Networks []identity.NetworkLink // that were joined
 	Cut      bool                   // the snapshot does not hold everything
 }
 
 // ExportSnapshot returns what a new device of the account needs to know (R21), plain: contacts, remarks, blocks, settings,
-// live invite tokens and networks. A profile too large for one item leaves out those it has least to do with.
+// live invite tokens, networks and groups. A profile too large for one item leaves out those it has least to do with.
 func (m *Messenger) ExportSnapshot(ctx context.Context) ([]byte, error) {
 	s, err := m.snapshot()
 	if err != nil {
@@ -65,6 +66,7 @@ func (m *Messenger) snapshot() (*pb.Snapshot, error) {
 	// In the order of their text, or every change of which network answers first would make another snapshot.
 	slices.Sort(s.Networks)
 	var people []rankedContact
+	var joined []rankedGroup
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		for _, k := range snapshotSettings() {
 			v := m.settings.at(tx, k)
@@ -83,13 +85,16 @@ func (m *Messenger) snapshot() (*pb.Snapshot, error) {
 		if err != nil {
 			return err
 		}
-		people, err = m.snapshotContacts(tx)
+		if people, err = m.snapshotContacts(tx); err != nil {
+			return err
+		}
+		joined, err = m.snapshotGroups(tx)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.Cut = fill(s, people)
+	fillSnapshot(s, people, joined)
 	return s, nil
 }
 
@@ -188,6 +193,7 @@ func (m *Messenger) keepSnapshot(ctx context.Context) error {
 		}
 		return fmt.Errorf("leaving a snapshot: %w", err)
 	}
+	m.env.log.Debug("left a snapshot", "contacts", len(s.GetContacts()), "groups", len(s.GetGroups()))
 	return m.env.update(ctx, func(tx *storage.Tx) error { return tx.Set([]byte(keySnapshot), sum[:]) })
 }
 
@@ -253,6 +259,17 @@ func (m *Messenger) takeSnapshot(ctx context.Context, s *pb.Snapshot, row restor
 			return out, err
 		}
 		out.Contacts += n
+	}
+	for chunk := range slices.Chunk(s.GetGroups(), cardsPerUpdate) {
+		n := 0
+		err := m.env.update(ctx, func(tx *storage.Tx) (err error) {
+			n, err = m.importGroups(tx, chunk)
+			return err
+		})
+		if err != nil {
+			return out, err
+		}
+		out.Groups += n
 	}
 	row.imported, row.snapshot = row.since != 0, s.GetTimeMs()
 	return out, m.env.update(ctx, func(tx *storage.Tx) error { return m.restored.put(tx, row) })

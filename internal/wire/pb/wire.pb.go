@@ -502,7 +502,7 @@ func (x Bye_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Bye_Reason.Descriptor instead.
 func (Bye_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{105, 0}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{106, 0}
 }
 
 // Signed is a payload with an Ed25519 signature over "<domain>\x00" + payload. The domain comes from the context.
@@ -6059,6 +6059,7 @@ type Snapshot struct {
 	Invites       []*InviteState         `protobuf:"bytes,6,rep,name=invites,proto3" json:"invites,omitempty"`   // of live tokens
 	Networks      []string               `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"` // links of joined ones, at most 8
 	Cut           bool                   `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`          // there was more than fits
+	Groups        []*SnapshotGroup       `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`     // that the account is in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6149,6 +6150,13 @@ func (x *Snapshot) GetCut() bool {
 	return false
 }
 
+func (x *Snapshot) GetGroups() []*SnapshotGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 type SnapshotContact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         *ContactState          `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
@@ -6201,6 +6209,67 @@ func (x *SnapshotContact) GetUsername() string {
 	return ""
 }
 
+// SnapshotGroup is a group that the account is in, and who can be asked for its entries.
+type SnapshotGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`     // hash of the genesis header
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`       // a hint
+	Members       [][]byte               `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"` // accounts, at most 4
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotGroup) Reset() {
+	*x = SnapshotGroup{}
+	mi := &file_wire_pb_wire_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotGroup) ProtoMessage() {}
+
+func (x *SnapshotGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_pb_wire_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotGroup.ProtoReflect.Descriptor instead.
+func (*SnapshotGroup) Descriptor() ([]byte, []int) {
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *SnapshotGroup) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *SnapshotGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotGroup) GetMembers() [][]byte {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // Frame is the unit on a session's stream: uvarint length, then this; at most 48 KiB.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -6231,7 +6300,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[86]
+	mi := &file_wire_pb_wire_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6243,7 +6312,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[86]
+	mi := &file_wire_pb_wire_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6256,7 +6325,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{86}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Frame) GetOf() isFrame_Of {
@@ -6556,7 +6625,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_wire_pb_wire_proto_msgTypes[87]
+	mi := &file_wire_pb_wire_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6568,7 +6637,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[87]
+	mi := &file_wire_pb_wire_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6581,7 +6650,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{87}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Hello) GetVersions() []uint32 {
@@ -6643,7 +6712,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_wire_pb_wire_proto_msgTypes[88]
+	mi := &file_wire_pb_wire_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6655,7 +6724,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[88]
+	mi := &file_wire_pb_wire_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6668,7 +6737,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{88}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *Record) GetAccountRecord() []byte {
@@ -6688,7 +6757,7 @@ type Digest struct {
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_wire_pb_wire_proto_msgTypes[89]
+	mi := &file_wire_pb_wire_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6700,7 +6769,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[89]
+	mi := &file_wire_pb_wire_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6713,7 +6782,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{89}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Digest) GetConversation() []byte {
@@ -6740,7 +6809,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_wire_pb_wire_proto_msgTypes[90]
+	mi := &file_wire_pb_wire_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6752,7 +6821,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[90]
+	mi := &file_wire_pb_wire_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6765,7 +6834,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{90}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Digests) GetDigests() []*Digest {
@@ -6794,7 +6863,7 @@ type Heads struct {
 
 func (x *Heads) Reset() {
 	*x = Heads{}
-	mi := &file_wire_pb_wire_proto_msgTypes[91]
+	mi := &file_wire_pb_wire_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6806,7 +6875,7 @@ func (x *Heads) String() string {
 func (*Heads) ProtoMessage() {}
 
 func (x *Heads) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[91]
+	mi := &file_wire_pb_wire_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6819,7 +6888,7 @@ func (x *Heads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heads.ProtoReflect.Descriptor instead.
 func (*Heads) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{91}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *Heads) GetConversation() []byte {
@@ -6859,7 +6928,7 @@ type RunFrame struct {
 
 func (x *RunFrame) Reset() {
 	*x = RunFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[92]
+	mi := &file_wire_pb_wire_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6871,7 +6940,7 @@ func (x *RunFrame) String() string {
 func (*RunFrame) ProtoMessage() {}
 
 func (x *RunFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[92]
+	mi := &file_wire_pb_wire_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6884,7 +6953,7 @@ func (x *RunFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunFrame.ProtoReflect.Descriptor instead.
 func (*RunFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{92}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RunFrame) GetRun() *Run {
@@ -6907,7 +6976,7 @@ type AckItem struct {
 
 func (x *AckItem) Reset() {
 	*x = AckItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[93]
+	mi := &file_wire_pb_wire_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6919,7 +6988,7 @@ func (x *AckItem) String() string {
 func (*AckItem) ProtoMessage() {}
 
 func (x *AckItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[93]
+	mi := &file_wire_pb_wire_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6932,7 +7001,7 @@ func (x *AckItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckItem.ProtoReflect.Descriptor instead.
 func (*AckItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{93}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AckItem) GetConversation() []byte {
@@ -6980,7 +7049,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_wire_pb_wire_proto_msgTypes[94]
+	mi := &file_wire_pb_wire_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6992,7 +7061,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[94]
+	mi := &file_wire_pb_wire_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7005,7 +7074,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{94}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Ack) GetItems() []*AckItem {
@@ -7029,7 +7098,7 @@ type Refuse struct {
 
 func (x *Refuse) Reset() {
 	*x = Refuse{}
-	mi := &file_wire_pb_wire_proto_msgTypes[95]
+	mi := &file_wire_pb_wire_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7041,7 +7110,7 @@ func (x *Refuse) String() string {
 func (*Refuse) ProtoMessage() {}
 
 func (x *Refuse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[95]
+	mi := &file_wire_pb_wire_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7054,7 +7123,7 @@ func (x *Refuse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refuse.ProtoReflect.Descriptor instead.
 func (*Refuse) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{95}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Refuse) GetConversation() []byte {
@@ -7105,7 +7174,7 @@ type Knock struct {
 
 func (x *Knock) Reset() {
 	*x = Knock{}
-	mi := &file_wire_pb_wire_proto_msgTypes[96]
+	mi := &file_wire_pb_wire_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7117,7 +7186,7 @@ func (x *Knock) String() string {
 func (*Knock) ProtoMessage() {}
 
 func (x *Knock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[96]
+	mi := &file_wire_pb_wire_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7130,7 +7199,7 @@ func (x *Knock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Knock.ProtoReflect.Descriptor instead.
 func (*Knock) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{96}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Knock) GetConversation() []byte {
@@ -7171,7 +7240,7 @@ type KnockAnswer struct {
 
 func (x *KnockAnswer) Reset() {
 	*x = KnockAnswer{}
-	mi := &file_wire_pb_wire_proto_msgTypes[97]
+	mi := &file_wire_pb_wire_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7183,7 +7252,7 @@ func (x *KnockAnswer) String() string {
 func (*KnockAnswer) ProtoMessage() {}
 
 func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[97]
+	mi := &file_wire_pb_wire_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7196,7 +7265,7 @@ func (x *KnockAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnockAnswer.ProtoReflect.Descriptor instead.
 func (*KnockAnswer) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{97}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *KnockAnswer) GetConversation() []byte {
@@ -7222,7 +7291,7 @@ type ReceiptFrame struct {
 
 func (x *ReceiptFrame) Reset() {
 	*x = ReceiptFrame{}
-	mi := &file_wire_pb_wire_proto_msgTypes[98]
+	mi := &file_wire_pb_wire_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7234,7 +7303,7 @@ func (x *ReceiptFrame) String() string {
 func (*ReceiptFrame) ProtoMessage() {}
 
 func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[98]
+	mi := &file_wire_pb_wire_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7247,7 +7316,7 @@ func (x *ReceiptFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptFrame.ProtoReflect.Descriptor instead.
 func (*ReceiptFrame) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{98}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ReceiptFrame) GetReceipt() []byte {
@@ -7271,7 +7340,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_wire_pb_wire_proto_msgTypes[99]
+	mi := &file_wire_pb_wire_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7283,7 +7352,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[99]
+	mi := &file_wire_pb_wire_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7296,7 +7365,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{99}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Receipt) GetConversation() []byte {
@@ -7348,7 +7417,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_wire_pb_wire_proto_msgTypes[100]
+	mi := &file_wire_pb_wire_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7360,7 +7429,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[100]
+	mi := &file_wire_pb_wire_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7373,7 +7442,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{100}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ReceiptItem) GetFeed() uint32 {
@@ -7428,7 +7497,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_wire_pb_wire_proto_msgTypes[101]
+	mi := &file_wire_pb_wire_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7440,7 +7509,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[101]
+	mi := &file_wire_pb_wire_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7453,7 +7522,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{101}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *Typing) GetConversation() []byte {
@@ -7479,7 +7548,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_wire_pb_wire_proto_msgTypes[102]
+	mi := &file_wire_pb_wire_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7491,7 +7560,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[102]
+	mi := &file_wire_pb_wire_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7504,7 +7573,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{102}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Presence) GetOnline() bool {
@@ -7523,7 +7592,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_wire_pb_wire_proto_msgTypes[103]
+	mi := &file_wire_pb_wire_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7535,7 +7604,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[103]
+	mi := &file_wire_pb_wire_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7548,7 +7617,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{103}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -7568,7 +7637,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_wire_pb_wire_proto_msgTypes[104]
+	mi := &file_wire_pb_wire_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7580,7 +7649,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[104]
+	mi := &file_wire_pb_wire_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7593,7 +7662,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{104}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Pong) GetNonce() uint64 {
@@ -7619,7 +7688,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_wire_pb_wire_proto_msgTypes[105]
+	mi := &file_wire_pb_wire_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7631,7 +7700,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_pb_wire_proto_msgTypes[105]
+	mi := &file_wire_pb_wire_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7644,7 +7713,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_wire_pb_wire_proto_rawDescGZIP(), []int{105}
+	return file_wire_pb_wire_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *Bye) GetReason() Bye_Reason {
@@ -8125,7 +8194,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\"\n" +
 	"\n" +
 	"GroupCards\x12\x14\n" +
-	"\x05cards\x18\x01 \x03(\fR\x05cards\"\xa8\x02\n" +
+	"\x05cards\x18\x01 \x03(\fR\x05cards\"\xdd\x02\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x17\n" +
@@ -8134,10 +8203,15 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\bsettings\x18\x05 \x03(\v2\x15.hima.wire.v1.SettingR\bsettings\x123\n" +
 	"\ainvites\x18\x06 \x03(\v2\x19.hima.wire.v1.InviteStateR\ainvites\x12\x1a\n" +
 	"\bnetworks\x18\a \x03(\tR\bnetworks\x12\x10\n" +
-	"\x03cut\x18\b \x01(\bR\x03cut\"_\n" +
+	"\x03cut\x18\b \x01(\bR\x03cut\x123\n" +
+	"\x06groups\x18\t \x03(\v2\x1b.hima.wire.v1.SnapshotGroupR\x06groups\"_\n" +
 	"\x0fSnapshotContact\x120\n" +
 	"\x05state\x18\x01 \x01(\v2\x1a.hima.wire.v1.ContactStateR\x05state\x12\x1a\n" +
-	"\busername\x18\x02 \x01(\tR\busername\"\xf6\x06\n" +
+	"\busername\x18\x02 \x01(\tR\busername\"S\n" +
+	"\rSnapshotGroup\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\fR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\amembers\x18\x03 \x03(\fR\amembers\"\xf6\x06\n" +
 	"\x05Frame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.hima.wire.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x06record\x18\x02 \x01(\v2\x14.hima.wire.v1.RecordH\x00R\x06record\x121\n" +
@@ -8267,7 +8341,7 @@ func file_wire_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
+var file_wire_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
 var file_wire_pb_wire_proto_goTypes = []any{
 	(Code)(0),                   // 0: hima.wire.v1.Code
 	(NameAnswer_Code)(0),        // 1: hima.wire.v1.NameAnswer.Code
@@ -8363,26 +8437,27 @@ var file_wire_pb_wire_proto_goTypes = []any{
 	(*GroupCards)(nil),          // 91: hima.wire.v1.GroupCards
 	(*Snapshot)(nil),            // 92: hima.wire.v1.Snapshot
 	(*SnapshotContact)(nil),     // 93: hima.wire.v1.SnapshotContact
-	(*Frame)(nil),               // 94: hima.wire.v1.Frame
-	(*Hello)(nil),               // 95: hima.wire.v1.Hello
-	(*Record)(nil),              // 96: hima.wire.v1.Record
-	(*Digest)(nil),              // 97: hima.wire.v1.Digest
-	(*Digests)(nil),             // 98: hima.wire.v1.Digests
-	(*Heads)(nil),               // 99: hima.wire.v1.Heads
-	(*RunFrame)(nil),            // 100: hima.wire.v1.RunFrame
-	(*AckItem)(nil),             // 101: hima.wire.v1.AckItem
-	(*Ack)(nil),                 // 102: hima.wire.v1.Ack
-	(*Refuse)(nil),              // 103: hima.wire.v1.Refuse
-	(*Knock)(nil),               // 104: hima.wire.v1.Knock
-	(*KnockAnswer)(nil),         // 105: hima.wire.v1.KnockAnswer
-	(*ReceiptFrame)(nil),        // 106: hima.wire.v1.ReceiptFrame
-	(*Receipt)(nil),             // 107: hima.wire.v1.Receipt
-	(*ReceiptItem)(nil),         // 108: hima.wire.v1.ReceiptItem
-	(*Typing)(nil),              // 109: hima.wire.v1.Typing
-	(*Presence)(nil),            // 110: hima.wire.v1.Presence
-	(*Ping)(nil),                // 111: hima.wire.v1.Ping
-	(*Pong)(nil),                // 112: hima.wire.v1.Pong
-	(*Bye)(nil),                 // 113: hima.wire.v1.Bye
+	(*SnapshotGroup)(nil),       // 94: hima.wire.v1.SnapshotGroup
+	(*Frame)(nil),               // 95: hima.wire.v1.Frame
+	(*Hello)(nil),               // 96: hima.wire.v1.Hello
+	(*Record)(nil),              // 97: hima.wire.v1.Record
+	(*Digest)(nil),              // 98: hima.wire.v1.Digest
+	(*Digests)(nil),             // 99: hima.wire.v1.Digests
+	(*Heads)(nil),               // 100: hima.wire.v1.Heads
+	(*RunFrame)(nil),            // 101: hima.wire.v1.RunFrame
+	(*AckItem)(nil),             // 102: hima.wire.v1.AckItem
+	(*Ack)(nil),                 // 103: hima.wire.v1.Ack
+	(*Refuse)(nil),              // 104: hima.wire.v1.Refuse
+	(*Knock)(nil),               // 105: hima.wire.v1.Knock
+	(*KnockAnswer)(nil),         // 106: hima.wire.v1.KnockAnswer
+	(*ReceiptFrame)(nil),        // 107: hima.wire.v1.ReceiptFrame
+	(*Receipt)(nil),             // 108: hima.wire.v1.Receipt
+	(*ReceiptItem)(nil),         // 109: hima.wire.v1.ReceiptItem
+	(*Typing)(nil),              // 110: hima.wire.v1.Typing
+	(*Presence)(nil),            // 111: hima.wire.v1.Presence
+	(*Ping)(nil),                // 112: hima.wire.v1.Ping
+	(*Pong)(nil),                // 113: hima.wire.v1.Pong
+	(*Bye)(nil),                 // 114: hima.wire.v1.Bye
 }
 var file_wire_pb_wire_proto_depIdxs = []int32{
 	11,  // 0: hima.wire.v1.AccountRecord.names:type_name -> hima.wire.v1.NameClaim
@@ -8434,39 +8509,40 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	93,  // 46: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
 	63,  // 47: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
 	65,  // 48: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
-	62,  // 49: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	95,  // 50: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	96,  // 51: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	98,  // 52: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	99,  // 53: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	100, // 54: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	102, // 55: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	103, // 56: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	104, // 57: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	105, // 58: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	106, // 59: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	109, // 60: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	110, // 61: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	111, // 62: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	112, // 63: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	54,  // 64: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	113, // 65: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	31,  // 66: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	86,  // 67: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
-	97,  // 68: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	53,  // 69: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	52,  // 70: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	101, // 71: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,   // 72: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	52,  // 73: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,   // 74: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	108, // 75: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	7,   // 76: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	77,  // [77:77] is the sub-list for method output_type
-	77,  // [77:77] is the sub-list for method input_type
-	77,  // [77:77] is the sub-list for extension type_name
-	77,  // [77:77] is the sub-list for extension extendee
-	0,   // [0:77] is the sub-list for field type_name
+	94,  // 49: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
+	62,  // 50: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	96,  // 51: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	97,  // 52: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	99,  // 53: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	100, // 54: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	101, // 55: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	103, // 56: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	104, // 57: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	105, // 58: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	106, // 59: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	107, // 60: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	110, // 61: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	111, // 62: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	112, // 63: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	113, // 64: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	54,  // 65: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	114, // 66: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	31,  // 67: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 68: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
+	98,  // 69: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	53,  // 70: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	52,  // 71: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	102, // 72: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,   // 73: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	52,  // 74: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,   // 75: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	109, // 76: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	7,   // 77: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	78,  // [78:78] is the sub-list for method output_type
+	78,  // [78:78] is the sub-list for method input_type
+	78,  // [78:78] is the sub-list for extension type_name
+	78,  // [78:78] is the sub-list for extension extendee
+	0,   // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
@@ -8489,7 +8565,7 @@ func file_wire_pb_wire_proto_init() {
 		(*MailboxRequest_Close)(nil),
 		(*MailboxRequest_Renew)(nil),
 	}
-	file_wire_pb_wire_proto_msgTypes[86].OneofWrappers = []any{
+	file_wire_pb_wire_proto_msgTypes[87].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Record)(nil),
 		(*Frame_Digests)(nil),
@@ -8515,7 +8591,7 @@ func file_wire_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_pb_wire_proto_rawDesc), len(file_wire_pb_wire_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   106,
+			NumMessages:   107,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
