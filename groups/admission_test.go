@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"hima/groups/roster"
 	"hima/identity"
@@ -213,9 +214,21 @@ func TestLinks(t *testing.T) {
 		require.NoError(t, err)
 		w.deliver()
 	}
+	// refused: what comes by a link that is over is turned away at the door, before anything of it is stored.
+	refused := func(why string) {
+		t.Helper()
+		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:], Consent: []byte("one"), Token: to.Token})
+		require.NoError(t, err)
+		alice.view(func(tx *txn) error {
+			code, err := alice.g.Listens(tx, carol.self.Account, feed.KindGroupApplication, content)
+			require.Equal(t, pb.Code_CODE_DENIED, code, why)
+			return err
+		})
+	}
 	apply(bob)
 	require.Equal(t, 1, alice.info(conv).Applications)
 	require.Equal(t, StateApplied, bob.info(conv).State, "a link lets nobody in")
+	refused("used up")
 	apply(carol) // used up, and the group is closed
 	require.Equal(t, 1, alice.info(conv).Applications)
 	var links []Link
@@ -226,6 +239,7 @@ func TestLinks(t *testing.T) {
 	require.NoError(t, err)
 	to.Token = link.Token[:]
 	w.now = w.now.Add(2 * time.Hour)
+	refused("expired")
 	apply(carol)
 	require.Equal(t, 1, alice.info(conv).Applications, "expired")
 	link, err = alice.g.NewLink(ctx, conv, 0, 0)
@@ -235,6 +249,7 @@ func TestLinks(t *testing.T) {
 	require.NoError(t, err)
 	_, err = alice.g.RevokeLink(ctx, conv, identity.NewInviteToken())
 	require.ErrorIs(t, err, ErrNotFound)
+	refused("revoked")
 	apply(carol)
 	require.Equal(t, 1, alice.info(conv).Applications, "revoked")
 	_, err = alice.g.Decide(ctx, conv, bob.self.Account, true, "")

@@ -205,6 +205,9 @@ func (a *app) groupApply(ctx context.Context, req *pb.ApplyToGroupRequest) error
 		a.done("group.done.accept", "Name", a.bold(v.show()))
 	default:
 		a.done("group.applied", "Name", a.bold(v.show()))
+		if linkKind(req.GetGroup()) == groupScheme {
+			a.hint(a.t("hint.applied_by_link"))
+		}
 	}
 	return nil
 }

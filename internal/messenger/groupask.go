@@ -189,6 +189,10 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 		if err != nil {
 			return groups.Target{}, brokenGroupLink()
 		}
+		// Who made it decides, and would not answer: nobody is asked, and no network joined for nothing.
+		if !l.Expires.IsZero() && !m.env.now().Before(l.Expires) {
+			return groups.Target{}, refuse(ErrExpired, "this group link has run out", "ask for a new one, or mend the clock of this machine if it is wrong")
+		}
 		m.join(ctx, identity.Invite{Networks: l.Networks}, nil)
 		t := groups.Target{Group: groups.ID(l.Group), Name: l.Name, Asks: []groups.Contact{l.Asks}}
 		if !l.Token.IsZero() {

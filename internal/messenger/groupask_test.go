@@ -243,6 +243,15 @@ func TestSearchAndApply(t *testing.T) {
 	got, err := a.m.Group(t.Context(), link.String())
 	require.NoError(t, err)
 	require.Equal(t, groups.ID(first.Group), got.ID)
+
+	link.Expires = a.m.env.now().Add(time.Minute)
+	_, err = a.m.ApplyToGroup(t.Context(), link.String(), "in time")
+	require.NoError(t, err)
+	link.Expires = a.m.env.now()
+	asked = len(a.groups.targets)
+	_, err = a.m.ApplyToGroup(t.Context(), link.String(), "too late")
+	require.ErrorIs(t, err, ErrExpired)
+	require.Len(t, a.groups.targets, asked, "nobody was asked")
 }
 
 // News become events of three types, stored with the change.
