@@ -73,7 +73,8 @@ func (a *app) conversationRow(v conversationView, now time.Time) []string {
 	var when, last string
 	if m := v.Last; m != nil {
 		when = localTime(m.at, now)
-		last = text.OneLine(a.messageLine(*m), maxIDCells)
+		said, about := a.messageWords(*m)
+		last = joined(a.dim(text.OneLine(about, maxIDCells)), text.OneLine(said, maxIDCells))
 		if v.Kind == kindGroup && !m.Own {
 			last = firstOf(m.AuthorName, shortAccount(m.Author)) + ": " + last
 		}
@@ -195,24 +196,30 @@ func (a *app) marks(v messageView) string {
 
 // messageLine is what a message says, or what is to be said about it.
 func (a *app) messageLine(v messageView) string {
+	said, about := a.messageWords(v)
+	return joined(a.dim(about), said)
+}
+
+// messageWords are what a message says, and our own words about it.
+func (a *app) messageWords(v messageView) (said, about string) {
 	switch v.Kind {
 	case "text":
-		return v.Text
+		return v.Text, ""
 	case "hole":
-		return a.dim(a.tn("kind.hole", int(v.Hole)))
+		return "", a.tn("kind.hole", int(v.Hole))
 	case "request":
-		if v.Text != "" {
-			return a.dim(a.t("kind.request")) + " " + v.Text
-		}
-		return a.dim(a.t("kind.request"))
+		return v.Text, a.t("kind.request")
 	}
-	if s := a.groupLine(v); s != "" {
-		return a.dim(s)
+	about = firstOf(a.groupLine(v), a.tOptional("kind."+strings.ReplaceAll(v.Kind, "-", "_")), a.t("kind.unsupported"))
+	return "", about
+}
+
+// joined puts a space between two texts if both are there.
+func joined(x, y string) string {
+	if x == "" || y == "" {
+		return x + y
 	}
-	if s := a.tOptional("kind." + strings.ReplaceAll(v.Kind, "-", "_")); s != "" {
-		return a.dim(s)
-	}
-	return a.dim(a.t("kind.unsupported"))
+	return x + " " + y
 }
 
 func (a *app) markReadCommand() *cobra.Command {
