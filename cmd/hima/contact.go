@@ -193,14 +193,7 @@ func (a *app) contacts(ctx context.Context, all bool) error {
 	}
 	t := a.newTable("column.name", "column.username", "column.id", "column.relation", "column.verified", "column.last_seen")
 	now := time.Now()
-	for _, c := range resp.GetContacts() {
-		v := contactOf(c)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "contact.none", resp.GetContacts(), contactOf, func(v contactView) {
 		seen := localStamp(v.LastSeen, now)
 		if v.Online {
 			seen = a.green(a.t("word.online"))
@@ -210,16 +203,7 @@ func (a *app) contacts(ctx context.Context, all bool) error {
 			relation = a.word("relation", "blocked")
 		}
 		t.row(v.show(), v.Username, shortAccount(v.Account), relation, a.word("verified", v.Verified), seen)
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("contact.none")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 func (a *app) requests(ctx context.Context) error {
@@ -234,30 +218,14 @@ func (a *app) requests(ctx context.Context) error {
 	}
 	t := a.newTable("column.direction", "column.name", "column.username", "column.id", "column.state", "column.time", "column.text")
 	now := time.Now()
-	for _, r := range resp.GetRequests() {
-		v := requestOf(r)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "request.none", resp.GetRequests(), requestOf, func(v requestView) {
 		direction := a.t("request.out")
 		if v.Incoming {
 			direction = a.t("request.in")
 		}
 		t.row(direction, firstOf(v.Nickname, v.Username, "–"), v.Username, shortAccount(v.Account), a.word("request", v.State),
 			localStamp(v.Time, now), text.OneLine(v.Message, maxIDCells))
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("request.none")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 func (a *app) actOnContact(ctx context.Context, verb string, req *pb.ActOnContactRequest) error {

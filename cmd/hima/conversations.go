@@ -32,25 +32,9 @@ func (a *app) conversations(ctx context.Context) error {
 	}
 	t := a.newTable("column.name", "column.unread", "column.time", "column.last")
 	now := time.Now()
-	for _, c := range resp.GetConversations() {
-		v := conversationOf(c)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "conversations.none", resp.GetConversations(), conversationOf, func(v conversationView) {
 		t.row(a.conversationRow(v, now)...)
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("conversations.none")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 func (a *app) conversationRow(v conversationView, now time.Time) []string {

@@ -182,3 +182,18 @@ func requireGolden(t *testing.T, name, got string) {
 	require.NoError(t, err)
 	require.Equal(t, string(want), got, "%s; UPDATE_GOLDEN=1 writes it anew", path)
 }
+
+// requireAnswers compares how a command line is answered with golden files: in both languages and as JSON.
+func (f *fakeNode) requireAnswers(t *testing.T, golden string, code int, args ...string) {
+	t.Helper()
+	for lang, ending := range map[string]string{"en_US.UTF-8": ".en.txt", "zh_CN.UTF-8": ".zh.txt"} {
+		r := f.do(t, lang, args...)
+		require.Equal(t, code, r.code, r)
+		require.NotContains(t, r.stdout+r.stderr, "\x1b")
+		require.NotContains(t, r.stdout+r.stderr, "<no value>")
+		requireGolden(t, golden+ending, r.stdout+r.stderr)
+	}
+	r := f.do(t, "C", append([]string{"--json"}, args...)...)
+	require.Equal(t, code, r.code, r)
+	requireGolden(t, golden+".json", r.stdout)
+}

@@ -95,14 +95,7 @@ func (a *app) groupInvitations(ctx context.Context) error {
 	t := a.newTable("column.direction", "column.group", "column.id", "column.who", "column.members", "column.state", "column.expires", "column.about")
 	now := time.Now()
 	waiting := false
-	for _, i := range resp.GetInvitations() {
-		v := invitationOf(i)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	err = showList(a, t, "group.no_invitations", resp.GetInvitations(), invitationOf, func(v invitationView) {
 		direction, who := a.t("request.in"), firstOf(v.FromName, shortAccount(v.From))
 		if v.Outgoing {
 			direction, who = a.t("request.out"), firstOf(v.ToName, shortAccount(v.To))
@@ -110,19 +103,11 @@ func (a *app) groupInvitations(ctx context.Context) error {
 		waiting = waiting || !v.Outgoing && v.State == "waiting"
 		t.row(direction, v.Group.show(), shortGroup(v.Group.ID), who, count(v.Group.Size), a.word("invitation", v.State),
 			localStamp(v.Expires, now), text.OneLine(v.Group.Description, maxIDCells))
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("group.no_invitations")
-		return nil
-	}
-	t.print(a.out)
+	})
 	if waiting {
 		a.hint(a.t("hint.group_invitations"))
 	}
-	return nil
+	return err
 }
 
 // count leaves out what is not known.
@@ -204,29 +189,13 @@ func (a *app) groupLinks(ctx context.Context, group string) error {
 	}
 	t := a.newTable("column.token", "column.created", "column.expires", "column.used", "column.state")
 	now := time.Now()
-	for _, l := range resp.GetLinks() {
-		v := groupLinkOf(l)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "group.no_links", resp.GetLinks(), groupLinkOf, func(v groupLinkView) {
 		used := strconv.Itoa(int(v.Used))
 		if v.Uses > 0 {
 			used += " / " + strconv.Itoa(int(v.Uses))
 		}
 		t.row(v.Token, localStamp(v.Created, now), firstOf(localStamp(v.Expires, now), a.t("group.never")), used, a.linkState(v, now))
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("group.no_links")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 // linkState tells whether somebody can still ask with a link.
@@ -273,14 +242,7 @@ func (a *app) groupApplications(ctx context.Context, group string) error {
 	t := a.newTable("column.direction", "column.group", "column.name", "column.id", "column.state", "column.time", "column.text")
 	now := time.Now()
 	waiting := false
-	for _, i := range resp.GetApplications() {
-		v := applicationOf(i)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	err = showList(a, t, "group.no_applications", resp.GetApplications(), applicationOf, func(v applicationView) {
 		direction := a.t("request.in")
 		if v.Own {
 			direction = a.t("request.out")
@@ -292,19 +254,11 @@ func (a *app) groupApplications(ctx context.Context, group string) error {
 		}
 		t.row(direction, firstOf(v.GroupName, shortGroup(v.Group)), firstOf(v.Name, "–"), shortAccount(v.Account), state,
 			localStamp(v.Time, now), text.OneLine(v.Message, maxIDCells))
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("group.no_applications")
-		return nil
-	}
-	t.print(a.out)
+	})
 	if waiting {
 		a.hint(a.t("hint.group_applications"))
 	}
-	return nil
+	return err
 }
 
 // searchGroups looks for public groups of a name.

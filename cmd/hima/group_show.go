@@ -25,26 +25,10 @@ func (a *app) groupList(ctx context.Context) error {
 		return err
 	}
 	t := a.newTable("column.name", "column.id", "column.members", "column.you", "column.applications", "column.about")
-	for _, g := range resp.GetGroups() {
-		v := groupOf(g)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "group.none", resp.GetGroups(), groupOf, func(v groupView) {
 		t.row(v.show(), shortGroup(v.ID), count(v.Size), a.standing(v), a.yellow(count(v.Applications)),
 			text.OneLine(firstOf(v.Announcement, v.Description), maxIDCells))
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("group.none")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 // standing is the own role in a group, or why there is none.
@@ -151,26 +135,14 @@ func (a *app) groupMembers(ctx context.Context, which string) error {
 	}
 	t := a.newTable("column.name", "column.username", "column.id", "column.role", "column.relation", "column.since", "column.last_seen")
 	now := time.Now()
-	for _, m := range resp.GetMembers() {
-		v := groupMemberOf(m)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "", resp.GetMembers(), groupMemberOf, func(v groupMemberView) {
 		seen := localStamp(v.LastSeen, now)
 		if v.Online {
 			seen = a.green(a.t("word.online"))
 		}
 		t.row(firstOf(v.Name, "–"), v.Username, shortAccount(v.Account), a.word("role", v.Role), a.word("relation", v.Relation),
 			localStamp(v.Joined, now), seen)
-	}
-	if a.flags.json {
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 // messageState says how far an own message got: in a group to how many of how many, for they differ.

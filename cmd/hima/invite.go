@@ -80,29 +80,13 @@ func (a *app) invites(ctx context.Context) error {
 	}
 	t := a.newTable("column.token", "column.created", "column.used", "column.state")
 	now := time.Now()
-	for _, i := range resp.GetInvites() {
-		v := inviteOf(i)
-		if a.flags.json {
-			if err := a.emit(v); err != nil {
-				return err
-			}
-			continue
-		}
+	return showList(a, t, "invite.none", resp.GetInvites(), inviteOf, func(v inviteView) {
 		state := a.t("invite.open")
 		if v.Revoked {
 			state = a.t("invite.revoked")
 		}
 		t.row(v.Token, localStamp(v.Created, now), strconv.Itoa(int(v.Used)), state)
-	}
-	if a.flags.json {
-		return nil
-	}
-	if len(t.rows) == 0 {
-		a.note("invite.none")
-		return nil
-	}
-	t.print(a.out)
-	return nil
+	})
 }
 
 func (a *app) revokeInvite(ctx context.Context, token string) error {

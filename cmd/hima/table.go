@@ -61,6 +61,27 @@ func (t *table) print(w io.Writer) {
 	}
 }
 
+// showList shows what a node lists: as JSON a line each, else a table to which row adds one each. none is the text for an
+// empty one.
+func showList[P, V any](a *app, t *table, none string, all []P, view func(P) V, row func(V)) error {
+	for _, p := range all {
+		v := view(p)
+		if !a.flags.json {
+			row(v)
+		} else if err := a.emit(v); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.flags.json:
+	case len(t.rows) == 0:
+		a.note(none)
+	default:
+		t.print(a.out)
+	}
+	return nil
+}
+
 // fields prints names and values below each other, the values aligned, also those of several lines.
 func (a *app) fields(w io.Writer, pairs ...string) {
 	widest := 0
