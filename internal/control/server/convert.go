@@ -80,13 +80,40 @@ func contactOf(c messenger.Contact) *pb.Contact {
 	return out
 }
 
-func messageOf(m messenger.Message) *pb.Message {
+func messageOf(m messenger.Message) *pb.Message { return newIDTexts().message(m) }
+
+// idTexts are the texts of the accounts and devices of one page: making them anew for each message was a third of a screen.
+type idTexts struct {
+	accounts map[identity.AccountID]string
+	devices  map[identity.DeviceID]string
+}
+
+func newIDTexts() idTexts {
+	return idTexts{map[identity.AccountID]string{}, map[identity.DeviceID]string{}}
+}
+
+func (t idTexts) account(id identity.AccountID) string { return textOf(t.accounts, id, accountText) }
+
+func (t idTexts) device(id identity.DeviceID) string {
+	return textOf(t.devices, id, identity.DeviceID.String)
+}
+
+func textOf[ID comparable](known map[ID]string, id ID, text func(ID) string) string {
+	s, ok := known[id]
+	if !ok {
+		s = text(id)
+		known[id] = s
+	}
+	return s
+}
+
+func (t idTexts) message(m messenger.Message) *pb.Message {
 	out := &pb.Message{
-		Id: m.ID.String(), Conversation: m.Conversation.String(), Peer: accountText(m.Peer), Author: accountText(m.Author),
-		AuthorName: m.AuthorName, Device: m.Device.String(), Seq: m.Seq, Clock: m.Clock, TimeMs: ms(m.Time),
+		Id: m.ID.String(), Conversation: m.Conversation.String(), Peer: t.account(m.Peer), Author: t.account(m.Author),
+		AuthorName: m.AuthorName, Device: t.device(m.Device), Seq: m.Seq, Clock: m.Clock, TimeMs: ms(m.Time),
 		Kind: string(m.Kind), Text: m.Text, Own: m.Own, State: string(m.State), Late: m.Late, ClockAhead: m.ClockAhead,
 		Hole: int32(m.Hole), ReceivedMs: ms(m.Received), Members: int32(m.Members), DeliveredTo: int32(m.DeliveredTo),
-		ReadBy: int32(m.ReadBy), Backlog: m.Backlog, Subject: accountText(m.Subject), SubjectName: m.SubjectName,
+		ReadBy: int32(m.ReadBy), Backlog: m.Backlog, Subject: t.account(m.Subject), SubjectName: m.SubjectName,
 	}
 	// Lines that are no entries, as a hole or a change of devices, have no ID and may have no device.
 	if m.ID.IsZero() {

@@ -51,8 +51,9 @@ func (h *handlers) History(ctx context.Context, in *pb.HistoryRequest) (*pb.Hist
 		return nil, err
 	}
 	out := &pb.HistoryResponse{Conversation: page.Conversation.String(), More: page.More}
+	texts := newIDTexts()
 	for _, msg := range page.Messages {
-		out.Messages = append(out.Messages, messageOf(msg))
+		out.Messages = append(out.Messages, texts.message(msg))
 	}
 	return out, nil
 }
