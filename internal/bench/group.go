@@ -264,19 +264,29 @@ func found(ctx context.Context, members []*member) (*club, error) {
 		return nil, fmt.Errorf("creating the group: %w", err)
 	}
 	c := &club{id: info.ID, members: members}
-	asks := []groups.Contact{{Account: owner.account, Devices: []identity.InviteDevice{{Device: owner.key.ID()}}}}
 	for _, m := range members[1:] {
-		if _, err := m.groups.Apply(ctx, groups.Target{Group: info.ID, Name: "bench", Asks: asks, Join: "open"}, ""); err != nil {
-			return nil, fmt.Errorf("applying: %w", err)
-		}
-		if err := m.deliver(ctx, owner); err != nil {
-			return nil, fmt.Errorf("handing over an application: %w", err)
-		}
-		if _, err := owner.groups.Decide(ctx, info.ID, m.account, true, ""); err != nil && !errors.Is(err, groups.ErrNotFound) && !errors.Is(err, groups.ErrExists) && !errors.Is(err, groups.ErrConflict) {
-			return nil, fmt.Errorf("approving: %w", err)
+		if err := c.letIn(ctx, m); err != nil {
+			return nil, err
 		}
 	}
 	return c, c.tell(ctx, members[1:])
+}
+
+// letIn lets one more into the group, who hears of it by no more than what tell or the network brings.
+func (c *club) letIn(ctx context.Context, m *member) error {
+	owner := c.members[0]
+	asks := []groups.Contact{{Account: owner.account, Devices: []identity.InviteDevice{{Device: owner.key.ID()}}}}
+	if _, err := m.groups.Apply(ctx, groups.Target{Group: c.id, Name: "bench", Asks: asks, Join: "open"}, ""); err != nil {
+		return fmt.Errorf("applying: %w", err)
+	}
+	if err := m.deliver(ctx, owner); err != nil {
+		return fmt.Errorf("handing over an application: %w", err)
+	}
+	_, err := owner.groups.Decide(ctx, c.id, m.account, true, "")
+	if err != nil && !errors.Is(err, groups.ErrNotFound) && !errors.Is(err, groups.ErrExists) && !errors.Is(err, groups.ErrConflict) {
+		return fmt.Errorf("approving: %w", err)
+	}
+	return nil
 }
 
 // tell brings the owner's acts to members.

@@ -22,46 +22,54 @@ import (
 // oneWay is how far apart the members are.
 const oneWay = 50 * time.Millisecond
 
-// farClub makes members on a simulated network; their databases lie in memory.
+// farClub makes members on a simulated network; their databases lie in memory or on the disk.
 type farClub struct {
 	t   *testing.T
 	w   *nodetest.World
 	reg *register
 	all []*member
+	at  []int // the nodes of all in w
 }
 
-func newFarClub(t *testing.T, n int, add func(*nodetest.World)) *farClub {
-	f := &farClub{t: t, w: nodetest.New(t, 0), reg: newRegister()}
+// newFarClub makes n members on the nodes that add adds, with databases in dir, or in memory if it is empty.
+func newFarClub(t *testing.T, w *nodetest.World, dir string, n int, add func(*nodetest.World) int) *farClub {
+	f := &farClub{t: t, w: w, reg: newRegister()}
 	f.w.DelayAll(oneWay)
 	t.Cleanup(func() {
 		for _, m := range f.all {
 			if err := m.stop(); err != nil {
 				t.Errorf("stopping %s: %v", m.name, err)
 			}
-			m.db.Close()
+			if m.db != nil {
+				m.db.Close()
+			}
 		}
 	})
 	for i := range n {
-		add(f.w)
-		m, err := newMember(f.reg, "", fmt.Sprint("far", i), nodetest.Key(i), f.w.Node(i))
+		at := add(f.w)
+		m, err := newMember(f.reg, dir, fmt.Sprint("far", i), nodetest.Key(at), f.w.Node(at))
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.reg.mu.Lock()
-		f.reg.addrs[m.key.ID()] = func() []string { return f.w.Addrs(i) }
-		f.reg.mu.Unlock()
+		if len(f.w.Node(at).Bootstraps()) == 0 { // who has joined a network says itself where it is
+			f.reg.mu.Lock()
+			f.reg.addrs[m.key.ID()] = func() []string { return f.w.Addrs(at) }
+			f.reg.mu.Unlock()
+		}
 		if err := m.open(); err != nil {
 			t.Fatal(err)
 		}
 		m.run()
-		f.all = append(f.all, m)
+		f.all, f.at = append(f.all, m), append(f.at, at)
 	}
 	return f
 }
 
+func plain(w *nodetest.World) int { return w.AddPlain(128) }
+
 // down stops a member as a machine that is switched off; up starts it again with the database it had.
 func (f *farClub) down(i int) {
-	f.w.Stop(i)
+	f.w.Stop(f.at[i])
 	// A part that had not begun when the machine went off says so.
 	if err := f.all[i].stop(); err != nil && !errors.Is(err, node.ErrClosed) {
 		f.t.Errorf("stopping %d: %v", i, err)
@@ -69,7 +77,7 @@ func (f *farClub) down(i int) {
 }
 
 func (f *farClub) up(i int) {
-	f.all[i].node = f.w.Start(i)
+	f.all[i].node = f.w.Start(f.at[i])
 	if err := f.all[i].open(); err != nil {
 		f.t.Fatal(err)
 	}
@@ -118,7 +126,7 @@ func TestGroupFar(t *testing.T) {
 }
 
 func simulateFar(t *testing.T, n int, restarts bool) farTimes {
-	f := newFarClub(t, n, func(w *nodetest.World) { w.AddPlain(128) })
+	f := newFarClub(t, nodetest.New(t, 0), "", n, plain)
 	ctx := t.Context()
 	c, err := found(ctx, f.all)
 	if err != nil {
@@ -243,7 +251,7 @@ func TestQuietGroups(t *testing.T) {
 	const people, size = 30, 10
 	out := quietTimes{Groups: count, People: people}
 	synctest.Test(t, func(t *testing.T) {
-		f := newFarClub(t, people, func(w *nodetest.World) { w.AddRemote(nodetest.Open) }) // idle connections are closed, as everywhere
+		f := newFarClub(t, nodetest.New(t, 0), "", people, func(w *nodetest.World) int { return w.AddRemote(nodetest.Open) }) // idle connections are closed, as everywhere
 		r := rand.New(rand.NewPCG(7, 7))
 		for range count {
 			members := []*member{f.all[0]}
