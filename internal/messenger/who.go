@@ -36,9 +36,12 @@ type target struct {
 type who struct {
 	m *Messenger
 
-	mu         sync.Mutex // owns both caches; one is valid for one generation of the contact table
+	mu         sync.Mutex // owns the caches; one is valid for one generation of the contact table
 	generation uint64
 	cache      map[string]target
+
+	peopleGeneration uint64
+	people           []acquaintance // nil: not read yet
 
 	talkGeneration uint64 // the same for names that may be groups'
 	talks          map[string]target
@@ -46,6 +49,12 @@ type who struct {
 }
 
 const whoCache = 4096
+
+// acquaintance is somebody heard of, with what names find them.
+type acquaintance struct {
+	target
+	remark string
+}
 
 func newWho(m *Messenger) *who {
 	return &who{m: m, cache: make(map[string]target), talks: make(map[string]target)}
@@ -189,21 +198,45 @@ func (w *who) inward(name string) ([]target, error) {
 
 // acquainted lists those who fit and whom we have, or had, to do with.
 func (w *who) acquainted(q *matcher) (found []target, err error) {
+	people, err := w.everybody()
+	for _, p := range people {
+		if q.account(p.account) || q.name(p.username) || q.remark != "" && p.remark == q.remark {
+			found = append(found, p.target)
+		}
+	}
+	return found, err
+}
+
+// everybody lists all accounts ever heard of. It is kept while the contacts stay what they are: reading the table for each
+// name was a good part of what the first screen of a conversation cost.
+func (w *who) everybody() ([]acquaintance, error) {
 	m := w.m
-	err = m.env.db.View(func(tx *storage.Tx) error {
+	generation := m.contacts.generation()
+	w.mu.Lock()
+	people := w.people
+	ok := people != nil && w.peopleGeneration == generation
+	w.mu.Unlock()
+	if ok {
+		return people, nil
+	}
+	people = []acquaintance{}
+	err := m.env.db.View(func(tx *storage.Tx) error {
 		return m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
-			if !q.account(a) && !q.name(row.username()) && (q.remark == "" || row.Remark != q.remark) {
-				return nil
-			}
 			t := target{account: a, username: row.username(), nickname: row.Card.Nickname, source: SourceContact, chosen: !row.stranger()}
 			if row.relation() == RelationRequest {
 				t.source = SourceRequest
 			}
-			found = append(found, t)
+			people = append(people, acquaintance{t, row.Remark})
 			return nil
 		})
 	})
-	return found, err
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.people, w.peopleGeneration = people, generation
+	w.mu.Unlock()
+	return people, nil
 }
 
 // nearbyKnown finds those we have a conversation with by the name they give on the LAN.
