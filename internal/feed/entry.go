@@ -133,10 +133,21 @@ const signatureSize = 2 + 64
 
 // Fit returns how many of the entries, from the first on, make up a run: within the limits, and not beyond where Ends says so.
 func Fit(entries []Entry) int {
+	n := room(entries)
+	for i := 1; i < n; i++ {
+		if Ends(entries[:i], &entries[i]) {
+			return i
+		}
+	}
+	return n
+}
+
+// room is how many of the entries a run has room for.
+func room(entries []Entry) int {
 	size := signatureSize
 	for i := range entries {
 		size += entries[i].WireSize()
-		if i == MaxRunEntries || size > MaxWireRun || Ends(entries[:i], &entries[i]) {
+		if i == MaxRunEntries || size > MaxWireRun {
 			return i
 		}
 	}

@@ -88,7 +88,7 @@ func Assemble(entries []Entry, signature []byte) (Run, error) {
 	if len(entries) == 0 || len(signature) != 64 {
 		return Run{}, fmt.Errorf("assembling run: %w", ErrMalformed)
 	}
-	if Fit(entries) < len(entries) {
+	if room(entries) < len(entries) { // what others signed may go on after a removal
 		return Run{}, fmt.Errorf("assembling run: %w", ErrTooLarge)
 	}
 	for i := range entries[1:] {
