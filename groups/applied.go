@@ -22,7 +22,9 @@ func (g *Groups) Applied(tx *storage.Tx, a replica.Applied) error {
 		}
 		var err error
 		if id.Number == feed.Control {
-			err = g.fold(tx, id.Conversation, rest[:n])
+			if err = g.fold(tx, id.Conversation, rest[:n]); err == nil {
+				err = g.proveAgain(tx, id, rest[n-1].Seq)
+			}
 		} else {
 			err = g.countChat(tx, id.Conversation, rest[:n])
 		}
@@ -45,6 +47,12 @@ type change struct {
 
 // fold takes control entries of one group into its roster.
 func (g *Groups) fold(tx *storage.Tx, conv ID, entries []feed.Entry) error {
+	return g.change(tx, conv, func(c *change) (uint64, error) { return g.addActs(tx, c, entries) })
+}
+
+// change does something to a roster that adds acts to it, which are counted, and what follows from it. The function is called
+// with mu of the group held.
+func (g *Groups) change(tx *storage.Tx, conv ID, add func(*change) (uint64, error)) error {
 	gr, before, err := g.open(tx, conv, true)
 	if err != nil {
 		return err
@@ -54,7 +62,7 @@ func (g *Groups) fold(tx *storage.Tx, conv ID, entries []feed.Entry) error {
 		return err
 	}
 	c := change{conv: conv, gr: gr, before: before, row: row}
-	if err := g.addActs(tx, &c, entries); err != nil {
+	if err := c.run(tx, add); err != nil {
 		return err
 	}
 	if c.after == nil {
@@ -91,20 +99,36 @@ func (g *Groups) introduce(tx *storage.Tx, conv ID) error {
 	return err
 }
 
-// addActs stores the acts among control entries and adds them to the graph. What is no act stays in its feed and counts for
-// nothing, the same for everybody.
-func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) error {
-	gr, v := c.gr, c.before.version
+// run adds acts and takes down what that did.
+func (c *change) run(tx *storage.Tx, add func(*change) (uint64, error)) error {
+	gr := c.gr
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	from := gr.roster.Len()
+	added, err := add(c)
+	if added == 0 || err != nil {
+		return err
+	}
+	gr.countWaiting()
+	for i := from; i < gr.roster.Len(); i++ {
+		c.acts = append(c.acts, *gr.roster.At(i))
+	}
+	v := c.before.version + added
+	c.after = gr.snap(v)
+	return tx.Set(key(keyCount, c.conv[:]), be64(v))
+}
+
+// addActs stores the acts among control entries and adds them to the graph. What is no act stays in its feed and counts for
+// nothing, the same for everybody. Called with mu of the group held.
+func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) (added uint64, err error) {
+	gr := c.gr
 	for i := range entries {
 		e := &entries[i]
 		if !feed.Known(e.Number, e.Kind) {
 			if !c.row.ReadOnly {
 				c.row.ReadOnly = true
 				if err := g.tell(tx, News{Group: c.conv, Kind: NewsReadOnly, Account: e.Account, Entry: e}); err != nil {
-					return err
+					return 0, err
 				}
 			}
 			continue
@@ -125,20 +149,13 @@ func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) error 
 			continue
 		}
 		if err := tx.Set(actKey(c.conv, e.Clock, e.ID), appendAct(nil, &a, p)); err != nil {
-			return err
+			return 0, err
 		}
 		gr.put(a.ID, p)
-		v++
+		added++
 	}
-	if v == c.before.version {
-		return nil
-	}
-	gr.countWaiting()
-	for i := from; i < gr.roster.Len(); i++ {
-		c.acts = append(c.acts, *gr.roster.At(i))
-	}
-	c.after = gr.snap(v)
-	return tx.Set(key(keyCount, c.conv[:]), be64(v))
+	more, err := c.placeKept(tx)
+	return added + more, err
 }
 
 func (g *Groups) saveRow(tx *storage.Tx, conv ID, before, after groupRow) error {
@@ -193,6 +210,7 @@ func (g *Groups) Forked(tx *storage.Tx, f replica.Fork) error {
 		account = id
 	}
 	tx.OnCommit(func() { g.settled(&c) })
+	tx.OnCommit(func() { g.parts.Feeds.PushKeys(conv) }) // what acts wait for may lie on a branch
 	return g.tell(tx, News{Group: conv, Kind: NewsFork, Account: account})
 }
 
@@ -317,8 +335,8 @@ func (g *Groups) news(tx *storage.Tx, c *change, was, is roster.Role) error {
 	for i := range c.acts {
 		a := &c.acts[i]
 		at, _ := c.gr.place(a.ID)
-		if at.clock < floor {
-			continue
+		if at.clock < floor || a.Forked && a.Kind == roster.Nickname {
+			continue // the latter may be known by its header alone, and says nothing that anybody misses
 		}
 		n := describe(a)
 		n.Group = c.conv

@@ -35,7 +35,7 @@ type group struct {
 	mu      sync.Mutex
 	roster  *roster.Roster               // guarded by mu; the newest state
 	places  map[roster.ID]place          // guarded by mu; of all acts in it, and of those that wait
-	numbers map[number]roster.ID         // guarded by mu; the same the other way round
+	numbers map[number]roster.ID         // guarded by mu; the same the other way round; one of several where a feed forked
 	behind  map[identity.DeviceID]int    // guarded by mu; how many acts of a device's feed wait
 	snaps   []*snapshot                  // guarded by mu; ascending, the first is committed
 	used    uint64                       // guarded by cache.mu

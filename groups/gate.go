@@ -228,6 +228,8 @@ type rateKey struct {
 	account identity.AccountID
 	control bool
 	others  bool // what the account brings of others
+
+	branches bool // what the account asks for of forked feeds, or with others is asked for
 }
 
 type bucket struct {

@@ -34,6 +34,9 @@ type Feeds interface {
 	ReadRun(id feed.FeedID, from uint64) (*pb.Run, error)
 	Take(ctx context.Context, from replica.Peer, raw *pb.Run) error
 	TakeRun(ctx context.Context, from replica.Peer, run feed.Run, live bool) error
+	Prove(tx *storage.Tx, proof feed.ForkProof) error
+	Proof(tx *storage.Tx, id feed.FeedID) (*feed.ForkProof, error)
+	Branch(tx *storage.Tx, id feed.FeedID, from, through uint64) (*pb.Run, error)
 
 	Connected(device identity.DeviceID) bool
 	Open(ctx context.Context, device identity.DeviceID) error
@@ -85,6 +88,7 @@ type Groups struct {
 	mesh    *mesh
 	logbook *logbook
 	board   *noticeboard
+	forks   branches // see branches.go
 	cache   cache
 	rates   rates
 

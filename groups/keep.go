@@ -103,6 +103,7 @@ func (g *Groups) lookAfter(ctx context.Context) {
 	for conv := range full {
 		g.parts.Feeds.Reannounce(conv)
 	}
+	g.askAgain()
 }
 
 // expire ends invitations and applications whose time is over, and forgets those that ended long ago.

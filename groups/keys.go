@@ -97,7 +97,7 @@ func (g *Groups) Draft(tx *storage.Tx, conv feed.ConversationID, kind feed.Kind,
 	return replica.Draft{Conversation: conv, Number: feed.Chat, Kind: kind, Content: content, Epoch: e[:]}, nil
 }
 
-// KeysFor returns the epoch keys that a device may have: those of epochs whose entries its account may have, if the account
+// KeysFor returns what a device is told of the groups that both share. Of the epoch keys that it may have: those of epochs whose entries its account may have, if the account
 // is in now and the device was not taken away. We hold a key only with all acts before it, so who was removed there is not
 // in (R29, R30).
 func (g *Groups) KeysFor(tx *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error) {
@@ -117,6 +117,11 @@ func (g *Groups) KeysFor(tx *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error
 		if k != nil {
 			out = append(out, k)
 		}
+		more, err := g.branchesFor(tx, conv, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
 	}
 	return out, nil
 }
@@ -191,6 +196,9 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 	}
 	conv := ID(k.Group)
 	took := false
+	if err := g.tookBranches(ctx, conv, p, k); err != nil {
+		return err
+	}
 	err := g.cfg.DB.View(func(tx *storage.Tx) error {
 		held, err := g.heldKeys(tx, conv)
 		for _, one := range k.Keys {

@@ -188,6 +188,7 @@ func (p *peer) givesKeys(to *peer) {
 
 func (p *peer) givesGroup(to *peer, conv ID) {
 	p.w.t.Helper()
+	p.showsForks(to, conv)
 	for range 8 { // what is refused may be taken when more acts came
 		var heads []feed.Head
 		var window replica.Window
@@ -384,7 +385,7 @@ func (p *peer) texts(conv ID) []string {
 			}
 			id := feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}
 			err := p.rep.Entries(tx, id, 1, 0, func(e feed.Entry) (bool, error) {
-				counts, err := p.g.Counts(tx, e.Header)
+				counts, err := p.g.Counts(tx, e)
 				if b, e := e.Content(); err == nil && e == nil && counts {
 					out = append(out, string(b))
 				}

@@ -340,19 +340,20 @@ func (g *Groups) Backlog(tx *storage.Tx, h feed.Header) (bool, error) {
 }
 
 // Counts tells whether an entry is to be shown: what was said stands before every cut, an act is not void and does not wait.
-func (g *Groups) Counts(tx *storage.Tx, h feed.Header) (bool, error) {
+func (g *Groups) Counts(tx *storage.Tx, e feed.Entry) (bool, error) {
+	h := &e.Header
 	gr, s, err := g.open(tx, h.Conversation, false)
 	if err != nil {
 		return false, err
 	}
 	if h.Number == feed.Chat {
 		id := feed.FeedID{Conversation: h.Conversation, Number: h.Number, Device: h.Device}
-		return s.limit(h.Account, id).counts(&h), nil
+		return s.limit(h.Account, id).counts(h), nil
 	}
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
-	id, ok := gr.numbers[number{h.Device, h.Seq}]
-	return ok && gr.roster.Has(id) && s.view.Void[id] == "", nil
+	id := roster.ID(e.ID) // and not its number, which two acts have where a feed forked
+	return gr.roster.Has(id) && s.view.Void[id] == "", nil
 }
 
 // Nickname returns the name somebody has, or had, in a group; empty: none.

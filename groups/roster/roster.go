@@ -127,13 +127,23 @@ func (r *Roster) Missing() []ID {
 	return out
 }
 
+// WaitFor returns the acts that wait for an ancestor.
+func (r *Roster) WaitFor(id ID) []Act {
+	out := make([]Act, 0, len(r.missing[id]))
+	for _, w := range r.missing[id] {
+		out = append(out, r.waiting[w])
+	}
+	return out
+}
+
 // Has tells whether an act is in the graph, ancestors and all.
 func (r *Roster) Has(id ID) bool {
 	_, ok := r.at[id]
 	return ok
 }
 
-// Heads are the acts that no other names as parent, in the order of their IDs: the parents of the next own act.
+// Heads are the acts that no other names as parent, in the order of their IDs: the parents of the next own act. Acts of forked
+// feeds are passed over, as if they were not there.
 func (r *Roster) Heads() []ID {
 	out := make([]ID, 0, len(r.heads))
 	for _, i := range r.heads {
@@ -205,7 +215,8 @@ func (r *Roster) Floor(admission ID) uint64 {
 		return 0
 	}
 	n := r.nodes[i]
-	if e, ok := r.at[n.From]; ok && r.nodes[e].Kind == NewEpoch {
+	// What a forked act says is not known to everybody.
+	if e, ok := r.at[n.From]; ok && r.nodes[e].Kind == NewEpoch && !r.nodes[e].Forked {
 		return r.nodes[e].Generation
 	}
 	return n.gen
@@ -275,7 +286,10 @@ func (r *Roster) insert(a Act) {
 	r.nodes = append(r.nodes, n)
 	r.at[a.ID] = i
 	r.all = r.all.add(i)
-	r.heads = append(slices.DeleteFunc(r.heads, func(h int) bool { return n.anc.has(h) }), i)
+	if !n.Forked {
+		// Whoever names an act of a forked feed makes others need it, who may not have it.
+		r.heads = append(slices.DeleteFunc(r.heads, func(h int) bool { return n.anc.has(h) }), i)
+	}
 	if n.void == "" {
 		if n.takes() {
 			r.takers = r.takers.add(i)

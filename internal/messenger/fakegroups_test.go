@@ -115,7 +115,8 @@ func (f *fakeGroups) Backlog(_ *storage.Tx, h feed.Header) (bool, error) {
 	return h.Clock < f.groups[h.Conversation].joined, nil
 }
 
-func (f *fakeGroups) Counts(_ *storage.Tx, h feed.Header) (bool, error) {
+func (f *fakeGroups) Counts(_ *storage.Tx, e feed.Entry) (bool, error) {
+	h := e.Header
 	g := f.groups[h.Conversation]
 	if h.Number == feed.Control {
 		return !g.void[place{seq: h.Seq}] || h.Account == f.p.account, nil

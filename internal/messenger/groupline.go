@@ -160,7 +160,7 @@ func (m *Messenger) counts(tx *storage.Tx, e *feed.Entry) (bool, error) {
 	if !feed.Known(e.Number, e.Kind) && e.Number == feed.Control {
 		return true, nil // that a newer version acted is to be seen (R10)
 	}
-	return m.env.groups.Counts(tx, e.Header)
+	return m.env.groups.Counts(tx, *e)
 }
 
 // many is what a renderer needs besides for the lines of a group.

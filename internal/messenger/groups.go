@@ -31,7 +31,7 @@ type Groups interface {
 	// Backlog tells whether an entry was said before this account was let in.
 	Backlog(tx *storage.Tx, h feed.Header) (bool, error)
 	// Counts tells whether an entry stands before every cut, and of an act whether it is neither void nor waiting for others.
-	Counts(tx *storage.Tx, h feed.Header) (bool, error)
+	Counts(tx *storage.Tx, e feed.Entry) (bool, error)
 	// Said takes an entry of kinds 21 to 24 of a direct conversation, Listens says whether a stranger may begin with one.
 	Said(tx *storage.Tx, from, to identity.AccountID, kind feed.Kind, content []byte, at time.Time) error
 	Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind, content []byte) (pb.Code, error)

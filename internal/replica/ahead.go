@@ -29,7 +29,7 @@ func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st f
 		if mine.ID == e.ID {
 			continue
 		}
-		run, err := r.runAhead(tx, st, e.Seq)
+		run, err := r.runAhead(tx, st, e.Seq, e.Seq)
 		if run == nil || err != nil {
 			return outcome{}, false, err
 		}
@@ -45,8 +45,9 @@ func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st f
 	return outcome{}, false, nil
 }
 
-// runAhead makes a run of entries that stand ahead of a gap, from a number to the first signature; nil if they are none.
-func (r *Replica) runAhead(tx *storage.Tx, st feedState, from uint64) (*feed.Run, error) {
+// runAhead makes a run of entries that may stand ahead of a gap, from a number to the first signature at or after another; nil if
+// they are none.
+func (r *Replica) runAhead(tx *storage.Tx, st feedState, from, through uint64) (*feed.Run, error) {
 	var entries []feed.Entry
 	var signature []byte
 	err := scanStored(tx, st.local, from, 0, func(seq uint64, s stored) (bool, error) {
@@ -58,7 +59,7 @@ func (r *Replica) runAhead(tx *storage.Tx, st feedState, from uint64) (*feed.Run
 			return false, err
 		}
 		entries, signature = append(entries, e), s.signature
-		return signature == nil, nil
+		return signature == nil || seq < through, nil
 	})
 	if err != nil || signature == nil {
 		return nil, err

@@ -144,7 +144,7 @@ func (r *Replica) shortProof(tx *storage.Tx, st feedState, mine, theirs feed.Run
 	if err != nil {
 		return nil, nil
 	}
-	short, err := r.runAhead(tx, st, partedAt(mine, theirs))
+	short, err := r.runAhead(tx, st, partedAt(mine, theirs), 0)
 	if short == nil || err != nil {
 		return &proof, err
 	}
@@ -200,6 +200,37 @@ func (r *Replica) takeProof(tx *storage.Tx, proof feed.ForkProof) error {
 		at, _ = proof.Parted()
 	}
 	return r.fork(tx, id, st, proof, at)
+}
+
+// Prove takes a proof that came over another road than a session. As in a session, one of a feed that is not held is not kept.
+func (r *Replica) Prove(tx *storage.Tx, proof feed.ForkProof) error { return r.takeProof(tx, proof) }
+
+// Proof returns the proof that a feed forked; nil if it did not, as far as is known.
+func (r *Replica) Proof(tx *storage.Tx, id feed.FeedID) (*feed.ForkProof, error) {
+	st, ok, err := loadFeed(tx, id)
+	if !ok || err != nil || st.forkAt == 0 {
+		return nil, err
+	}
+	return loadProof(tx, st.local)
+}
+
+// Branch returns what is held of a feed from a number on where it has forked, up to the first signature at or after another:
+// headers alone, for those whose acts name one of them. nil: it did not fork there, or no signature is at hand. Nothing else is
+// served of a branch.
+func (r *Replica) Branch(tx *storage.Tx, id feed.FeedID, from, through uint64) (*pb.Run, error) {
+	st, ok, err := loadFeed(tx, id)
+	if !ok || err != nil || st.forkAt == 0 || from < st.forkAt {
+		return nil, err
+	}
+	run, err := r.runAhead(tx, st, from, through)
+	if run == nil || err != nil {
+		return nil, err
+	}
+	out := run.PB()
+	for _, e := range out.Entries {
+		e.Body = nil
+	}
+	return out, nil
 }
 
 func loadProof(tx *storage.Tx, l localFeed) (*feed.ForkProof, error) {

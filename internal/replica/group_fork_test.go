@@ -11,6 +11,7 @@ import (
 
 	"hima/internal/feed"
 	"hima/internal/replica"
+	"hima/storage"
 )
 
 // composeActs makes n acts of the device's control feed after a tip.
@@ -82,6 +83,22 @@ func TestGroupControlFeedForks(t *testing.T) {
 					_, n := d.has(evil.control())
 					require.True(t, at(d) == 5 || n <= 4)
 				}
+				// Whoever holds a branch shows its headers to those who ask, and nothing else.
+				require.NoError(t, b.db.View(func(tx *storage.Tx) error {
+					proof, err := b.rep.Proof(tx, evil.control())
+					require.NoError(t, err)
+					require.NotNil(t, proof)
+					raw, err := b.rep.Branch(tx, evil.control(), 4, 5)
+					require.NoError(t, err)
+					require.Nil(t, raw)
+					raw, err = b.rep.Branch(tx, evil.control(), 5, 5)
+					require.NoError(t, err)
+					run, err := feed.CheckDetached(raw)
+					require.NoError(t, err)
+					require.Equal(t, uint64(5), run.First().Seq)
+					require.False(t, run.First().HasBody())
+					return nil
+				}))
 				// And nothing more of it is taken, also not in a session that begins.
 				b.restart()
 				r.open([2]int{1, 2})

@@ -278,6 +278,17 @@ func TestGroupKeysAreHandedOver(t *testing.T) {
 		a.rep.PushKeys(r.conv)
 		r.await("it has the next", func() bool { return took(b) == 2 })
 		require.Zero(t, took(x), "somebody who is not in got keys")
+
+		// What is wanted is told once as well, beside keys; branches are told as often as they are asked for.
+		a.group.mu.Lock()
+		a.group.keys = append(a.group.keys[1:], &pb.GroupKeys{Group: r.conv[:], Wants: [][]byte{make([]byte, 32)}}, &pb.GroupKeys{Group: r.conv[:], Branches: []*pb.Run{{}}})
+		a.group.mu.Unlock()
+		for n := 4; n <= 6; n++ {
+			a.rep.PushKeys(r.conv)
+			r.await("what was asked for", func() bool { return took(b) == n })
+			time.Sleep(time.Second)
+			require.Equal(t, n, took(b))
+		}
 	})
 }
 

@@ -16,10 +16,11 @@ import (
 	"hima/storage"
 )
 
-// Keys hands the epoch keys of groups over (R29).
+// Keys hands the epoch keys of groups over (R29), and what groups have to tell each other of forked feeds.
 type Keys interface {
-	// KeysFor returns what a device may have, one message per group, the newest epochs. It is asked once in each session
-	// that has a conversation open, after PushKeys, and for each Export. What a session has told already is not repeated.
+	// KeysFor returns what a device may have: one message per group with keys, of the newest epochs, one with what is wanted,
+	// and those that answer. It is asked once in each session that has a conversation open, after PushKeys, and for each
+	// Export, which takes the keys alone. Keys and wants that a session has told already are not repeated.
 	KeysFor(tx *storage.Tx, p Peer) ([]*pb.GroupKeys, error)
 	// TookKeys takes what a device that shares the group tells. The session reads nothing more until it returns; an
 	// error that is ErrProtocol ends it.
@@ -32,7 +33,15 @@ const (
 	keysBurst = 1024
 	// maxGroupKeys bounds the keys of one message.
 	maxGroupKeys = 16
+	// maxWants bounds the entries that one message asks for.
+	maxWants = 256
 )
+
+// told is what a session said of a group: which keys, or what is wanted.
+type told struct {
+	conv  feed.ConversationID
+	wants bool
+}
 
 func newKeysLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(keysPause), keysBurst) }
 
@@ -76,7 +85,7 @@ func (w *writer) keys() error {
 		return nil
 	}
 	for _, k := range all {
-		if len(k.GetGroup()) != 32 || len(k.Keys) == 0 {
+		if len(k.GetGroup()) != 32 || len(k.Keys)+len(k.Wants)+len(k.Forks)+len(k.Branches) == 0 {
 			continue
 		}
 		raw, err := proto.Marshal(k)
@@ -84,14 +93,17 @@ func (w *writer) keys() error {
 			s.r.log.Warn("handing over the keys of a group", "size", len(raw), "error", err)
 			continue
 		}
-		sum, conv := sha256.Sum256(raw), feed.ConversationID(k.Group)
-		if w.toldKeys[conv] == sum {
-			continue
+		// Branches are told because they were asked for.
+		if len(k.Forks)+len(k.Branches) == 0 {
+			sum, about := sha256.Sum256(raw), told{feed.ConversationID(k.Group), len(k.Wants) > 0}
+			if w.told[about] == sum {
+				continue
+			}
+			if w.told == nil {
+				w.told = map[told][32]byte{}
+			}
+			w.told[about] = sum
 		}
-		if w.toldKeys == nil {
-			w.toldKeys = map[feed.ConversationID][32]byte{}
-		}
-		w.toldKeys[conv] = sum
 		if err := w.frame(&pb.Frame{Of: &pb.Frame_GroupKeys{GroupKeys: k}}); err != nil {
 			return err
 		}
@@ -101,12 +113,17 @@ func (w *writer) keys() error {
 
 // handleKeys hands what the other side tells to Keys, if the group is one that both share.
 func (s *session) handleKeys(ctx context.Context, k *pb.GroupKeys) error {
-	if len(k.GetGroup()) != 32 || len(k.Keys) > maxGroupKeys {
+	if len(k.GetGroup()) != 32 || len(k.Keys) > maxGroupKeys || len(k.Wants) > maxWants || len(k.Forks) > 1 || len(k.Branches) > 1 {
 		return fmt.Errorf("reading keys of a group: %w", ErrProtocol)
 	}
 	for _, one := range k.Keys {
 		if len(one.GetEpoch()) != 32 || len(one.Key) != 32 {
 			return fmt.Errorf("reading keys of a group: %w", ErrProtocol)
+		}
+	}
+	for _, id := range k.Wants {
+		if len(id) != 32 {
+			return fmt.Errorf("reading what a group wants: %w", ErrProtocol)
 		}
 	}
 	if s.r.cfg.Keys == nil {

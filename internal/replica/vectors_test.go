@@ -127,6 +127,7 @@ func vectorFrames(t testing.TB) (names []string, frames []*pb.Frame) {
 	floor := vectorReceipt(conv, b, head)
 	floor.Items[0].First = 2
 	add("receipt with a floor", &pb.Frame{Of: &pb.Frame_Receipt{Receipt: &pb.ReceiptFrame{Receipt: signReceipt(t, b, floor)}}})
+	add("what a group's acts wait for", &pb.Frame{Of: &pb.Frame_GroupKeys{GroupKeys: &pb.GroupKeys{Group: conv[:], Wants: [][]byte{first.ID[:]}}}})
 	return names, frames
 }
 
@@ -186,6 +187,7 @@ func makeVectors(t testing.TB) frameVectors {
 	v.refuse(t, "run without entries", run)
 	v.refuse(t, "second hello", frames[0])
 	v.refuse(t, "heads without a conversation", &pb.Frame{Of: &pb.Frame_Heads{Heads: &pb.Heads{Done: true}}})
+	v.refuse(t, "want of a hash that is too short", &pb.Frame{Of: &pb.Frame_GroupKeys{GroupKeys: &pb.GroupKeys{Group: make([]byte, 32), Wants: [][]byte{make([]byte, 31)}}}})
 	v.refuse(t, "pong that was not asked for", &pb.Frame{Of: &pb.Frame_Pong{Pong: &pb.Pong{Nonce: 99}}})
 	v.refuse(t, "receipt signed by another device", &pb.Frame{Of: &pb.Frame_Receipt{Receipt: &pb.ReceiptFrame{
 		Receipt: signReceipt(t, a, vectorReceipt(feed.ConversationID{1}, b, feed.Head{Number: feed.Chat, Device: a.device(), Last: 1})),

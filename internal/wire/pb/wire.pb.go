@@ -5627,11 +5627,15 @@ func (*GroupDissolve) Descriptor() ([]byte, []int) {
 	return file_wire_pb_wire_proto_rawDescGZIP(), []int{77}
 }
 
-// GroupKeys hands epoch keys over (R29): in a frame of a session, or in a mail.
+// GroupKeys hands epoch keys over (R29): in a frame of a session, or in a mail. In a session it also asks for what lies on a
+// branch of a control feed that forked, and answers.
 type GroupKeys struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Keys          []*GroupKey            `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"` // at most 16
+	Keys          []*GroupKey            `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`         // at most 16
+	Wants         [][]byte               `protobuf:"bytes,3,rep,name=wants,proto3" json:"wants,omitempty"`       // entries that acts of the sender's roster wait for, at most 256
+	Forks         []*ForkProof           `protobuf:"bytes,4,rep,name=forks,proto3" json:"forks,omitempty"`       // at most 1
+	Branches      []*Run                 `protobuf:"bytes,5,rep,name=branches,proto3" json:"branches,omitempty"` // at most 1: entries from where a feed forked, without bodies
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5676,6 +5680,27 @@ func (x *GroupKeys) GetGroup() []byte {
 func (x *GroupKeys) GetKeys() []*GroupKey {
 	if x != nil {
 		return x.Keys
+	}
+	return nil
+}
+
+func (x *GroupKeys) GetWants() [][]byte {
+	if x != nil {
+		return x.Wants
+	}
+	return nil
+}
+
+func (x *GroupKeys) GetForks() []*ForkProof {
+	if x != nil {
+		return x.Forks
+	}
+	return nil
+}
+
+func (x *GroupKeys) GetBranches() []*Run {
+	if x != nil {
+		return x.Branches
 	}
 	return nil
 }
@@ -8159,10 +8184,13 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\vGroupRevoke\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\x12*\n" +
 	"\x04cuts\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupCutR\x04cuts\"\x0f\n" +
-	"\rGroupDissolve\"M\n" +
+	"\rGroupDissolve\"\xc1\x01\n" +
 	"\tGroupKeys\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12*\n" +
-	"\x04keys\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupKeyR\x04keys\"2\n" +
+	"\x04keys\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupKeyR\x04keys\x12\x14\n" +
+	"\x05wants\x18\x03 \x03(\fR\x05wants\x12-\n" +
+	"\x05forks\x18\x04 \x03(\v2\x17.hima.wire.v1.ForkProofR\x05forks\x12-\n" +
+	"\bbranches\x18\x05 \x03(\v2\x11.hima.wire.v1.RunR\bbranches\"2\n" +
 	"\bGroupKey\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\"\xd1\x01\n" +
@@ -8503,46 +8531,48 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	6,   // 40: hima.wire.v1.GroupRole.role:type_name -> hima.wire.v1.GroupRole.Role
 	77,  // 41: hima.wire.v1.GroupRevoke.cuts:type_name -> hima.wire.v1.GroupCut
 	87,  // 42: hima.wire.v1.GroupKeys.keys:type_name -> hima.wire.v1.GroupKey
-	68,  // 43: hima.wire.v1.GroupLink.asks:type_name -> hima.wire.v1.GroupContact
-	14,  // 44: hima.wire.v1.GroupLink.networks:type_name -> hima.wire.v1.NetworkLink
-	68,  // 45: hima.wire.v1.GroupCard.admins:type_name -> hima.wire.v1.GroupContact
-	93,  // 46: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
-	63,  // 47: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
-	65,  // 48: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
-	94,  // 49: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
-	62,  // 50: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	96,  // 51: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	97,  // 52: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	99,  // 53: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	100, // 54: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	101, // 55: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	103, // 56: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	104, // 57: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	105, // 58: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	106, // 59: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	107, // 60: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	110, // 61: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	111, // 62: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	112, // 63: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	113, // 64: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	54,  // 65: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	114, // 66: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	31,  // 67: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	86,  // 68: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
-	98,  // 69: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	53,  // 70: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	52,  // 71: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	102, // 72: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,   // 73: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	52,  // 74: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,   // 75: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	109, // 76: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	7,   // 77: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	78,  // [78:78] is the sub-list for method output_type
-	78,  // [78:78] is the sub-list for method input_type
-	78,  // [78:78] is the sub-list for extension type_name
-	78,  // [78:78] is the sub-list for extension extendee
-	0,   // [0:78] is the sub-list for field type_name
+	54,  // 43: hima.wire.v1.GroupKeys.forks:type_name -> hima.wire.v1.ForkProof
+	52,  // 44: hima.wire.v1.GroupKeys.branches:type_name -> hima.wire.v1.Run
+	68,  // 45: hima.wire.v1.GroupLink.asks:type_name -> hima.wire.v1.GroupContact
+	14,  // 46: hima.wire.v1.GroupLink.networks:type_name -> hima.wire.v1.NetworkLink
+	68,  // 47: hima.wire.v1.GroupCard.admins:type_name -> hima.wire.v1.GroupContact
+	93,  // 48: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
+	63,  // 49: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
+	65,  // 50: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
+	94,  // 51: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
+	62,  // 52: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	96,  // 53: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	97,  // 54: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	99,  // 55: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	100, // 56: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	101, // 57: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	103, // 58: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	104, // 59: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	105, // 60: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	106, // 61: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	107, // 62: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	110, // 63: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	111, // 64: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	112, // 65: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	113, // 66: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	54,  // 67: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	114, // 68: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	31,  // 69: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 70: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
+	98,  // 71: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	53,  // 72: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	52,  // 73: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	102, // 74: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,   // 75: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	52,  // 76: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,   // 77: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	109, // 78: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	7,   // 79: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	80,  // [80:80] is the sub-list for method output_type
+	80,  // [80:80] is the sub-list for method input_type
+	80,  // [80:80] is the sub-list for extension type_name
+	80,  // [80:80] is the sub-list for extension extendee
+	0,   // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
