@@ -447,7 +447,9 @@ func TestUsableEpochsAreSecret(t *testing.T) {
 			require.True(t, r.nodes[r.at[e.ID]].anc.has(i), "a revoked device has the key")
 		}
 	})
-	require.Positive(t, seen)
+	if !testing.Short() { // of a fifth of the cases there may be none
+		require.Positive(t, seen)
+	}
 }
 
 // A device that was taken away counts for nothing any more, whoever has it: neither what it does knowing that, nor what it
