@@ -321,7 +321,7 @@ func groupKeys() []groupKey {
 		{"history", []string{historyNone, historyAll, "N"}},
 		{"mute", []string{"yes", "no"}},
 		{"nickname", nil},
-		{"mailbox", nil},
+		{"mailbox", []string{"own", "none"}},
 	}
 }
 
@@ -349,6 +349,9 @@ func (a *app) groupSetCommand() *cobra.Command {
 	})
 }
 
+// deviceBegins is how the ID of each device begins. A mailbox may be named by its own, and addresses after it.
+const deviceBegins = "12D3KooW"
+
 // groupValue checks a value as far as that needs no node, and takes other words for yes and no.
 func groupValue(key, value string) (string, error) {
 	var names []string
@@ -364,6 +367,8 @@ func groupValue(key, value string) (string, error) {
 			if !isHistory(value) {
 				return "", usage("usage.group_history", "Value", shortText(value))
 			}
+			return value, nil
+		case key == "mailbox" && (value == "" || value == "off" || strings.HasPrefix(value, deviceBegins)):
 			return value, nil
 		case slices.Contains(k.choices, "yes"):
 			switch strings.ToLower(value) {

@@ -260,6 +260,7 @@ func TestGroupUsage(t *testing.T) {
 		{"group", "set", "hikers", "mute", "perhaps"},
 		{"group", "set", "hikers", "history", "some"},
 		{"group", "set", "hikers", "shoes", "42"},
+		{"group", "set", "hikers", "mailbox", "bob"},
 		{"search", "--groups", " "},
 		{"network", "join", "hima:abc"},
 		{"network", "join", "HIMA-GROUP:abc"},
@@ -311,6 +312,8 @@ func TestGroupRequests(t *testing.T) {
 		"group apply photos --withdraw":                  &pb.ApplyToGroupRequest{Group: "photos", Withdraw: true},
 		"group set hikers public false":                  &pb.SetGroupRequest{Group: "hikers", Key: "public", Value: "no"},
 		"group set hikers history 20":                    &pb.SetGroupRequest{Group: "hikers", Key: "history", Value: "20"},
+		"group set hikers mailbox own":                   &pb.SetGroupRequest{Group: "hikers", Key: "mailbox", Value: "own"},
+		"group set hikers mailbox " + devOne:             &pb.SetGroupRequest{Group: "hikers", Key: "mailbox", Value: devOne},
 		"group promote hikers bob":                       &pb.ActOnGroupRequest{Group: "hikers", Act: pb.ActOnGroupRequest_ACT_PROMOTE, Who: "bob"},
 		"group dissolve hikers -y":                       &pb.ActOnGroupRequest{Group: "hikers", Act: pb.ActOnGroupRequest_ACT_DISSOLVE},
 		"group invite group:hikers bob carol --withdraw": &pb.InviteToGroupRequest{Group: "group:hikers", Who: []string{"bob", "carol"}, Withdraw: true},
@@ -344,15 +347,16 @@ func TestNoGroups(t *testing.T) {
 func TestGroupCompletion(t *testing.T) {
 	f := fakeClub()
 	for line, want := range map[string]string{
-		"group info":            "hikers\thikers\nphotos\tphotos\n",
-		"group remove hikers":   "bob\tBob\n",
-		"group approve hikers":  strings.TrimSuffix(shortAccount(idCarol), "…") + "\tCarol\n",
-		"group accept":          "climbers\tclimbers\n",
-		"group set hikers":      "announcement\n",
-		"group set hikers mute": "yes\nno\n",
-		"group create x --join": "apply\n",
-		"group link":            "hikers\thikers\n",
-		"send":                  "hikers\thikers\n",
+		"group info":               "hikers\thikers\nphotos\tphotos\n",
+		"group remove hikers":      "bob\tBob\n",
+		"group approve hikers":     strings.TrimSuffix(shortAccount(idCarol), "…") + "\tCarol\n",
+		"group accept":             "climbers\tclimbers\n",
+		"group set hikers":         "announcement\n",
+		"group set hikers mute":    "yes\nno\n",
+		"group set hikers mailbox": "own\nnone\n",
+		"group create x --join":    "apply\n",
+		"group link":               "hikers\thikers\n",
+		"send":                     "hikers\thikers\n",
 	} {
 		r := f.do(t, "C", append(append([]string{"__complete"}, strings.Fields(line)...), "")...)
 		require.Contains(t, r.stdout, want, line)

@@ -236,6 +236,9 @@ func (m *Messenger) ActOnGroup(ctx context.Context, group string, act GroupAct, 
 		var account identity.AccountID
 		if account, err = m.memberNamed(ctx, id, who); err == nil {
 			err = do(ctx, id, account)
+			if account == m.env.account && errors.Is(err, groups.ErrInvalid) {
+				err = refuse(ErrInvalid, "nobody does this to themselves", "`hima group leave` leaves a group")
+			}
 		}
 	}
 	if err != nil {

@@ -330,6 +330,9 @@ func (m *Messenger) DecideApplication(ctx context.Context, group, who string, ap
 		return GroupApplication{}, err
 	}
 	a, err := m.env.groups.Decide(ctx, id, account, approve, reason)
+	if errors.Is(err, groups.ErrConflict) {
+		return GroupApplication{}, refuse(ErrConflict, "this application does not wait any more", "`hima group applications` shows what became of it")
+	}
 	if err != nil {
 		return GroupApplication{}, groupRefusal(err)
 	}

@@ -108,6 +108,11 @@ func TestActOnMembers(t *testing.T) {
 		_, err = a.m.ActOnGroup(t.Context(), "Hikers", GroupLeave, "")
 		require.ErrorIs(t, err, want)
 	}
+	a.groups.fail = groups.ErrInvalid
+	_, err = a.m.ActOnGroup(t.Context(), "Hikers", GroupRemove, b.id())
+	require.NotContains(t, err.Error(), "themselves")
+	_, err = a.m.ActOnGroup(t.Context(), "Hikers", GroupRemove, a.id())
+	require.ErrorContains(t, err, "themselves", "which is why, where any other is just not allowed")
 	a.groups.fail = nil
 	view, members, err := a.m.GroupMembers(t.Context(), "Hikers")
 	require.NoError(t, err)
@@ -135,6 +140,10 @@ func TestActOnMembers(t *testing.T) {
 	d, err := a.m.DecideApplication(t.Context(), "Hikers", c.id(), false, "no\u202e")
 	require.NoError(t, err)
 	require.Equal(t, []string{"no", "driver"}, []string{d.Reason, d.Name})
+	a.groups.fail = groups.ErrConflict
+	_, err = a.m.DecideApplication(t.Context(), "Hikers", c.id(), true, "")
+	require.ErrorIs(t, err, ErrConflict)
+	require.ErrorContains(t, err, "does not wait")
 }
 
 func TestInviteToGroup(t *testing.T) {
