@@ -54,7 +54,7 @@ type Limits struct {
 	Cap     time.Duration // longest pause for a device that is owed something
 	IdleCap time.Duration // longest pause for a device that is owed nothing
 	Recent  time.Duration // how long ago a device may have been seen and still count as just lost
-	NearCap time.Duration // longest pause for a device just lost: most come back within minutes
+	NearCap time.Duration // longest pause for a device just lost, growing with the time since: most come back within minutes
 	Timeout time.Duration // of one dial with its hello
 
 	// Of devices that are owed entries of groups alone. Mostly others bring them: nobody is dialled at once, and devices of

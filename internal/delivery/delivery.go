@@ -435,6 +435,10 @@ func lost(err error) bool {
 		errors.Is(err, context.DeadlineExceeded)
 }
 
+// nearShare is the part of the time since a device was lost that a pause may last: who was cut off for two minutes is found
+// within fifteen seconds.
+const nearShare = 8
+
 // pause is the rule of the table: the road's latency times 2^tries, jittered, capped. Called with mu held.
 func (d *Delivery) pause(r *row, now time.Time) time.Duration {
 	l := d.cfg.Limits
@@ -445,6 +449,9 @@ func (d *Delivery) pause(r *row, now time.Time) time.Duration {
 	switch {
 	case !r.seen.IsZero() && now.Sub(r.seen) < l.Recent:
 		limit = l.NearCap
+		if !r.owed { // nothing waits for it: forty who went at once would cost a hundredth of a core for ten minutes
+			limit = max(limit, now.Sub(r.seen)/nearShare)
+		}
 	case r.owed:
 		limit = l.Cap
 	}

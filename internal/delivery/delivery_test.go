@@ -214,6 +214,34 @@ func TestSeenResetsThePauses(t *testing.T) {
 	})
 }
 
+// A contact that is owed nothing is looked for less and less often: after two minutes still every fifteen seconds.
+func TestLostContactIsLookedForLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.set(f.up, dev(1), true)
+		start(t, f, func(c *Config) { c.Contacts = func() []identity.DeviceID { return []identity.DeviceID{dev(1)} } })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !f.Connected(dev(1)) {
+			t.Fatal("it was not reached")
+		}
+		f.set(f.up, dev(1), false)
+		f.set(f.connected, dev(1), false)
+		tries := func(d time.Duration) int {
+			before := f.count(dev(1))
+			time.Sleep(d)
+			synctest.Wait()
+			return f.count(dev(1)) - before
+		}
+		if n := tries(2 * time.Minute); n < 12 || n > 45 {
+			t.Errorf("%d tries in the first two minutes", n)
+		}
+		if n := tries(3 * time.Minute); n < 5 || n > 15 {
+			t.Errorf("%d tries in the next three minutes", n)
+		}
+	})
+}
+
 func TestOwedComeFirstAndDialsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
