@@ -252,9 +252,11 @@ func loadProof(tx *storage.Tx, l localFeed) (*feed.ForkProof, error) {
 	return &proof, nil
 }
 
-// runCovering makes a run of held entries that contains a number; nil if no signature at or after it is held.
+// runCovering makes a run of held entries that contains a number; nil if no signature at or after it is held. It looks for the
+// place where two branches part, so it goes on behind a removal: what lies between there and the next signature would never be
+// compared.
 func (r *Replica) runCovering(tx *storage.Tx, id feed.FeedID, st feedState, seq uint64) (*feed.Run, error) {
-	entries, sig, err := r.readRun(tx, id, st, seq)
+	entries, sig, err := r.readWhole(tx, id, st, seq, func([]feed.Entry, *feed.Entry) bool { return false })
 	if err != nil || len(entries) == 0 {
 		return nil, err
 	}

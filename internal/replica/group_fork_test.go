@@ -3,6 +3,7 @@ package replica_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,11 +18,16 @@ import (
 // composeActs makes n acts of the device's control feed after a tip.
 func (d *device) composeActs(t *testing.T, tip feed.Tip, n int) []feed.Entry {
 	t.Helper()
+	return d.composeKind(t, tip, n, feed.KindGroupSet)
+}
+
+func (d *device) composeKind(t *testing.T, tip feed.Tip, n int, kind feed.Kind) []feed.Entry {
+	t.Helper()
 	content, err := json.Marshal(act{})
 	require.NoError(t, err)
 	var out []feed.Entry
 	for range n {
-		e, err := d.author().Next(tip, d.rig.conv, feed.Control, feed.KindGroupSet, tip.Clock+1, time.Now().UnixMilli(), content)
+		e, err := d.author().Next(tip, d.rig.conv, feed.Control, kind, tip.Clock+1, time.Now().UnixMilli(), content)
 		require.NoError(t, err)
 		out = append(out, e)
 		tip = e.Tip()
@@ -107,4 +113,33 @@ func TestGroupControlFeedForks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Runs end after a removal, but the search for the place where two branches part goes on behind it: between a removal and the
+// next signature nobody could look.
+func TestGroupForkBehindRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 4)
+		a, b, x, evil := r.devices[0], r.devices[1], r.devices[2], r.devices[3]
+		a.admitAll(b, x, evil)
+		r.open([2]int{0, 1}, [2]int{0, 2})
+		r.await("they are in", func() bool { return len(b.group.readers()) == 3 && len(x.group.readers()) == 3 })
+		common := evil.composeActs(t, feed.Tip{}, 19)
+		common = append(common, evil.composeKind(t, common[18].Tip(), 1, feed.KindGroupRemove)...)
+		common = append(common, evil.composeActs(t, common[19].Tip(), 29)...)
+		for d, n := range map[*device]int{b: 51, x: 31} {
+			rest := append(slices.Clone(common[20:]), evil.composeActs(t, common[48].Tip(), n)...)
+			require.NoError(t, d.rep.Take(t.Context(), replica.Peer{}, evil.sign(t, common[:20])))
+			require.NoError(t, d.rep.Take(t.Context(), replica.Peer{}, evil.sign(t, rest)))
+			time.Sleep(time.Millisecond) // the branches differ by their time
+		}
+		r.open([2]int{1, 2})
+		for _, d := range []*device{b, x} {
+			r.await(fmt.Sprintf("%d knows where it forked", d.index), func() bool {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				return len(d.forks) > 0 && d.forks[len(d.forks)-1].At == 50
+			})
+		}
+	})
 }

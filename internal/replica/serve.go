@@ -13,6 +13,11 @@ import (
 // its signature. Runs of own feeds may end anywhere, their end is signed here; those of others only at an entry whose
 // checked signature is held (R4). No entries: there is no such run.
 func (r *Replica) readRun(tx *storage.Tx, id feed.FeedID, st feedState, from uint64) ([]feed.Entry, []byte, error) {
+	return r.readWhole(tx, id, st, from, feed.Ends)
+}
+
+// readWhole is readRun with a rule of its own for where a run ends before the limits.
+func (r *Replica) readWhole(tx *storage.Tx, id feed.FeedID, st feedState, from uint64, ends func(run []feed.Entry, next *feed.Entry) bool) ([]feed.Entry, []byte, error) {
 	if from < st.first || from > st.last {
 		return nil, nil, nil
 	}
@@ -29,7 +34,7 @@ func (r *Replica) readRun(tx *storage.Tx, id feed.FeedID, st feedState, from uin
 			return false, err
 		}
 		size += e.WireSize()
-		if len(entries) == feed.MaxRunEntries || size > feed.MaxWireRun-runOverhead || whole == len(entries) && feed.Ends(entries, &e) {
+		if len(entries) == feed.MaxRunEntries || size > feed.MaxWireRun-runOverhead || whole == len(entries) && ends(entries, &e) {
 			return false, nil
 		}
 		entries = append(entries, e)
