@@ -380,7 +380,7 @@ func (s *session) look() {
 		select {
 		case <-s.done:
 		default:
-			s.watch.Reset(max(next, 10*time.Millisecond))
+			s.watch.Reset(min(max(next, 10*time.Millisecond), ping)) // the clock may have been set back meanwhile
 		}
 		return
 	}
