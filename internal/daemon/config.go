@@ -94,7 +94,7 @@ func (s Settings) level() (slog.Level, error) {
 
 const (
 	// defaultMemory is the soft limit of the Go heap. A compaction holds 80 MB for seconds, and below that the collector would run
-	// without end; an idle node gives back all but a third of it.
+	// without end; the collector gives it back when nothing happens.
 	defaultMemory = 96 << 20
 	// leastMemory is what a node needs to work at all.
 	leastMemory = 24 << 20

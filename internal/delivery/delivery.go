@@ -449,7 +449,7 @@ func (d *Delivery) pause(r *row, now time.Time) time.Duration {
 	switch {
 	case !r.seen.IsZero() && now.Sub(r.seen) < l.Recent:
 		limit = l.NearCap
-		if !r.owed { // nothing waits for it: forty who went at once would cost a hundredth of a core for ten minutes
+		if !r.owed { // nothing waits for it, and dialling many who are away costs
 			limit = max(limit, now.Sub(r.seen)/nearShare)
 		}
 	case r.owed:
