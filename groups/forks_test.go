@@ -41,9 +41,14 @@ func (p *peer) showsForks(to *peer, conv ID) {
 		if !ok || mine.ID == theirs.ID {
 			continue
 		}
-		run, err := p.rep.ReadRun(id, 1)
-		require.NoError(p.w.t, err)
-		require.ErrorIs(p.w.t, to.rep.Take(context.Background(), p.self, run), feed.ErrFork)
+		var err error
+		for from := uint64(1); err == nil && from <= h.Last; { // where they part may lie behind the end of the first run
+			run, bad := p.rep.ReadRun(id, from)
+			require.NoError(p.w.t, bad)
+			err = to.rep.Take(context.Background(), p.self, run)
+			from += uint64(len(run.GetEntries()))
+		}
+		require.ErrorIs(p.w.t, err, feed.ErrFork)
 		proof := to.proofOf(id)
 		require.NotNil(p.w.t, proof)
 		p.update(func(tx *storage.Tx) error { return p.rep.Prove(tx, *proof) })
