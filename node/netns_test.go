@@ -137,6 +137,11 @@ func TestNoInterface(t *testing.T) {
 	}
 	start := time.Now()
 	var changed, multicast, found bool
+	defer func() {
+		if t.Failed() {
+			t.Logf("changed %t, multicast %t, found %t", changed, multicast, found)
+		}
+	}()
 	await(t, events, "change, multicast, found", func(e node.Event) bool {
 		switch e := e.(type) {
 		case node.NetworkChanged:

@@ -36,6 +36,7 @@ type Node struct {
 	relay  *relay.Relay // nil: relays for nobody
 	meter  relayMeter
 	ifaces func() []netip.Prefix
+	before []netip.Prefix // what ifaces told when the sockets were opened; a change since then is a change to Run
 
 	dhtMu    sync.Mutex
 	dhts     []*DHT        // open ones; nil after Close
@@ -70,6 +71,7 @@ func New(c Config) (*Node, error) {
 	if c.Host != nil && c.Host.Interfaces != nil {
 		n.ifaces = c.Host.Interfaces
 	}
+	n.before = n.ifaces()
 	h, err := n.listen(listen)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"go.uber.org/goleak"
 
 	"hima/node"
@@ -352,4 +355,25 @@ func TestRunEndsWithClose(t *testing.T) {
 			t.Error("an event from a closed node")
 		}
 	}
+}
+
+// What changed after the sockets were opened and before Run looked is a change too: a cable is not plugged when it suits us.
+func TestChangeBeforeRun(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	sim := &node.Simulation{
+		Options: []libp2p.Option{libp2p.Transport(tcp.NewTCPTransport)},
+		Interfaces: func() []netip.Prefix {
+			if !up.Load() {
+				return nil
+			}
+			return []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
+		},
+	}
+	n := newNode(t, node.Config{Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Host: sim})
+	events, cancel := n.Subscribe()
+	defer cancel()
+	up.Store(true)
+	run(t, n)
+	await(t, events, "the change", func(e node.Event) bool { _, ok := e.(node.NetworkChanged); return ok })
 }

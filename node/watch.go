@@ -9,7 +9,7 @@ import (
 // watch looks at the machine's interfaces every few seconds. Asking the kernel to tell would be cheaper still, and is
 // another mechanism on every system; this one costs a few microseconds.
 func (n *Node) watch(ctx context.Context) {
-	last := n.ifaces()
+	last := n.before
 	seen := time.Now()
 	t := time.NewTicker(watchInterval)
 	defer t.Stop()
