@@ -97,6 +97,29 @@ func (p *peer) goesBad(conv ID) *forker {
 	return f
 }
 
+// outsider makes somebody who wants to be in and hears all members, and their consent.
+func (q *quarrel) outsider(name string) (*peer, []byte) {
+	q.world.t.Helper()
+	p, others := q.person(name), slices.Clone(q.nodes)
+	p.joins(q.conv, others...)
+	c, err := p.g.consents(q.conv, false, "")
+	require.NoError(q.world.t, err)
+	return p, c.Raw()
+}
+
+// joins puts somebody into the state that follows an accepted invitation.
+func (p *peer) joins(conv ID, members ...*peer) {
+	p.w.t.Helper()
+	p.update(func(tx *storage.Tx) error {
+		for _, m := range members {
+			if err := tx.Set(memberKey(m.self.Account, conv), nil); err != nil {
+				return err
+			}
+		}
+		return putRow(tx, groupKey(conv), groupRow{State: StateJoining, Began: p.w.now.UnixMilli()})
+	})
+}
+
 // next writes an act after some entries of its own, built upon what somebody holds.
 func (f *forker) next(branch []feed.Entry, a roster.Act, upon *peer, proof []byte) []feed.Entry {
 	f.w.t.Helper()
@@ -216,6 +239,52 @@ func TestForkedParents(t *testing.T) {
 	}
 }
 
+// Somebody was let in by an act on a branch, and an honest member who held it built upon what they did. To all others they are
+// nobody, and still what honest members did counts everywhere.
+func TestLetInOnBranch(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol, mallory, erin := w.person("alice"), w.person("bob"), w.person("carol"), w.person("mallory"), w.person("erin")
+	conv := alice.create(Options{}, bob, carol, mallory)
+	for _, p := range []*peer{bob, carol, mallory} {
+		require.NoError(t, alice.g.Promote(ctx, conv, p.self.Account))
+	}
+	w.meet(alice, bob, carol, mallory)
+	require.NoError(t, mallory.g.Set(ctx, conv, SettingNickname, "m"))
+	w.meet(alice, bob, carol, mallory)
+	m := mallory.goesBad(conv)
+	erin.joins(conv, alice, bob, carol)
+	c, err := erin.g.consents(conv, false, "")
+	require.NoError(t, err)
+	m.shows(m.next(m.common, roster.Act{Kind: roster.Admit, Account: erin.self.Account}, bob, c.Raw()), bob)
+	m.shows(m.next(m.common, roster.Act{Kind: roster.Nickname, Value: "right"}, carol, nil), carol)
+	bob.gives(erin)
+	require.Equal(t, StateMember, erin.info(conv).State)
+	for i := range 300 { // more than one run
+		require.NoError(t, erin.g.Set(ctx, conv, SettingNickname, fmt.Sprint("e", i)))
+		if i%50 == 0 {
+			erin.gives(bob)
+		}
+	}
+	erin.gives(bob)
+	require.NoError(t, bob.g.Set(ctx, conv, "name", "honest"))
+
+	w.meet()
+	w.meet()
+	want, waiting := bob.folded(conv)
+	require.Zero(t, waiting)
+	for _, p := range []*peer{alice, carol} {
+		counts, waiting := p.folded(conv)
+		require.Zero(t, waiting, p.name)
+		require.Equal(t, want, counts, p.name)
+		require.Equal(t, "honest", p.info(conv).Name)
+		v := p.rosterView(conv)
+		require.Equal(t, roster.None, v.Role(erin.self.Account))
+	}
+	w.same(conv, alice, bob, carol)
+	require.Equal(t, StateRemoved, erin.info(conv).State)
+}
+
 // Two acts with one number are two acts (R3): history asks for the one that it holds.
 func TestCountsByEntry(t *testing.T) {
 	w := begin(t)
@@ -295,6 +364,7 @@ func TestForksAgree(t *testing.T) {
 		defer q.close()
 		alice, bob, carol, dave, mallory := q.person("alice"), q.person("bob"), q.person("carol"), q.person("dave"), q.person("mallory")
 		q.conv = alice.create(Options{}, bob, carol, dave, mallory)
+		erin, consent := q.outsider("erin")
 		for _, p := range []*peer{bob, mallory} {
 			require.NoError(t, alice.g.Promote(context.Background(), q.conv, p.self.Account))
 		}
@@ -306,7 +376,7 @@ func TestForksAgree(t *testing.T) {
 			q.now = q.now.Add(time.Second)
 			p := q.nodes[rapid.IntRange(0, len(q.nodes)-1).Draw(t, "who")]
 			other := q.nodes[rapid.IntRange(0, len(q.nodes)-1).Draw(t, "other")]
-			switch step := rapid.IntRange(0, 6).Draw(t, "step"); {
+			switch step := rapid.IntRange(0, 7).Draw(t, "step"); {
 			case step < 2 && p != other:
 				p.gives(other)
 			case step == 2:
@@ -318,11 +388,17 @@ func TestForksAgree(t *testing.T) {
 			default:
 				b := branches[rapid.IntRange(0, len(branches)-1).Draw(t, "branch")]
 				b = b[:rapid.IntRange(max(1, len(m.common)-1), len(b)).Draw(t, "from")]
-				a := roster.Act{Kind: roster.Nickname, Value: fmt.Sprint(i)}
-				if step == 6 && other.self.Account != mallory.self.Account {
-					a = roster.Act{Kind: roster.Remove, Account: other.self.Account}
+				if p == erin {
+					p = alice // erin may know of nothing yet
 				}
-				b = m.next(b, a, p, nil)
+				a, proof := roster.Act{Kind: roster.Nickname, Value: fmt.Sprint(i)}, []byte(nil)
+				switch step {
+				case 6:
+					a = roster.Act{Kind: roster.Remove, Account: other.self.Account}
+				case 7:
+					a, proof = roster.Act{Kind: roster.Admit, Account: erin.self.Account}, consent
+				}
+				b = m.next(b, a, p, proof)
 				branches = append(branches, b)
 				m.shows(b, p)
 			}

@@ -51,19 +51,19 @@ func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.C
 }
 
 // admitActs judges a control run. Acts may come before what they name, for a run that holds such acts may be the only one
-// there is; but their author must have been let in by an act that is here, and little of one feed may wait. Called with gr.mu
-// held.
+// there is; but their author must have been let in by an act that is here, or be somebody upon whose acts others built, and
+// little of one feed may wait. Called with gr.mu held.
 func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis bool) (int, pb.Code) {
 	entries, author := in.Run.Entries(), in.Run.Account()
 	if genesis {
 		return len(entries), pb.Code_CODE_TAKEN
 	}
-	if !gr.roster.LetIn(author) {
+	needed := gr.needs(entries)
+	if !gr.roster.LetIn(author) && !gr.takesStranger(in.Run, needed) {
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
 	// A cut ends what somebody said, not what they did: an act beside a removal may overrule it, or be what others built upon, so
 	// everybody must have it, and the fold says what it is worth. How much of that is taken is bounded, unless acts wait for it.
-	needed := gr.needs(entries)
 	take := g.limitNow(s, author, in.Run.Feed()).counting(entries)
 	if beyond := len(entries) - take; beyond > 0 && !needed && gr.beyond(s, in.Run)+beyond > maxBeyond {
 		return take, pb.Code_CODE_NOT_MEMBER
@@ -91,6 +91,30 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 
 // maxBeyond is how many acts of one feed are taken beyond its cut.
 const maxBeyond = 512
+
+// Whoever was let in by an act on a branch of a forked feed (R3) was in for those who held it then, and is nobody to the others.
+// Honest members may have built upon what such a stranger did, so it is taken where acts wait for it, void as it is. Of a feed
+// whose first run is not yet what is named, the named one may follow; of those few are taken, for nobody vouches for them.
+const (
+	maxStrangers    = 16      // feeds of strangers of which nothing is named yet
+	maxStrangerActs = 1 << 13 // of all strangers in a group
+)
+
+// takesStranger tells whether a control run of somebody who was let in by no act that is here may come in all the same. Called
+// with mu held.
+func (gr *group) takesStranger(run feed.Run, needed bool) bool {
+	if gr.roster.Waiting() == 0 {
+		return false
+	}
+	feeds, acts := map[identity.DeviceID]bool{run.Feed().Device: true}, run.Len()
+	for _, p := range gr.places {
+		if !gr.roster.LetIn(p.account) {
+			feeds[p.device] = true
+			acts++
+		}
+	}
+	return acts <= maxStrangerActs && (needed || len(feeds) <= maxStrangers)
+}
 
 // needs tells whether acts wait for one of these. Called with mu held.
 func (gr *group) needs(entries []feed.Entry) bool {
