@@ -154,8 +154,7 @@ func (g *Groups) addActs(tx *storage.Tx, c *change, entries []feed.Entry) (added
 		gr.put(a.ID, p)
 		added++
 	}
-	more, err := c.placeKept(tx)
-	return added + more, err
+	return added, nil
 }
 
 func (g *Groups) saveRow(tx *storage.Tx, conv ID, before, after groupRow) error {

@@ -22,8 +22,8 @@ import (
 // fork and with headers: a void act is no more to the fold than its author's claim of what came before it, which the header
 // holds. So everybody has the same graph, whether they held one branch, the other, or none.
 //
-// A header is taken only if an act waits for it, directly or through others, and is charged to the author of that act: somebody
-// who names many branches stops themself alone.
+// A header is taken only if an act waits for it, directly or through others, which name it by its hash: whoever brings it, it can
+// be no other. It is charged to the author of that act: somebody who names many branches stops themself alone.
 
 const (
 	maxWants     = 256     // in one message
@@ -61,82 +61,74 @@ func putBounded[K comparable, V any](m *map[K]V, k K, v V, most int) {
 	(*m)[k] = v
 }
 
-// branchRow is a header of a branch on disk.
-type branchRow struct {
-	payer     identity.AccountID // whose act waited for it
-	next      feed.EntryID       // the one after it, zero: it is signed
-	signature []byte
-	entry     feed.Entry
+// branchRow is a header of a branch on disk: 32 bytes say whose act waited for it, then it follows.
+func branchRow(payer identity.AccountID, e *feed.Entry) []byte {
+	return append(slices.Clone(payer[:]), e.RawHeader()...)
 }
 
-func (r *branchRow) encode() []byte {
-	b := append(slices.Clone(r.payer[:]), r.next[:]...)
-	b = append(append(b, byte(len(r.signature))), r.signature...)
-	return append(b, r.entry.RawHeader()...)
-}
-
-func readBranch(tx *storage.Tx, conv ID, id roster.ID) (r branchRow, ok bool, err error) {
+func readBranch(tx *storage.Tx, conv ID, id roster.ID) (e feed.Entry, ok bool, err error) {
 	b, err := tx.Get(key(keyBranch, conv[:], id[:]))
 	if errors.Is(err, storage.ErrNotFound) {
-		return r, false, nil
+		return e, false, nil
+	}
+	if err == nil {
+		e, err = feed.ParseStored(b[min(32, len(b)):], nil)
 	}
 	if err != nil {
-		return r, false, err
+		return e, false, fmt.Errorf("reading a branch: %w", err)
 	}
-	c := cursor{b: b}
-	copy(r.payer[:], c.take(32))
-	copy(r.next[:], c.take(32))
-	r.signature = c.take(int(c.take(1)[0]))
-	if !c.bad {
-		r.entry, err = feed.ParseStored(c.b, nil)
-	}
-	if c.bad || err != nil {
-		return r, false, fmt.Errorf("reading a branch: %w", errRow)
-	}
-	return r, true, nil
+	return e, true, nil
+}
+
+// loadPaid reads who is charged with the headers that are kept.
+func loadPaid(tx *storage.Tx, gr *group) error {
+	prefix := key(keyBranch, gr.id[:])
+	return tx.Scan(storage.ScanOptions{Prefix: prefix}, func(k, b []byte) (bool, error) {
+		if len(k) != len(prefix)+32 || len(b) < 32 {
+			return false, fmt.Errorf("loading branches: %w", errRow)
+		}
+		gr.paid[roster.ID(k[len(prefix):])] = identity.AccountID(b[:32])
+		return true, nil
+	})
 }
 
 // lacking lists the ancestors that acts of a group wait for, as many as one message holds. No account's acts take the
 // room of another's.
-func (gr *group) lacking(tx *storage.Tx) ([]roster.ID, error) {
+func (gr *group) lacking() []roster.ID {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	if gr.roster.Waiting() == 0 {
-		return nil, nil
+		return nil
 	}
 	var out []roster.ID
 	of := map[identity.AccountID]int{}
 	for _, id := range gr.roster.Missing() {
-		payers, err := gr.payers(tx, id)
-		if err != nil || len(out) == maxWants {
-			return out, err
+		if len(out) == maxWants {
+			break
 		}
+		payers := gr.payers(id)
 		i := slices.IndexFunc(payers, func(a identity.AccountID) bool { return of[a] < maxWantsOf })
 		if i >= 0 {
 			of[payers[i]]++
 			out = append(out, id)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // payers are the accounts whose acts wait for a missing one, directly or through headers. Called with mu held.
-func (gr *group) payers(tx *storage.Tx, missing roster.ID) ([]identity.AccountID, error) {
+func (gr *group) payers(missing roster.ID) []identity.AccountID {
 	var out []identity.AccountID
 	for _, a := range gr.roster.WaitFor(missing) {
-		payer := a.Author
-		row, ok, err := readBranch(tx, gr.id, a.ID)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			payer = row.payer
+		payer, kept := gr.paid[a.ID]
+		if !kept {
+			payer = a.Author
 		}
 		if !slices.Contains(out, payer) {
 			out = append(out, payer)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // branchesFor returns what we wait for, and what a device asked us for and we have.
@@ -145,10 +137,7 @@ func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.Gro
 	if err != nil {
 		return nil, err
 	}
-	wants, err := gr.lacking(tx)
-	if err != nil {
-		return nil, err
-	}
+	wants := gr.lacking()
 	var out []*pb.GroupKeys
 	// While much comes in, what acts wait for changes with every commit; only what is missing for longer need be asked for.
 	if len(wants) > 0 && g.mayTell(conv, p, true) {
@@ -193,25 +182,26 @@ func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster
 		if done[id] || runs == maxRuns {
 			continue
 		}
-		proof, run, err := g.branch(tx, gr, id)
+		proof, entries, err := g.branch(tx, gr, id)
 		if err != nil {
 			return nil, err
 		}
-		if run == nil {
+		if len(entries) == 0 {
 			continue
 		}
 		if !g.mayTell(gr.id, p, false) {
 			break
 		}
-		entries := run.Entries()
+		run := &pb.Run{}
 		for i := range entries {
 			done[roster.ID(entries[i].ID)] = true
+			run.Entries = append(run.Entries, &pb.Entry{Header: entries[i].RawHeader()})
 		}
 		if device := entries[0].Device; !proven[device] {
 			proven[device] = true
 			out = append(out, &pb.GroupKeys{Group: gr.id[:], Forks: []*pb.ForkProof{proof.PB()}})
 		}
-		out = append(out, &pb.GroupKeys{Group: gr.id[:], Branches: []*pb.Run{run.PB()}})
+		out = append(out, &pb.GroupKeys{Group: gr.id[:], Branches: []*pb.Run{run}})
 		runs++
 	}
 	k := asking{gr.id, p.Device}
@@ -225,9 +215,9 @@ func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster
 	return out, nil
 }
 
-// branch returns the proof of a fork, and headers that hold an act behind it, with some of those before it, which it will name
-// itself; no run: we do not have that, or it lies on no branch.
-func (g *Groups) branch(tx *storage.Tx, gr *group, id roster.ID) (proof feed.ForkProof, run *feed.Run, err error) {
+// branch returns the proof of a fork, and the header of an act behind it, last, with some of those before it, which it will name
+// itself; no headers: we do not have that, or it lies on no branch.
+func (g *Groups) branch(tx *storage.Tx, gr *group, id roster.ID) (proof feed.ForkProof, entries []feed.Entry, err error) {
 	row, kept, err := readBranch(tx, gr.id, id)
 	if err != nil {
 		return proof, nil, err
@@ -238,75 +228,66 @@ func (g *Groups) branch(tx *storage.Tx, gr *group, id roster.ID) (proof feed.For
 	}
 	of := feed.FeedID{Conversation: gr.id, Number: feed.Control, Device: at.device}
 	if kept {
-		of = row.entry.Feed()
+		of = row.Feed()
 	}
 	known, err := g.proof(tx, of)
 	if known == nil || err != nil {
 		return proof, nil, err
 	}
-	for _, back := range []uint64{maxBack, 0} { // a longer run may not fit
-		if kept {
-			run, err = chain(tx, gr.id, row, parted(*known), back)
-		} else {
-			run, err = g.heldBranch(tx, of, max(parted(*known), at.seq-min(at.seq, back)), at.seq, id)
-		}
-		if run != nil || err != nil {
+	from := parted(*known)
+	if kept {
+		entries, err = keptBranch(tx, row, from)
+	} else {
+		entries, err = g.heldBranch(tx, of, max(from, at.seq-min(at.seq, maxBack)), at.seq)
+	}
+	// Of what has no room in a frame, the end goes. What is held by that number now may lie on another branch.
+	size := 0
+	first := len(entries)
+	for first > 0 && entries[first-1].Seq >= from {
+		if size += entries[first-1].WireSize(); size > feed.MaxWireRun {
 			break
 		}
+		first--
 	}
-	if run == nil || err != nil || run.First().Seq < parted(*known) {
+	if entries = entries[first:]; err != nil || len(entries) == 0 || entries[len(entries)-1].ID != feed.EntryID(id) {
 		return proof, nil, err
 	}
-	return *known, run, nil
+	return *known, entries, nil
 }
 
 // maxBack is how many headers before the one that was asked for come along.
 const maxBack = 63
 
-// chain reads the headers around one which was kept.
-func chain(tx *storage.Tx, conv ID, row branchRow, from, back uint64) (*feed.Run, error) {
-	entries := []feed.Entry{row.entry}
-	for first := row.entry; back > 0 && first.Seq > from; back-- {
-		before, ok, err := readBranch(tx, conv, roster.ID(first.Prev))
+// keptBranch reads a header that was kept and those before it that were.
+func keptBranch(tx *storage.Tx, last feed.Entry, from uint64) ([]feed.Entry, error) {
+	entries := []feed.Entry{last}
+	for first := last; len(entries) <= maxBack && first.Seq > from; {
+		before, ok, err := readBranch(tx, last.Conversation, roster.ID(first.Prev))
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
+		if !ok || before.Seq != first.Seq-1 || before.Feed() != last.Feed() {
 			break
 		}
-		first = before.entry
+		first = before
 		entries = append(entries, first)
 	}
 	slices.Reverse(entries)
-	for len(row.signature) == 0 {
-		next, ok, err := readBranch(tx, conv, roster.ID(row.next))
-		if err != nil {
-			return nil, err
-		}
-		if !ok || len(entries) == feed.MaxRunEntries {
-			return nil, nil
-		}
-		row = next
-		entries = append(entries, row.entry)
-	}
-	run, err := feed.Assemble(entries, row.signature)
-	if err != nil {
-		return nil, nil // too much for one run
-	}
-	return &run, nil
+	return entries, nil
 }
 
 // heldBranch reads the headers of a branch that the own entry store holds.
-func (g *Groups) heldBranch(tx *storage.Tx, of feed.FeedID, from, seq uint64, id roster.ID) (*feed.Run, error) {
-	raw, err := g.parts.Feeds.Branch(tx, of, from, seq)
-	if raw == nil || err != nil {
+func (g *Groups) heldBranch(tx *storage.Tx, of feed.FeedID, from, last uint64) ([]feed.Entry, error) {
+	entries, err := g.parts.Feeds.Branch(tx, of, from, last)
+	if err != nil {
 		return nil, err
 	}
-	run, err := feed.CheckUnsigned(raw)
-	if err != nil || run.Last().Seq < seq || run.Entries()[seq-run.First().Seq].ID != feed.EntryID(id) {
-		return nil, nil // the branch that is held now is another one
+	for i := len(entries) - 1; i > 0; i-- {
+		if entries[i].Prev != entries[i-1].ID || entries[i].Seq != entries[i-1].Seq+1 {
+			return entries[i:], nil // it is put together of several branches
+		}
 	}
-	return &run, nil
+	return entries, nil
 }
 
 // proof returns the proof that a feed forked, the own entry store's or the one that was kept with headers; nil: there is none.

@@ -34,11 +34,11 @@ func (g *Groups) tookBranches(ctx context.Context, conv ID, p replica.Peer, k *p
 		g.forks.mu.Unlock()
 	}
 	for _, raw := range k.Branches {
-		run, err := feed.CheckDetached(raw)
-		if err != nil || run.Feed().Conversation != conv || run.Feed().Number != feed.Control {
+		entries, err := feed.CheckHeaders(raw)
+		if err != nil || entries[0].Conversation != conv || entries[0].Number != feed.Control {
 			return fmt.Errorf("taking a branch of a group: %w", replica.ErrProtocol)
 		}
-		if err := g.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return g.takeBranch(tx, run) }); err != nil {
+		if err := g.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return g.takeBranch(tx, entries) }); err != nil {
 			return err
 		}
 	}
@@ -84,9 +84,9 @@ func (g *Groups) tookWants(conv ID, p replica.Peer, wants [][]byte) error {
 	return err
 }
 
-// takeBranch takes headers that acts wait for, if their feed has two branches there.
-func (g *Groups) takeBranch(tx *storage.Tx, run feed.Run) error {
-	id := run.Feed()
+// takeBranch takes those of the headers that acts wait for, if their feed has two branches there.
+func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry) error {
+	id := entries[0].Feed()
 	conv := id.Conversation
 	row, ok, err := getRow[groupRow](tx, groupKey(conv))
 	if err != nil || !ok || row.State == StateNone || row.State == StateInvited {
@@ -104,99 +104,62 @@ func (g *Groups) takeBranch(tx *storage.Tx, run feed.Run) error {
 	if shown && (!forked || parted(proof) < at) {
 		at, forked = parted(proof), true
 	}
-	entries := run.Entries()
-	first := -1
-	gr.mu.Lock()
-	missing := gr.roster.Missing()
-	gr.mu.Unlock()
-	if forked {
-		first = slices.IndexFunc(entries, func(e feed.Entry) bool {
-			_, found := slices.BinarySearchFunc(missing, roster.ID(e.ID), func(a, b roster.ID) int { return slices.Compare(a[:], b[:]) })
-			return e.Seq >= at && found
-		})
-	}
-	if first < 0 {
+	if !forked {
 		return nil
 	}
-	wanted := roster.ID(entries[first].ID)
-	first = slices.IndexFunc(entries, func(e feed.Entry) bool { return e.Seq >= at }) // what is before it, it will name itself
-	if kept, err := g.keepBranch(tx, gr, run, first, wanted); !kept || err != nil {
-		return err
+	gr.mu.Lock()
+	charged := gr.charged()
+	wanted := slices.ContainsFunc(entries, func(e feed.Entry) bool {
+		if e.Seq < at || !gr.roster.Lacks(roster.ID(e.ID)) {
+			return false
+		}
+		_, ok := charged.payer(gr, roster.ID(e.ID))
+		return ok
+	})
+	gr.mu.Unlock()
+	if !wanted {
+		return nil
 	}
 	if shown {
 		if err := g.keepProof(tx, proof); err != nil {
 			return err
 		}
 	}
-	return g.fillIn(tx, conv)
+	tx.OnCommit(func() { g.parts.Feeds.PushKeys(conv) }) // there may be more to ask for
+	return g.change(tx, conv, func(c *change) (uint64, error) { return c.placeHeaders(tx, entries) })
 }
 
-// keepBranch keeps the headers of a run from one on, so that others can have them of us too.
-func (g *Groups) keepBranch(tx *storage.Tx, gr *group, run feed.Run, first int, wanted roster.ID) (bool, error) {
-	entries := run.Entries()
-	fresh := 0
-	for i := first; i < len(entries); i++ {
-		held, err := tx.Has(key(keyBranch, gr.id[:], entries[i].ID[:]))
-		if err != nil {
-			return false, err
-		}
-		if !held {
-			fresh++
-		}
-	}
-	payer, ok, err := gr.payer(tx, wanted, fresh)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
-		g.log.Warn("too many branches in a group", "group", gr.id.Short())
-		return false, nil
-	}
-	for i := first; i < len(entries); i++ {
-		k := key(keyBranch, gr.id[:], entries[i].ID[:])
-		row := branchRow{payer: payer, entry: entries[i]}
-		if i == len(entries)-1 {
-			row.signature = run.Signature()
-		} else {
-			row.next = entries[i+1].ID
-		}
-		if held, err := tx.Has(k); err != nil {
-			return false, err
-		} else if held {
-			continue
-		}
-		if err := tx.Set(k, row.encode()); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
+// charges is what the headers that are kept cost, and whom.
+type charges struct {
+	total int
+	of    map[identity.AccountID]int
 }
 
-// payer returns an account whose acts wait for a missing one and who may bring so many headers more.
-func (gr *group) payer(tx *storage.Tx, missing roster.ID, fresh int) (account identity.AccountID, ok bool, err error) {
-	gr.mu.Lock()
-	payers, err := gr.payers(tx, missing)
-	gr.mu.Unlock()
-	if err != nil {
-		return account, false, err
+// charged adds up. Called with mu held.
+func (gr *group) charged() charges {
+	c := charges{total: len(gr.paid), of: map[identity.AccountID]int{}}
+	for _, a := range gr.paid {
+		c.of[a]++
 	}
-	total, of := 0, map[identity.AccountID]int{}
-	err = tx.Scan(storage.ScanOptions{Prefix: key(keyBranch, gr.id[:])}, func(_, b []byte) (bool, error) {
-		if len(b) < 32 {
-			return false, fmt.Errorf("reading a branch: %w", errRow)
-		}
-		total++
-		of[identity.AccountID(b[:32])]++
-		return true, nil
-	})
-	if err != nil || total+fresh > maxHeaders {
-		return account, false, err
+	return c
+}
+
+// payer returns an account whose acts wait for a missing one and who may bring a header more. Called with mu of the group held.
+func (c *charges) payer(gr *group, missing roster.ID) (account identity.AccountID, ok bool) {
+	if c.total >= maxHeaders {
+		return account, false
 	}
-	i := slices.IndexFunc(payers, func(a identity.AccountID) bool { return of[a]+fresh <= maxHeadersOf })
+	payers := gr.payers(missing)
+	i := slices.IndexFunc(payers, func(a identity.AccountID) bool { return c.of[a] < maxHeadersOf })
 	if i < 0 {
-		return account, false, nil
+		return account, false
 	}
-	return payers[i], true, nil
+	return payers[i], true
+}
+
+func (c *charges) pay(payer identity.AccountID) {
+	c.total++
+	c.of[payer]++
 }
 
 // keepProof keeps the proof that goes with headers, and tells of it: whoever lists more of the feed is to be shown it.
@@ -243,32 +206,35 @@ func (g *Groups) proveAgain(tx *storage.Tx, id feed.FeedID, last uint64) error {
 	return g.parts.Feeds.Prove(tx, *kept)
 }
 
-// fillIn puts the headers that are kept into the graph where acts wait for them, as void acts.
-func (g *Groups) fillIn(tx *storage.Tx, conv ID) error {
-	tx.OnCommit(func() { g.parts.Feeds.PushKeys(conv) }) // there may be more to ask for
-	return g.change(tx, conv, func(c *change) (uint64, error) { return c.placeKept(tx) })
-}
-
-// placeKept is what fillIn does to the graph. Called with gr.mu held.
-func (c *change) placeKept(tx *storage.Tx) (added uint64, err error) {
-	for again := len(c.gr.forks) > 0 && c.gr.roster.Waiting() > 0; again; {
+// placeHeaders puts the headers that acts wait for into the graph, as void acts, and keeps them, so that others can have them of us
+// too. One that was placed may name the next. Called with gr.mu held.
+func (c *change) placeHeaders(tx *storage.Tx, entries []feed.Entry) (added uint64, err error) {
+	charged := c.gr.charged()
+	for again := true; again; {
 		again = false
-		for _, id := range c.gr.roster.Missing() {
-			row, ok, err := readBranch(tx, c.conv, id)
-			if err != nil {
-				return 0, err
+		for _, e := range slices.Backward(entries) {
+			id := roster.ID(e.ID)
+			if !c.gr.roster.Lacks(id) {
+				continue
 			}
+			payer, ok := charged.payer(c.gr, id)
 			if !ok {
 				continue
 			}
-			placed, err := c.placeHeader(tx, &row.entry)
+			placed, err := c.placeHeader(tx, &e)
 			if err != nil {
 				return 0, err
 			}
-			if placed {
-				again = true
-				added++
+			if !placed {
+				continue
 			}
+			c.gr.paid[id] = payer
+			charged.pay(payer)
+			if err := tx.Set(key(keyBranch, c.conv[:], id[:]), branchRow(payer, &e)); err != nil {
+				return 0, err
+			}
+			again = true
+			added++
 		}
 	}
 	return added, nil

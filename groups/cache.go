@@ -2,6 +2,7 @@ package groups
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -33,14 +34,15 @@ type group struct {
 	id ID
 
 	mu      sync.Mutex
-	roster  *roster.Roster               // guarded by mu; the newest state
-	places  map[roster.ID]place          // guarded by mu; of all acts in it, and of those that wait
-	numbers map[number]roster.ID         // guarded by mu; the same the other way round; one of several where a feed forked
-	behind  map[identity.DeviceID]int    // guarded by mu; how many acts of a device's feed wait
-	snaps   []*snapshot                  // guarded by mu; ascending, the first is committed
-	used    uint64                       // guarded by cache.mu
-	refused bool                         // guarded by mu; something was refused that may be taken later
-	forks   map[identity.DeviceID]uint64 // from which number on a control feed has two branches; a new group is loaded when that changes
+	roster  *roster.Roster                   // guarded by mu; the newest state
+	places  map[roster.ID]place              // guarded by mu; of all acts in it, and of those that wait
+	numbers map[number]roster.ID             // guarded by mu; the same the other way round; one of several where a feed forked
+	behind  map[identity.DeviceID]int        // guarded by mu; how many acts of a device's feed wait
+	snaps   []*snapshot                      // guarded by mu; ascending, the first is committed
+	used    uint64                           // guarded by cache.mu
+	refused bool                             // guarded by mu; something was refused that may be taken later
+	paid    map[roster.ID]identity.AccountID // guarded by mu; the headers that are kept of branches, and whose acts wait for them
+	forks   map[identity.DeviceID]uint64     // from which number on a control feed has two branches; a new group is loaded when that changes
 }
 
 // cache holds the groups that were used last.
@@ -67,9 +69,9 @@ func (gr *group) put(id roster.ID, p place) {
 func load(tx *storage.Tx, conv ID) (*group, error) {
 	gr := &group{
 		id: conv, roster: roster.New(roster.ID(conv)), places: map[roster.ID]place{}, numbers: map[number]roster.ID{},
-		behind: map[identity.DeviceID]int{}, forks: map[identity.DeviceID]uint64{},
+		behind: map[identity.DeviceID]int{}, forks: map[identity.DeviceID]uint64{}, paid: map[roster.ID]identity.AccountID{},
 	}
-	if err := loadForks(tx, gr); err != nil {
+	if err := errors.Join(loadForks(tx, gr), loadPaid(tx, gr)); err != nil {
 		return nil, err
 	}
 	prefix := key(keyAct, conv[:])

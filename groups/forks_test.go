@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"hima/groups/roster"
+	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
@@ -239,6 +240,45 @@ func TestForkedParents(t *testing.T) {
 	}
 }
 
+// Of the headers that come those are kept that acts name, and no others: whoever named a few in good faith is not charged with all
+// that the forker signed together with them.
+func TestBranchesCostWhatIsNamed(t *testing.T) {
+	w := begin(t)
+	alice, bob, mallory := w.person("alice"), w.person("bob"), w.person("mallory")
+	conv := alice.create(Options{}, bob, mallory)
+	m := mallory.goesBad(conv)
+	left := m.common
+	for i := range 40 {
+		left = m.next(left, roster.Act{Kind: roster.Nickname, Value: fmt.Sprint("left ", i)}, alice, nil)
+	}
+	right := m.next(m.common, roster.Act{Kind: roster.Nickname, Value: "right"}, alice, nil)
+	m.shows(left, bob)
+	named := left[len(m.common)+10]
+	bob.forge(conv, roster.Act{Kind: roster.Nickname, Value: "x"}, []roster.ID{roster.ID(named.ID)}, nil)
+	m.shows(right, alice)
+	w.meet(alice, bob)
+	w.meet(alice, bob)
+	gr, _, err := open(alice, conv)
+	require.NoError(t, err)
+	require.Equal(t, map[roster.ID]identity.AccountID{roster.ID(named.ID): bob.self.Account}, gr.paid)
+	_, waiting := alice.folded(conv)
+	require.Zero(t, waiting)
+
+	// A header that nobody signed is known by its hash, and so is what it is part of.
+	alice.g.cache.groups = map[ID]*group{}
+	again, _, err := open(alice, conv)
+	require.NoError(t, err)
+	require.Equal(t, gr.paid, again.paid)
+	carol := w.person("carol")
+	alice.letsIn(conv, carol)
+	w.nodes = []*peer{alice, carol}
+	w.meet()
+	w.meet()
+	_, waiting = carol.folded(conv)
+	require.Zero(t, waiting)
+	w.same(conv, alice, carol)
+}
+
 // Somebody was let in by an act on a branch, and an honest member who held it built upon what they did. To all others they are
 // nobody, and still what honest members did counts everywhere.
 func TestLetInOnBranch(t *testing.T) {
@@ -345,7 +385,7 @@ func TestBranchesNobodyWaitsFor(t *testing.T) {
 	bad.SignatureA = make([]byte, 64)
 	require.ErrorIs(t, take(&pb.GroupKeys{Forks: []*pb.ForkProof{bad}}), replica.ErrProtocol)
 	spoilt := run.PB()
-	spoilt.Signature = make([]byte, 64)
+	spoilt.Entries[0].Header = spoilt.Entries[0].Header[1:]
 	require.ErrorIs(t, take(&pb.GroupKeys{Branches: []*pb.Run{spoilt}}), replica.ErrProtocol)
 	require.ErrorIs(t, take(&pb.GroupKeys{Wants: [][]byte{{1}}}), replica.ErrProtocol)
 }

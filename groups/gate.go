@@ -118,14 +118,7 @@ func (gr *group) takesStranger(run feed.Run, needed bool) bool {
 
 // needs tells whether acts wait for one of these. Called with mu held.
 func (gr *group) needs(entries []feed.Entry) bool {
-	if gr.roster.Waiting() == 0 {
-		return false
-	}
-	missing := map[roster.ID]bool{}
-	for _, id := range gr.roster.Missing() {
-		missing[id] = true
-	}
-	return slices.ContainsFunc(entries, func(e feed.Entry) bool { return missing[roster.ID(e.ID)] })
+	return slices.ContainsFunc(entries, func(e feed.Entry) bool { return gr.roster.Lacks(roster.ID(e.ID)) })
 }
 
 // beyond is how many acts of a run's feed are held beyond its cut. Called with mu held.

@@ -36,7 +36,7 @@ type Feeds interface {
 	TakeRun(ctx context.Context, from replica.Peer, run feed.Run, live bool) error
 	Prove(tx *storage.Tx, proof feed.ForkProof) error
 	Proof(tx *storage.Tx, id feed.FeedID) (*feed.ForkProof, error)
-	Branch(tx *storage.Tx, id feed.FeedID, from, through uint64) (*pb.Run, error)
+	Branch(tx *storage.Tx, id feed.FeedID, from, last uint64) ([]feed.Entry, error)
 
 	Connected(device identity.DeviceID) bool
 	Open(ctx context.Context, device identity.DeviceID) error

@@ -27,7 +27,7 @@ const (
 	keyApply  = "g/p/" // group 32, account 32: application row
 	keyLink   = "g/l/" // group 32, token 16: link row
 	keyFork   = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
-	keyBranch = "g/x/" // group 32, entry 32: header of an entry where its feed has two branches, see branchRow
+	keyBranch = "g/y/" // group 32, entry 32: payer 32, header of an entry where its feed has two branches
 	keyProof  = "g/o/" // group 32, device 32: proof that a control feed has two branches, for those headers
 	keyNick   = "g/n/" // group 32, account 32: the name somebody had who is not in any more
 )

@@ -127,6 +127,13 @@ func (r *Roster) Missing() []ID {
 	return out
 }
 
+// Lacks tells whether acts wait for one that is not here.
+func (r *Roster) Lacks(id ID) bool {
+	_, named := r.missing[id]
+	_, here := r.waiting[id]
+	return named && !here
+}
+
 // WaitFor returns the acts that wait for an ancestor.
 func (r *Roster) WaitFor(id ID) []Act {
 	out := make([]Act, 0, len(r.missing[id]))

@@ -257,3 +257,25 @@ func TestAnyChangedBitIsNoticed(t *testing.T) {
 		}
 	}
 }
+
+// Headers in a row are read without signature and bodies; what is no row of one feed is not.
+func TestCheckHeaders(t *testing.T) {
+	w := newWriter("alice")
+	raw := w.sign(t, w.write(t, Tip{}, 3)).PB()
+	bare := &pb.Run{}
+	for _, e := range raw.Entries {
+		bare.Entries = append(bare.Entries, &pb.Entry{Header: e.Header})
+	}
+	entries, err := CheckHeaders(bare)
+	require.NoError(t, err)
+	require.Len(t, entries, 3)
+	require.False(t, entries[2].HasBody())
+	_, err = CheckDetached(bare)
+	require.ErrorIs(t, err, ErrMalformed)
+	_, err = CheckHeaders(&pb.Run{Entries: []*pb.Entry{bare.Entries[0], bare.Entries[2]}})
+	require.ErrorIs(t, err, ErrBrokenChain)
+	for _, bad := range []*pb.Run{nil, {}, {Entries: []*pb.Entry{nil}}, {Entries: []*pb.Entry{{}}}, {Entries: make([]*pb.Entry, MaxRunEntries+1)}} {
+		_, err = CheckHeaders(bad)
+		require.Error(t, err)
+	}
+}

@@ -214,23 +214,19 @@ func (r *Replica) Proof(tx *storage.Tx, id feed.FeedID) (*feed.ForkProof, error)
 	return loadProof(tx, st.local)
 }
 
-// Branch returns what is held of a feed from a number on where it has forked, up to the first signature at or after another:
-// headers alone, for those whose acts name one of them. nil: it did not fork there, or no signature is at hand. Nothing else is
-// served of a branch.
-func (r *Replica) Branch(tx *storage.Tx, id feed.FeedID, from, through uint64) (*pb.Run, error) {
+// Branch returns what is held of a feed from one number to another where it has forked: headers alone, for those whose acts name
+// one of them. They may be of several branches. Nothing else is served of a branch.
+func (r *Replica) Branch(tx *storage.Tx, id feed.FeedID, from, last uint64) (out []feed.Entry, err error) {
 	st, ok, err := loadFeed(tx, id)
-	if !ok || err != nil || st.forkAt == 0 || from < st.forkAt {
+	if err != nil || !ok || st.forkAt == 0 || from < st.forkAt {
 		return nil, err
 	}
-	run, err := r.runAhead(tx, st, from, through)
-	if run == nil || err != nil {
-		return nil, err
-	}
-	out := run.PB()
-	for _, e := range out.Entries {
-		e.Body = nil
-	}
-	return out, nil
+	err = scanStored(tx, st.local, from, last, func(_ uint64, s stored) (bool, error) {
+		e, err := s.entry()
+		out = append(out, e.WithoutBody())
+		return err == nil, err
+	})
+	return out, err
 }
 
 func loadProof(tx *storage.Tx, l localFeed) (*feed.ForkProof, error) {

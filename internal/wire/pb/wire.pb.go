@@ -5635,7 +5635,7 @@ type GroupKeys struct {
 	Keys          []*GroupKey            `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`         // at most 16
 	Wants         [][]byte               `protobuf:"bytes,3,rep,name=wants,proto3" json:"wants,omitempty"`       // entries that acts of the sender's roster wait for, at most 256
 	Forks         []*ForkProof           `protobuf:"bytes,4,rep,name=forks,proto3" json:"forks,omitempty"`       // at most 1
-	Branches      []*Run                 `protobuf:"bytes,5,rep,name=branches,proto3" json:"branches,omitempty"` // at most 1: entries from where a feed forked, without bodies
+	Branches      []*Run                 `protobuf:"bytes,5,rep,name=branches,proto3" json:"branches,omitempty"` // at most 1: headers in a row from where a feed forked, without signature
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
