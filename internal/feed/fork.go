@@ -22,7 +22,7 @@ type ForkProof struct {
 // their ends are signed, so the proof is taken at the end of the shorter one, and from the longer one comes the chain
 // from there to its own signature. That always fits a frame.
 func NewForkProof(a, b Run) (ForkProof, error) {
-	if len(a.entries) == 0 || len(b.entries) == 0 || a.Feed() != b.Feed() {
+	if len(a.entries) == 0 || len(b.entries) == 0 || a.Feed() != b.Feed() || a.Account() != b.Account() {
 		return ForkProof{}, fmt.Errorf("proving fork: two feeds: %w", ErrMalformed)
 	}
 	at, other := a.Last(), b.Last()
@@ -87,7 +87,7 @@ func CheckForkProof(raw *pb.ForkProof) (ForkProof, error) {
 	if err := p.b.parse(raw.HeaderB, nil); err != nil {
 		return ForkProof{}, fmt.Errorf("reading fork proof: %w", err)
 	}
-	if p.a.Feed() != p.b.Feed() || p.a.Seq != p.b.Seq || p.a.ID == p.b.ID {
+	if p.a.Feed() != p.b.Feed() || p.a.Account != p.b.Account || p.a.Seq != p.b.Seq || p.a.ID == p.b.ID {
 		return ForkProof{}, fmt.Errorf("reading fork proof: nothing proved: %w", ErrMalformed)
 	}
 	if err := p.checkLead(raw); err != nil {
@@ -149,7 +149,7 @@ func (p *ForkProof) checkLead(raw *pb.ForkProof) error {
 // Feed returns the feed that forked.
 func (p ForkProof) Feed() FeedID { return p.a.Feed() }
 
-// Account returns the author by the first of the two headers.
+// Account returns the author by both headers. Whose device it is they do not prove.
 func (p ForkProof) Account() identity.AccountID { return p.a.Account }
 
 // Seq returns the number that two entries have. The branches may have parted before it.

@@ -87,6 +87,8 @@ func forkCases(t testing.TB) map[string]forkCase {
 	}
 	bob := newWriter("bob")
 	foreign := bob.write(t, Tip{}, 4)[3]
+	disowned := newDevice("bob", "alice")
+	other := disowned.write(t, Tip{}, 4)[3]
 	return map[string]forkCase{
 		"with tail":      {proof.PB(), nil},
 		"without tail":   {change(func(p *pb.ForkProof) { p.Tail, p.SignatureB = nil, SignRun(w.key, right[3]) }), nil},
@@ -95,6 +97,9 @@ func forkCases(t testing.TB) map[string]forkCase {
 		"other number":   {change(func(p *pb.ForkProof) { p.HeaderB, p.Tail = p.Tail[0], p.Tail[1:] }), ErrMalformed},
 		"other device": {change(func(p *pb.ForkProof) {
 			p.HeaderB, p.SignatureB, p.Tail = foreign.header, SignRun(bob.key, foreign), nil
+		}), ErrMalformed},
+		"other account": {change(func(p *pb.ForkProof) {
+			p.HeaderB, p.SignatureB, p.Tail = other.header, SignRun(disowned.key, other), nil
 		}), ErrMalformed},
 		"tail broken":          {change(func(p *pb.ForkProof) { p.Tail = p.Tail[1:] }), ErrBrokenChain},
 		"tail cut":             {change(func(p *pb.ForkProof) { p.Tail = p.Tail[:1] }), ErrBadSignature},
