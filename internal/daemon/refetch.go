@@ -24,10 +24,13 @@ func (u *unlocked) fetch(ctx context.Context, account identity.AccountID) {
 		}
 	}
 	for _, d := range u.directory.Devices(account) {
-		if _, err := u.directory.FetchDevice(ctx, d); err != nil {
+		before, _ := u.directory.DeviceRecord(d)
+		rec, err := u.directory.FetchDevice(ctx, d)
+		if err != nil {
 			u.log.Debug("asking for a device's record", "device", d.Short(), "err", err)
+		} else if rec.Seq > before.Seq { // otherwise nothing was learnt, and its next try is planned
+			u.delivery.Retry(d)
 		}
-		u.delivery.Nudge(d)
 	}
 	u.delivery.Refresh()
 }

@@ -198,6 +198,26 @@ func (d *Delivery) afterLoss(device identity.DeviceID) time.Duration {
 // contacts are not tried.
 func (d *Delivery) Nudge(device identity.DeviceID) { d.nudge(device, 0, false) }
 
+// Retry tries a device at once and begins its pauses anew, because something was learnt of where it may be. Unlike Nudge
+// it does not count as seen: what others tell of a device is no sign of life, and one that was seen is looked for every
+// few seconds.
+func (d *Delivery) Retry(device identity.DeviceID) {
+	d.mu.Lock()
+	if r := d.table[device]; r != nil {
+		r.tries, r.next = 0, time.Time{}
+	}
+	d.mu.Unlock()
+	d.poke()
+}
+
+// poke makes Run look at the table.
+func (d *Delivery) poke() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
 func (d *Delivery) nudge(device identity.DeviceID, pause time.Duration, lost bool) {
 	now := d.cfg.Now()
 	d.mu.Lock()
@@ -213,10 +233,7 @@ func (d *Delivery) nudge(device identity.DeviceID, pause time.Duration, lost boo
 		r.next = now.Add(pause)
 	}
 	d.mu.Unlock()
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.poke()
 }
 
 // refresh asks who is owed something and who is a contact.
@@ -358,10 +375,7 @@ func (d *Delivery) dial(ctx context.Context, device identity.DeviceID, idle bool
 	}
 	owed := r.owed || r.lazy
 	d.mu.Unlock()
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.poke()
 	if err != nil && ctx.Err() == nil && d.cfg.OnFailed != nil {
 		d.cfg.OnFailed(device)
 	}

@@ -242,6 +242,32 @@ func TestLostContactIsLookedForLessAndLess(t *testing.T) {
 	})
 }
 
+// That something was learnt of a device is a reason to try it, and no sign of life: it is looked for no more often after.
+func TestRetryIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		d := start(t, f, func(c *Config) { c.Contacts = func() []identity.DeviceID { return []identity.DeviceID{dev(1)} } })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		before := f.count(dev(1))
+		d.Retry(dev(1))
+		synctest.Wait()
+		if n := f.count(dev(1)) - before; n != 1 {
+			t.Fatalf("%d tries at once", n)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := f.count(dev(1)) - before; n < 8 || n > 13 { // doubling from a second, up to a quarter less
+			t.Errorf("%d tries within ten minutes", n)
+		}
+		d.Retry(dev(2)) // nobody wants it
+		time.Sleep(time.Second)
+		if f.count(dev(2)) != 0 {
+			t.Error("a stranger was tried")
+		}
+	})
+}
+
 func TestOwedComeFirstAndDialsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
