@@ -204,12 +204,12 @@ func (g *Groups) Forked(tx *storage.Tx, f replica.Fork) error {
 	if err := g.saveRow(tx, conv, row, c.row); err != nil {
 		return err
 	}
-	var account identity.AccountID
-	if id, ok := gr.accountOf(f.Feed.Device); ok {
-		account = id
-	}
 	tx.OnCommit(func() { g.settled(&c) })
 	tx.OnCommit(func() { g.parts.Feeds.PushKeys(conv) }) // what acts wait for may lie on a branch
+	account, ok := gr.accountOf(f.Feed.Device)
+	if !ok {
+		return nil // a device of which nothing is here, and whose it is its own word only
+	}
 	return g.tell(tx, News{Group: conv, Kind: NewsFork, Account: account})
 }
 

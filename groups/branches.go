@@ -31,8 +31,8 @@ const (
 	maxRuns      = 4       // in one answer
 	maxAsking    = 1024    // devices that are remembered to have asked
 	maxProofs    = 64      // that wait for the headers which go with them
-	maxHeadersOf = 1 << 14 // headers of branches for the acts of one account
-	maxHeaders   = 1 << 16 // headers of branches in a group
+	maxHeadersOf = 1 << 11 // what headers of branches for the acts of one account may cost, see charges
+	maxHeaders   = 1 << 13 // what those in a group may cost
 )
 
 // branches is what this device was asked for and shown and has not used yet. It is lost with the process: both ask again.

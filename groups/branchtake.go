@@ -96,28 +96,29 @@ func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry) error {
 	if err != nil {
 		return err
 	}
-	at, forked := gr.forks[id.Device]
 	g.forks.mu.Lock()
 	proof, shown := g.forks.proofs[id]
 	delete(g.forks.proofs, id)
 	g.forks.mu.Unlock()
-	if shown && (!forked || parted(proof) < at) {
-		at, forked = parted(proof), true
-	}
-	if !forked {
+	seq, ok := gr.payable(entries)
+	if !ok {
 		return nil
 	}
-	gr.mu.Lock()
-	charged := gr.charged()
-	wanted := slices.ContainsFunc(entries, func(e feed.Entry) bool {
-		if e.Seq < at || !gr.roster.Lacks(roster.ID(e.ID)) {
-			return false
-		}
-		_, ok := charged.payer(gr, roster.ID(e.ID))
-		return ok
-	})
-	gr.mu.Unlock()
-	if !wanted {
+	known, err := g.proof(tx, id)
+	if err != nil {
+		return err
+	}
+	if shown = shown && (known == nil || parted(proof) < parted(*known)); shown {
+		known = &proof
+	}
+	// Whose device it is a header that nobody signed could say wrongly, and a proof of a device of which nothing else is here.
+	if known == nil || known.Account() != entries[0].Account {
+		return nil
+	}
+	if account, ok := gr.accountOf(id.Device); ok && account != known.Account() {
+		return nil
+	}
+	if seq < parted(*known) && !gr.forked(place{device: id.Device, seq: seq}) {
 		return nil
 	}
 	if shown {
@@ -129,37 +130,74 @@ func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry) error {
 	return g.change(tx, conv, func(c *change) (uint64, error) { return c.placeHeaders(tx, entries) })
 }
 
-// charges is what the headers that are kept cost, and whom.
-type charges struct {
-	total int
-	of    map[identity.AccountID]int
+// payable returns the last number of those for which acts wait whose authors may bring it; false: there is none. Called without
+// mu held.
+func (gr *group) payable(entries []feed.Entry) (uint64, bool) {
+	gr.mu.Lock()
+	defer gr.mu.Unlock()
+	charged := gr.charged()
+	for _, e := range slices.Backward(entries) {
+		if !gr.roster.Lacks(roster.ID(e.ID)) {
+			continue
+		}
+		if _, ok := charged.payer(gr, &e); ok {
+			return e.Seq, true
+		}
+	}
+	return 0, false
 }
+
+// charges is what the headers that are kept cost, and whom. For the first of a device a proof is kept too, which nobody else needs
+// to have signed for: a key is made in no time, and forked.
+type charges struct {
+	total   int
+	of      map[identity.AccountID]int
+	devices map[paidDevice]bool
+}
+
+type paidDevice struct {
+	payer  identity.AccountID
+	device identity.DeviceID
+}
+
+// proofCost is as how many headers a proof counts, whose size it has at most.
+const proofCost = 64
 
 // charged adds up. Called with mu held.
 func (gr *group) charged() charges {
-	c := charges{total: len(gr.paid), of: map[identity.AccountID]int{}}
-	for _, a := range gr.paid {
-		c.of[a]++
+	c := charges{of: map[identity.AccountID]int{}, devices: map[paidDevice]bool{}}
+	for id, a := range gr.paid {
+		c.pay(a, gr.places[id].device)
 	}
 	return c
 }
 
-// payer returns an account whose acts wait for a missing one and who may bring a header more. Called with mu of the group held.
-func (c *charges) payer(gr *group, missing roster.ID) (account identity.AccountID, ok bool) {
-	if c.total >= maxHeaders {
-		return account, false
+// cost is what one more header of a device costs an account.
+func (c *charges) cost(payer identity.AccountID, device identity.DeviceID) int {
+	if c.devices[paidDevice{payer, device}] {
+		return 1
 	}
-	payers := gr.payers(missing)
-	i := slices.IndexFunc(payers, func(a identity.AccountID) bool { return c.of[a] < maxHeadersOf })
+	return 1 + proofCost
+}
+
+// payer returns an account whose acts wait for a header and who may bring it. Called with mu of the group held.
+func (c *charges) payer(gr *group, e *feed.Entry) (account identity.AccountID, ok bool) {
+	payers := gr.payers(roster.ID(e.ID))
+	i := slices.IndexFunc(payers, func(a identity.AccountID) bool {
+		cost := c.cost(a, e.Device)
+		return c.of[a]+cost <= maxHeadersOf && c.total+cost <= maxHeaders
+	})
 	if i < 0 {
 		return account, false
 	}
 	return payers[i], true
 }
 
-func (c *charges) pay(payer identity.AccountID) {
-	c.total++
-	c.of[payer]++
+func (c *charges) pay(payer identity.AccountID, device identity.DeviceID) {
+	cost := c.cost(payer, device)
+	c.total += cost
+	c.of[payer] += cost
+	c.devices[paidDevice{payer, device}] = true
 }
 
 // keepProof keeps the proof that goes with headers, and tells of it: whoever lists more of the feed is to be shown it.
@@ -217,7 +255,7 @@ func (c *change) placeHeaders(tx *storage.Tx, entries []feed.Entry) (added uint6
 			if !c.gr.roster.Lacks(id) {
 				continue
 			}
-			payer, ok := charged.payer(c.gr, id)
+			payer, ok := charged.payer(c.gr, &e)
 			if !ok {
 				continue
 			}
@@ -229,7 +267,7 @@ func (c *change) placeHeaders(tx *storage.Tx, entries []feed.Entry) (added uint6
 				continue
 			}
 			c.gr.paid[id] = payer
-			charged.pay(payer)
+			charged.pay(payer, e.Device)
 			if err := tx.Set(key(keyBranch, c.conv[:], id[:]), branchRow(payer, &e)); err != nil {
 				return 0, err
 			}

@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -277,6 +278,45 @@ func TestBranchesCostWhatIsNamed(t *testing.T) {
 	_, waiting = carol.folded(conv)
 	require.Zero(t, waiting)
 	w.same(conv, alice, carol)
+}
+
+// A key is made in no time, and two entries under it prove a fork. Who names such things is charged with the proofs that are kept, and
+// nobody is told that an account forked whose device it need not be.
+func TestProofsAreCharged(t *testing.T) {
+	w := begin(t)
+	alice, bob, mallory := w.person("alice"), w.person("bob"), w.person("mallory")
+	conv := alice.create(Options{}, bob, mallory)
+	gr, _, err := open(alice, conv)
+	require.NoError(t, err)
+	parents := gr.roster.Heads()
+	for i := range maxHeadersOf / proofCost {
+		key := identity.DeviceKeyFromSeed(sha256.Sum256(fmt.Appendf(nil, "nobody's %d", i)))
+		branch := func(value string) feed.Run {
+			kind, content, err := encodeAct(roster.Act{Kind: roster.Nickname, Value: value}, nil)
+			require.NoError(t, err)
+			author := feed.NewAuthor(bob.self.Account, key.ID(), w.certs[bob.self.Account][0])
+			tip := feed.Tip{Account: bob.self.Account, Seq: 7, Hash: feed.EntryID{1}, Clock: 1 << 20}
+			e, err := author.NextInGroup(tip, conv, feed.Control, kind, 1<<21, w.now.UnixMilli(), content, feed.Group{Parents: []feed.EntryID{feed.EntryID(parents[0])}})
+			require.NoError(t, err)
+			run, err := feed.Assemble([]feed.Entry{e}, feed.SignRun(key, e))
+			require.NoError(t, err)
+			return run
+		}
+		left, right := branch("left"), branch("right")
+		proof, err := feed.NewForkProof(left, right)
+		require.NoError(t, err)
+		mallory.forge(conv, roster.Act{Kind: roster.Nickname, Value: "x"}, []roster.ID{roster.ID(left.First().ID)}, nil)
+		mallory.gives(alice)
+		for _, k := range []*pb.GroupKeys{{Forks: []*pb.ForkProof{proof.PB()}}, {Branches: []*pb.Run{left.PB()}}} {
+			k.Group = conv[:]
+			require.NoError(t, alice.g.TookKeys(context.Background(), mallory.self, k))
+		}
+	}
+	gr, _, err = open(alice, conv)
+	require.NoError(t, err)
+	require.Len(t, gr.paid, maxHeadersOf/(1+proofCost))
+	require.Len(t, gr.forks, maxHeadersOf/(1+proofCost))
+	require.Zero(t, alice.heard(NewsFork))
 }
 
 // Somebody was let in by an act on a branch, and an honest member who held it built upon what they did. To all others they are
