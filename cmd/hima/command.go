@@ -107,7 +107,7 @@ func (a *app) rootCommand() *cobra.Command {
 		}
 		return a.flagsFromEnv(c.Flags())
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cobraError{err} })
+	root.SetFlagErrorFunc(flagFailure)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(c *cobra.Command, args []string) {
 		a.localise()

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"hima/internal/control"
 	"hima/internal/text"
 )
@@ -50,11 +53,35 @@ func (f *failure) Is(target error) bool {
 	return ok && c == f.code
 }
 
-// cobraError is a refusal of the flag parser, whose words are English only.
+// cobraError is a refusal of the flag parser that flagFailure has no words for; its own are English only.
 type cobraError struct{ err error }
 
 func (e *cobraError) Error() string { return e.err.Error() }
 func (e *cobraError) Unwrap() error { return e.err }
+
+// flagFailure puts a refusal of the flag parser into the user's words.
+func flagFailure(c *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var missing *pflag.ValueRequiredError
+	var wrong *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
+		return usage("usage.unknown_flag", "Flag", "-"+text.OneLine(unknown.GetSpecifiedShortnames(), quoteCells)).withHint("hint.dashes")
+	case errors.As(err, &unknown):
+		typed := unknown.GetSpecifiedName()
+		var known []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		if near := text.Nearest(typed, known); near != "" {
+			return usage("usage.unknown_flag_suggestion", "Flag", "--"+text.OneLine(typed, quoteCells), "Suggestion", "--"+near).withHint("hint.help")
+		}
+		return usage("usage.unknown_flag", "Flag", "--"+text.OneLine(typed, quoteCells)).withHint("hint.help")
+	case errors.As(err, &missing):
+		return usage("usage.flag_value", "Flag", "--"+missing.GetFlag().Name).withHint("hint.help")
+	case errors.As(err, &wrong):
+		return usage("usage.env", "Variable", "--"+wrong.GetFlag().Name, "Value", text.OneLine(wrong.GetValue(), quoteCells)).withHint("hint.help")
+	}
+	return &cobraError{err}
+}
 
 // silent ends the program with a code after everything was said already.
 type silent struct{ exit int }
@@ -150,12 +177,7 @@ func (a *app) describe(err error) errorView {
 		v.Message = a.t(f.id, f.data...)
 		v.Hint = a.tOptional(f.hint)
 	case errors.As(err, &c):
-		said := c.Error()
-		detail, _, cut := strings.Cut(said, " flag: ") // for show only: what follows is Go's parser speaking
-		if cut {
-			detail += " flag"
-		}
-		v.Message = a.t("error.usage", "Detail", text.OneLine(detail, 200))
+		v.Message = a.t("error.usage", "Detail", text.OneLine(c.Error(), 200))
 		v.Hint = a.t("hint.help")
 	case errors.As(err, &e):
 		v.Message = a.describeCode(e.Code, e.Message)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/dustin/go-humanize"
+
+	"hima/internal/text"
 )
 
 // ErrBadConfig is returned for a configuration file that does not parse, has an unknown key, or a value out of bounds.
@@ -57,7 +59,7 @@ func LoadSettings(home string) (Settings, error) {
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		key := unknown[0].String()
-		if near := nearestKey(key); near != "" {
+		if near := text.Nearest(key, configKeys()); near != "" {
 			return Settings{}, fmt.Errorf("%s: unknown key %q, did you mean %q? %w", path, key, near, ErrBadConfig)
 		}
 		return Settings{}, fmt.Errorf("%s: unknown key %q, known are %s: %w", path, key, strings.Join(configKeys(), ", "), ErrBadConfig)
@@ -121,36 +123,4 @@ func configKeys() []string {
 		out = append(out, f.Tag.Get("toml"))
 	}
 	return out
-}
-
-// nearestKey returns the known key that a mistyped one most likely means, "" if none is near.
-func nearestKey(key string) string {
-	best, bestDistance := "", 4 // more than three changes is another word
-	for _, k := range configKeys() {
-		if d := distance(strings.ToLower(key), k); d < bestDistance && d < len(k) {
-			best, bestDistance = k, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }

@@ -1,8 +1,10 @@
 package messenger
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -104,7 +106,7 @@ func (m *Messenger) viewed(id groups.ID) (g Group, err error) {
 
 // CreateGroup makes a group whose owner is this account.
 func (m *Messenger) CreateGroup(ctx context.Context, o GroupOptions) (Group, error) {
-	if err := cleanGroupText(o.Name, o.Description); err != nil {
+	if err := cmp.Or(checkWords(o.Name, groups.MaxName), checkWords(o.Description, groups.MaxDescription)); err != nil {
 		return Group{}, err
 	}
 	if text.OneLine(o.Name, maxField) == "" {
@@ -119,13 +121,26 @@ func (m *Messenger) CreateGroup(ctx context.Context, o GroupOptions) (Group, err
 	return m.viewed(info.ID)
 }
 
-func cleanGroupText(words ...string) error {
-	for _, s := range words {
-		if text.Valid(s) != nil {
-			return refuse(ErrInvalid, "the text is not valid UTF-8", "")
-		}
+// checkWords refuses words of the user's own that are longer than may be, in bytes, or no text.
+func checkWords(s string, limit int) error {
+	switch {
+	case len(s) > limit:
+		return refuse(ErrTooLarge, fmt.Sprintf("at most %d bytes fit here, this has %d", limit, len(s)), "say it shorter")
+	case text.Valid(s) != nil:
+		return refuse(ErrInvalid, "the text is not valid UTF-8", "")
 	}
 	return nil
+}
+
+// settingBytes is how long a value may be.
+func settingBytes(key string) int {
+	switch key {
+	case groups.SettingNickname:
+		return groups.MaxNickname
+	case "name":
+		return groups.MaxName
+	}
+	return groups.MaxDescription
 }
 
 // Group says what is known of one group, by its name, group:NAME, its ID or a beginning of it, or a link to it.
@@ -268,7 +283,7 @@ func (m *Messenger) memberNamed(ctx context.Context, id groups.ID, who string) (
 
 // SetGroup changes a setting of a group, or the own nickname there.
 func (m *Messenger) SetGroup(ctx context.Context, group, key, value string) (Group, error) {
-	if err := cleanGroupText(value); err != nil {
+	if err := checkWords(value, settingBytes(key)); err != nil {
 		return Group{}, err
 	}
 	id, err := m.groupID(group, member)

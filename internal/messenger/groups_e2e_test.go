@@ -2,6 +2,8 @@ package messenger
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +45,15 @@ func TestGroupOverSessions(t *testing.T) {
 	g, err := alice.m.CreateGroup(ctx, GroupOptions{Name: "Hikers", History: "none", Join: "apply"})
 	require.NoError(t, err)
 	require.Equal(t, RoleOwner, g.Role)
+	for key, value := range map[string]string{"name": strings.Repeat("x", 257), "description": strings.Repeat("x", 4097), "nickname": strings.Repeat("x", 257)} {
+		_, err = alice.m.SetGroup(ctx, "Hikers", key, value)
+		require.ErrorIs(t, err, ErrTooLarge, key)
+		require.ErrorContains(t, err, strconv.Itoa(len(value)-1))
+	}
+	_, err = alice.m.CreateGroup(ctx, GroupOptions{Name: strings.Repeat("x", 257)})
+	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = alice.m.SetGroup(ctx, "Hikers", "description", "\xff")
+	require.ErrorIs(t, err, ErrInvalid)
 	alone, err := alice.m.Send(ctx, SendInput{Who: "Hikers", Text: "anybody?"})
 	require.NoError(t, err)
 	require.Zero(t, alone.Members)
