@@ -171,6 +171,9 @@ func relayBase(a ma.Multiaddr) ma.Multiaddr {
 
 // relayOf is the relay that an address leads through.
 func relayOf(a ma.Multiaddr) (identity.DeviceID, bool) {
+	if !isRelay(a) {
+		return identity.DeviceID{}, false // taking an address apart costs microseconds, and every dial asks for each
+	}
 	base, _ := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_CIRCUIT })
 	_, id := peer.SplitAddr(base)
 	dev, err := identity.DeviceIDFromPeer(id)
