@@ -170,6 +170,9 @@ func (j *journal) fits(group *pending) bool {
 	return j.at+recordHead+int64(group.bytes)+64 <= journalSize && j.keys+len(group.writes) <= journalKeys
 }
 
+// crowded says that the next process would soon have to empty it.
+func (j *journal) crowded() bool { return j.at > journalSize/2 || j.keys > journalKeys/2 }
+
 // append makes a group durable.
 func (j *journal) append(group *pending) error {
 	plain := make([]byte, 0, group.bytes)

@@ -243,10 +243,9 @@ func (db *DB) Close() error {
 			db.log.Warn("writing the cache", "error", err)
 		}
 	}
-	// Whoever opens the folder next finds all of it in Badger, also an older version.
 	if db.broken() == nil && !db.diskFull() {
-		if err := db.flush(); err != nil {
-			db.log.Warn("emptying the journal", "error", err)
+		if err := db.leave(); err != nil {
+			db.log.Warn("leaving the journal", "error", err)
 		}
 	}
 	db.mu.Lock()
