@@ -38,8 +38,14 @@ const (
 // branches is what this device was asked for and shown and has not used yet. It is lost with the process: both ask again.
 type branches struct {
 	mu     sync.Mutex
-	asked  map[asking][]roster.ID         // guarded by mu; at most maxAsking
-	proofs map[feed.FeedID]feed.ForkProof // guarded by mu; at most maxProofs
+	asked  map[asking][]roster.ID     // guarded by mu; at most maxAsking
+	proofs map[showing]feed.ForkProof // guarded by mu; at most maxProofs
+}
+
+// showing is a feed and who showed a proof of its fork: nobody's takes the place of another's.
+type showing struct {
+	feed feed.FeedID
+	by   identity.DeviceID
 }
 
 type asking struct {
@@ -131,7 +137,21 @@ func (gr *group) payers(missing roster.ID) []identity.AccountID {
 	return out
 }
 
-// branchesFor returns what we wait for, and what a device asked us for and we have.
+// BranchesFor returns what we wait for in the groups shared with a device, and what it asked us for and we have. One group keeps
+// nobody from what is to be told of others: an answer that was made is told.
+func (g *Groups) BranchesFor(tx *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error) {
+	if !g.validDevice(p) {
+		return nil, nil
+	}
+	convs, err := g.Shared(tx, p.Account)
+	var out []*pb.GroupKeys
+	for _, conv := range convs {
+		more, bad := g.branchesFor(tx, conv, p)
+		out, err = append(out, more...), errors.Join(err, bad)
+	}
+	return out, err
+}
+
 func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.GroupKeys, error) {
 	gr, s, err := g.open(tx, conv, false)
 	if err != nil {
@@ -150,14 +170,16 @@ func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.Gro
 	g.forks.mu.Lock()
 	asked := slices.Clone(g.forks.asked[asking{conv, p.Device}])
 	g.forks.mu.Unlock()
-	if len(asked) == 0 {
+	if _, revoked := s.view.Revokes(p.Account, p.Device); revoked || len(asked) == 0 {
 		return out, nil
 	}
-	gr.mu.Lock()
-	in := p.Account == g.self.Account || gr.roster.LetIn(p.Account)
-	gr.mu.Unlock()
-	if _, revoked := s.view.Revokes(p.Account, p.Device); revoked || !in {
-		return out, nil
+	if p.Account != g.self.Account && s.view.Role(p.Account) == roster.None {
+		// Whoever is not in any more has the acts up to their going, and so what those name (R33).
+		before := map[roster.ID]bool{}
+		gr.mu.Lock()
+		gr.roster.Ancestors(s.view.Gone[p.Account], func(a *roster.Act) { before[a.ID] = true })
+		gr.mu.Unlock()
+		asked = slices.DeleteFunc(asked, func(id roster.ID) bool { return !before[id] })
 	}
 	answers, err := g.shown(tx, gr, p, asked)
 	return append(out, answers...), err
@@ -175,16 +197,16 @@ func (g *Groups) mayTell(conv ID, p replica.Peer, asks bool) bool {
 
 // shown makes the messages that hold what was asked for, as far as we have it: the proof of each fork before its headers. What
 // we do not have yet stays asked for.
-func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster.ID) ([]*pb.GroupKeys, error) {
-	var out []*pb.GroupKeys
+func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster.ID) (out []*pb.GroupKeys, err error) {
 	done, proven, runs := map[roster.ID]bool{}, map[identity.DeviceID]bool{}, 0
 	for _, id := range asked {
 		if done[id] || runs == maxRuns {
 			continue
 		}
-		proof, entries, err := g.branch(tx, gr, id)
-		if err != nil {
-			return nil, err
+		var proof feed.ForkProof
+		var entries []feed.Entry
+		if proof, entries, err = g.branch(tx, gr, id); err != nil {
+			break // what was read before is told
 		}
 		if len(entries) == 0 {
 			continue
@@ -204,15 +226,15 @@ func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster
 		out = append(out, &pb.GroupKeys{Group: gr.id[:], Branches: []*pb.Run{run}})
 		runs++
 	}
+	// They may have asked for something else meanwhile.
 	k := asking{gr.id, p.Device}
 	g.forks.mu.Lock()
 	defer g.forks.mu.Unlock()
-	if rest := slices.DeleteFunc(asked, func(id roster.ID) bool { return done[id] }); len(rest) > 0 {
-		putBounded(&g.forks.asked, k, rest, maxAsking)
-	} else {
-		delete(g.forks.asked, k)
+	rest := slices.DeleteFunc(g.forks.asked[k], func(id roster.ID) bool { return done[id] })
+	if delete(g.forks.asked, k); len(rest) > 0 {
+		g.forks.asked[k] = rest
 	}
-	return out, nil
+	return out, err
 }
 
 // branch returns the proof of a fork, and the header of an act behind it, last, with some of those before it, which it will name

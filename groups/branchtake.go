@@ -30,7 +30,7 @@ func (g *Groups) tookBranches(ctx context.Context, conv ID, p replica.Peer, k *p
 			return fmt.Errorf("taking a fork of a group: %w", replica.ErrProtocol)
 		}
 		g.forks.mu.Lock()
-		putBounded(&g.forks.proofs, proof.Feed(), proof, maxProofs)
+		putBounded(&g.forks.proofs, showing{proof.Feed(), p.Device}, proof, maxProofs)
 		g.forks.mu.Unlock()
 	}
 	for _, raw := range k.Branches {
@@ -38,7 +38,7 @@ func (g *Groups) tookBranches(ctx context.Context, conv ID, p replica.Peer, k *p
 		if err != nil || entries[0].Conversation != conv || entries[0].Number != feed.Control {
 			return fmt.Errorf("taking a branch of a group: %w", replica.ErrProtocol)
 		}
-		if err := g.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return g.takeBranch(tx, entries) }); err != nil {
+		if err := g.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return g.takeBranch(tx, entries, showing{entries[0].Feed(), p.Device}) }); err != nil {
 			return err
 		}
 	}
@@ -79,13 +79,13 @@ func (g *Groups) tookWants(conv ID, p replica.Peer, wants [][]byte) error {
 		return err
 	})
 	if err == nil && here {
-		g.parts.Feeds.PushKeys(conv)
+		g.parts.Feeds.PushKeysTo(p.Device)
 	}
 	return err
 }
 
 // takeBranch takes those of the headers that acts wait for, if their feed has two branches there.
-func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry) error {
+func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry, from showing) error {
 	id := entries[0].Feed()
 	conv := id.Conversation
 	row, ok, err := getRow[groupRow](tx, groupKey(conv))
@@ -97,8 +97,7 @@ func (g *Groups) takeBranch(tx *storage.Tx, entries []feed.Entry) error {
 		return err
 	}
 	g.forks.mu.Lock()
-	proof, shown := g.forks.proofs[id]
-	delete(g.forks.proofs, id)
+	proof, shown := g.forks.proofs[from]
 	g.forks.mu.Unlock()
 	seq, ok := gr.payable(entries)
 	if !ok {

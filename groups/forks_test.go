@@ -413,6 +413,7 @@ func TestBranchesNobodyWaitsFor(t *testing.T) {
 	require.Equal(t, before, size(), "nothing waits")
 	bob.forge(conv, roster.Act{Kind: roster.Nickname, Value: "x"}, []roster.ID{roster.ID(left[len(left)-1].ID)}, nil)
 	bob.gives(alice)
+	clear(alice.g.forks.proofs)
 	require.NoError(t, take(&pb.GroupKeys{Branches: []*pb.Run{run.PB()}}))
 	require.Equal(t, before+1, size(), "nothing says that it forked")
 	require.NoError(t, take(&pb.GroupKeys{Forks: []*pb.ForkProof{proof.PB()}}))

@@ -43,6 +43,7 @@ type Feeds interface {
 	Sessions() []replica.SessionInfo
 	Reannounce(conv feed.ConversationID)
 	PushKeys(conv feed.ConversationID)
+	PushKeysTo(device identity.DeviceID)
 }
 
 // Parts are the other packages, which need Groups to exist before they do.
@@ -91,6 +92,7 @@ type Groups struct {
 	forks   branches // see branches.go
 	cache   cache
 	rates   rates
+	states  states
 
 	mu    sync.Mutex
 	hooks []func(conv ID)  // guarded by mu; see onChanged
@@ -112,7 +114,7 @@ func New(c Config) (*Groups, error) {
 	c = c.withDefaults()
 	g := &Groups{
 		cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()},
-		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}},
+		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}}, states: states{of: map[ID]decodedState{}},
 		wants: make(chan struct{}, 1), lost: make(chan struct{}, 1), full: map[ID]struct{}{}, waits: map[ID]waiting{},
 	}
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)

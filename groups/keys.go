@@ -117,11 +117,6 @@ func (g *Groups) KeysFor(tx *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error
 		if k != nil {
 			out = append(out, k)
 		}
-		more, err := g.branchesFor(tx, conv, p)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, more...)
 	}
 	return out, nil
 }

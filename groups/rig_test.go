@@ -180,7 +180,13 @@ func (p *peer) gives(to *peer) {
 func (p *peer) givesKeys(to *peer) {
 	p.w.t.Helper()
 	var keys []*pb.GroupKeys
-	p.view(func(tx *storage.Tx) (err error) { keys, err = p.g.KeysFor(tx, to.self); return err })
+	p.view(func(tx *storage.Tx) error {
+		var err, bad error
+		keys, err = p.g.KeysFor(tx, to.self)
+		more, bad := p.g.BranchesFor(tx, to.self)
+		keys = append(keys, more...)
+		return errors.Join(err, bad)
+	})
 	for _, k := range keys {
 		require.NoError(p.w.t, to.g.TookKeys(context.Background(), p.self, k))
 	}

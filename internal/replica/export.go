@@ -115,8 +115,6 @@ func (x *exporter) keys() error {
 	}
 	return x.r.view(func(tx *storage.Tx) (err error) {
 		x.out.Keys, err = x.r.cfg.Keys.KeysFor(tx, x.to)
-		// What forked is asked for and shown in sessions.
-		x.out.Keys = slices.DeleteFunc(slices.Clone(x.out.Keys), func(k *pb.GroupKeys) bool { return len(k.GetKeys()) == 0 })
 		return err
 	})
 }

@@ -289,7 +289,20 @@ func (k toyKeys) KeysFor(_ *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error)
 	if m := k.v.members[p.Account]; m == nil || m.removed || m.asked {
 		return nil, nil
 	}
-	return k.v.keys, nil
+	return k.some(false), nil
+}
+
+func (k toyKeys) BranchesFor(_ *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, error) {
+	k.v.mu.Lock()
+	defer k.v.mu.Unlock()
+	if m := k.v.members[p.Account]; m == nil || m.removed || m.asked {
+		return nil, nil
+	}
+	return k.some(true), nil
+}
+
+func (k toyKeys) some(branches bool) []*pb.GroupKeys {
+	return slices.DeleteFunc(slices.Clone(k.v.keys), func(k *pb.GroupKeys) bool { return len(k.Wants)+len(k.Forks)+len(k.Branches) > 0 != branches })
 }
 
 func (k toyKeys) TookKeys(_ context.Context, _ replica.Peer, got *pb.GroupKeys) error {

@@ -289,6 +289,10 @@ func TestGroupKeysAreHandedOver(t *testing.T) {
 			time.Sleep(time.Second)
 			require.Equal(t, n, took(b))
 		}
+		// Later what is wanted is told again: the answer may have got lost.
+		time.Sleep(10 * time.Minute)
+		a.rep.PushKeys(r.conv)
+		r.await("what is still wanted", func() bool { return took(b) == 8 })
 	})
 }
 
@@ -446,6 +450,34 @@ func TestGroupReceiptsGoToTheirAuthor(t *testing.T) {
 		due, err = b.rep.LazyReceiptsDue()
 		require.NoError(t, err)
 		require.Empty(t, due, "it was handed over")
+	})
+}
+
+// While a group is busy its receipts wait for more of their kind, though not for long.
+func TestReceiptsOfABusyGroupAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 2)
+		a, b := r.devices[0], r.devices[1]
+		a.admitAll(b)
+		r.open([2]int{0, 1})
+		r.await("b is in", func() bool { return len(b.group.readers()) == 1 })
+		time.Sleep(10 * time.Second)
+		got := func() int {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return len(a.receipts)
+		}
+		before := got()
+		for range 16 {
+			a.mustWrite(1)
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, 1, got()-before, "in 16 seconds")
+		time.Sleep(time.Second)
+		require.Equal(t, 2, got()-before, "while somebody still wrote, or shortly after")
+		a.mustWrite(1)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 3, got()-before, "of one that stands alone")
 	})
 }
 

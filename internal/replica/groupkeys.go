@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
+	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/wire"
 	"hima/internal/wire/pb"
@@ -18,10 +20,13 @@ import (
 
 // Keys hands the epoch keys of groups over (R29), and what groups have to tell each other of forked feeds.
 type Keys interface {
-	// KeysFor returns what a device may have: one message per group with keys, of the newest epochs, one with what is wanted,
-	// and those that answer. It is asked once in each session that has a conversation open, after PushKeys, and for each
-	// Export, which takes the keys alone. Keys and wants that a session has told already are not repeated.
+	// KeysFor returns what a device may have: one message per group with keys, of the newest epochs. It is asked once in each
+	// session that has a conversation open, after PushKeys, and for each Export. Keys that a session has told already are not
+	// repeated.
 	KeysFor(tx *storage.Tx, p Peer) ([]*pb.GroupKeys, error)
+	// BranchesFor returns what a device is asked for, one message per group, and those that answer it, which are told once.
+	// It is asked in sessions alone, like KeysFor. What is wanted a session repeats after a while only.
+	BranchesFor(tx *storage.Tx, p Peer) ([]*pb.GroupKeys, error)
 	// TookKeys takes what a device that shares the group tells. The session reads nothing more until it returns; an
 	// error that is ErrProtocol ends it.
 	TookKeys(ctx context.Context, p Peer, k *pb.GroupKeys) error
@@ -37,10 +42,19 @@ const (
 	maxWants = 256
 )
 
+// wantsPause is after which time what is wanted is asked for again in a session: an answer may have got lost.
+const wantsPause = 9 * time.Minute
+
 // told is what a session said of a group: which keys, or what is wanted.
 type told struct {
 	conv  feed.ConversationID
 	wants bool
+}
+
+// saying is how it said that last.
+type saying struct {
+	sum [32]byte
+	at  time.Time
 }
 
 func newKeysLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(keysPause), keysBurst) }
@@ -48,6 +62,15 @@ func newKeysLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(keysPaus
 // PushKeys asks Keys anew what those may have who share a conversation, in every session that has it open.
 func (r *Replica) PushKeys(conv feed.ConversationID) {
 	for _, s := range r.streams.having(conv) {
+		s.mu.Lock()
+		s.keysLocked()
+		s.mu.Unlock()
+	}
+}
+
+// PushKeysTo does so in the session with one device, if there is one.
+func (r *Replica) PushKeysTo(device identity.DeviceID) {
+	if s := r.streams.get(device); s != nil {
 		s.mu.Lock()
 		s.keysLocked()
 		s.mu.Unlock()
@@ -77,13 +100,17 @@ func (w *writer) keys() error {
 	}
 	var all []*pb.GroupKeys
 	err := s.r.view(func(tx *storage.Tx) (err error) {
-		all, err = s.r.cfg.Keys.KeysFor(tx, s.peer)
+		if all, err = s.r.cfg.Keys.KeysFor(tx, s.peer); err != nil {
+			return err
+		}
+		more, err := s.r.cfg.Keys.BranchesFor(tx, s.peer)
+		all = append(slices.Clip(all), more...)
 		return err
 	})
-	if err != nil {
+	if err != nil { // what was said to be told before that is told
 		s.r.log.Warn("asking for the keys of groups", "device", s.peer.Device.Short(), "error", err)
-		return nil
 	}
+	now := s.r.cfg.Now()
 	for _, k := range all {
 		if len(k.GetGroup()) != 32 || len(k.Keys)+len(k.Wants)+len(k.Forks)+len(k.Branches) == 0 {
 			continue
@@ -96,13 +123,13 @@ func (w *writer) keys() error {
 		// Branches are told because they were asked for.
 		if len(k.Forks)+len(k.Branches) == 0 {
 			sum, about := sha256.Sum256(raw), told{feed.ConversationID(k.Group), len(k.Wants) > 0}
-			if w.told[about] == sum {
+			if last := w.told[about]; last.sum == sum && !(about.wants && now.Sub(last.at) >= wantsPause) {
 				continue
 			}
 			if w.told == nil {
-				w.told = map[told][32]byte{}
+				w.told = map[told]saying{}
 			}
-			w.told[about] = sum
+			w.told[about] = saying{sum, now}
 		}
 		if err := w.frame(&pb.Frame{Of: &pb.Frame_GroupKeys{GroupKeys: k}}); err != nil {
 			return err

@@ -22,7 +22,7 @@ type writer struct {
 	wg  *sync.WaitGroup
 	set time.Time // when the write deadline was last moved
 
-	told map[told][32]byte // hashes of what was told of groups
+	told map[told]saying // what was told of groups
 }
 
 // write sends what the session has to say until it ends, and a goodbye at last. What takes long is done in wg.
