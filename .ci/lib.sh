@@ -7,23 +7,63 @@ GO=${GO:-go}
 report=()
 failed=0
 skipped=0
+behind=()
+lane=
 tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
+trap '[ -z "$lane" ] || kill -- "-$lane" 2>/dev/null; rm -rf "$tmp"' EXIT
 
 # stage NAME COMMAND… runs the command and notes how it went and how long it took. Exit status 77 means: cannot run here. A stage
 # that fails does not stop the others: one run tells everything that is wrong.
 stage() {
-  local name=$1 begin=$SECONDS status word
+  local name=$1 begin=$SECONDS
   shift
   printf '\n=== %s\n' "$name"
   "$@" </dev/null
-  status=$?
-  case $status in
+  result "$name" $? $((SECONDS - begin))
+}
+
+# result NAME STATUS SECONDS [NOTE] takes down how a stage ended.
+result() {
+  local word
+  case $2 in
     0) word=ok ;;
     77) word=SKIPPED; skipped=$((skipped + 1)) ;;
-    *) word="FAILED ($status)"; failed=$((failed + 1)) ;;
+    *) word="FAILED ($2)"; failed=$((failed + 1)) ;;
   esac
-  report+=("$(printf '%-12s %5d s  %s' "$name" $((SECONDS - begin)) "$word")")
+  report+=("$(printf '%-12s %5d s  %s%s' "$1" "$3" "$word" "${4:-}")")
+}
+
+# beside FUNCTION… runs stages of these names one after the other in the background, where they take only the time that others
+# leave: what runs in front mostly waits, or has one test left that uses one core. So nothing in front that looks at a clock gets
+# slower, and only what looks at none may run here.
+beside() {
+  behind=("$@")
+  [ $# -gt 0 ] || return
+  set -m # gives them a process group of their own, which ends when this script does
+  (
+    renice -n 19 -p "$BASHPID" >"$tmp/renice"
+    for name in "$@"; do
+      begin=$SECONDS
+      "$name" >"$tmp/$name.out" 2>&1 </dev/null
+      echo "$? $((SECONDS - begin))" >"$tmp/$name.end"
+    done
+  ) &
+  lane=$!
+  set +m
+}
+
+# collect waits for the stages that beside began and shows what they printed.
+collect() {
+  local name status seconds
+  [ -z "$lane" ] || wait "$lane"
+  lane=
+  for name in "${behind[@]}"; do
+    printf '\n=== %s\n' "$name"
+    cat "$tmp/$name.out"
+    status=1 seconds=0
+    read -r status seconds <"$tmp/$name.end"
+    result "$name" "$status" "$seconds" ', beside others'
+  done
 }
 
 # tool NAME ARGS… runs a tool from its own mod file.
@@ -50,33 +90,42 @@ fuzz_targets() {
   grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sed -E 's|/[^/]*\.go:func | |' | sort
 }
 
-# fuzz_one BINARY PACKAGE TARGET TIME fuzzes with one worker and prints its last line, or all of it if it fails. On a busy machine
-# the deadline itself may be reported as a failure; there is no failing input then, and the target gets a second try. Each find is
-# made smaller for a minute by default, which would be all that happens in a few seconds.
+# fuzz_build DIR PACKAGE makes the instrumented binary of a package.
+fuzz_build() { "$GO" test -c -fuzz . -o "$1/${2//\//_}" "$2"; }
+
+# fuzz_one DIR TIME PACKAGE TARGET fuzzes with one worker and prints its last line, or all of it if it fails. On a busy machine
+# the deadline itself may be reported as a failure; there is no failing input then, and the target gets two more tries. Each find
+# is made smaller for a minute by default, which would be all that happens in a few seconds.
 fuzz_one() {
-  local out=$1.$3.out
-  fuzz_run() { (cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$4" -test.fuzzminimizetime 20x -test.parallel 1 -test.fuzzcachedir "$1.cache") >"$out" 2>&1 </dev/null; }
-  if fuzz_run "$@" || { grep -q 'context deadline exceeded' "$out" && ! grep -q 'Failing input' "$out" && fuzz_run "$@"; }; then
-    printf -- '--- %s %s: %s\n' "$2" "$3" "$(grep -v '^PASS$' "$out" | tail -n 1)"
-  else
-    printf -- '--- %s %s FAILED\n%s\n' "$2" "$3" "$(cat "$out")"
-    return 1
-  fi
+  local binary=$1/${3//\//_} out
+  out=$binary.$4.out
+  for _ in 1 2 3; do
+    if (cd "$3" && "$binary" -test.run '^$' -test.fuzz "^$4\$" -test.fuzztime "$2" -test.fuzzminimizetime 20x -test.parallel 1 \
+      -test.fuzzcachedir "$binary.cache") >"$out" 2>&1 </dev/null; then
+      printf -- '--- %s %s: %s\n' "$3" "$4" "$(grep -v '^PASS$' "$out" | tail -n 1)"
+      return
+    fi
+    grep -q 'context deadline exceeded' "$out" && ! grep -q 'Failing input' "$out" || break
+  done
+  printf -- '--- %s %s FAILED\n%s\n' "$3" "$4" "$(cat "$out")"
+  return 1
 }
 
-# fuzz TIME fuzzes each target for that long, two at a time, with one instrumented binary per package: linking one for each
-# target would take longer than the fuzzing.
-fuzz() {
-  local targets pkg binary bad=0
+# fuzz_for TIME fuzzes each target for that long, two at a time, with one instrumented binary per package: linking one for each
+# target would take longer than the fuzzing. The first of them compiles what all have in common; then two are made at a time too,
+# since a linker mostly uses one core.
+fuzz_for() {
+  local targets pkgs dir=$tmp/fuzzing bad=0
   targets=$(fuzz_targets)
   [ -n "$targets" ] || { echo 'no fuzz target found'; return 1; }
-  export -f fuzz_one
-  for pkg in $(cut -d ' ' -f 1 <<<"$targets" | sort -u); do
-    binary=$tmp/fuzz-${pkg//\//_}
-    "$GO" test -c -fuzz . -o "$binary" "$pkg" || { bad=1; continue; }
-    grep "^$pkg " <<<"$targets" | cut -d ' ' -f 2 | xargs -I '{}' -P 2 bash -c 'fuzz_one "$@"' _ "$binary" "$pkg" '{}' "$1" || bad=1
-    rm -f "$binary"
-  done
+  mkdir -p "$dir"
+  export -f fuzz_build fuzz_one
+  export GO
+  pkgs=$(cut -d ' ' -f 1 <<<"$targets" | sort -u)
+  fuzz_build "$dir" "$(head -n 1 <<<"$pkgs")" || bad=1
+  tail -n +2 <<<"$pkgs" | xargs -P 2 -I '{}' bash -c 'fuzz_build "$@"' _ "$dir" '{}' || bad=1
+  xargs -P 2 -L 1 bash -c 'fuzz_one "$@"' _ "$dir" "$1" <<<"$targets" || bad=1
+  rm -rf "$dir"
   return $bad
 }
 
