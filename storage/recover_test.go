@@ -45,3 +45,21 @@ func TestKilledWhileALogWasMade(t *testing.T) {
 		}
 	}
 }
+
+// TestNoCompactionWaitsForAStart: tables that others left are compacted when more is written, up to a point.
+func TestNoCompactionWaitsForAStart(t *testing.T) {
+	dir := t.TempDir()
+	require.Zero(t, levelZeroTablesOf(dir))
+	for i := range 6 {
+		db := openAt(t, Config{Dir: dir})
+		levels := db.badger.Levels()
+		require.Equal(t, levelZeroTablesOf(dir), levels[0].NumTables)
+		require.Equal(t, i, levels[0].NumTables, "none was compacted")
+		require.Less(t, levels[0].Score, 1.0, "none is going to be")
+		set(t, db, fmt.Sprint("k", i), string(make([]byte, journalGroup)))
+		require.NoError(t, db.Close())
+	}
+	require.Equal(t, levelZeroTables, patience(0))
+	require.Equal(t, levelZeroLate, patience(levelZeroLate), "it is not put off for ever")
+	require.Less(t, levelZeroLate, levelZeroStall)
+}

@@ -27,6 +27,8 @@ const (
 	// Few tables in level 0 cost no less memory and compact more: with 2 and 6 a message costs a sixth more CPU.
 	levelZeroTables = 5
 	levelZeroStall  = 15
+	// levelZeroLate is how many there may be at a start before the compaction begins at once; see patience.
+	levelZeroLate = 10
 
 	// Badger takes 15 % of a memtable in one transaction, counted in bytes and in entries of about 96 bytes each.
 	maxGroupBytes = memTableSize * 14 / 100
@@ -197,7 +199,7 @@ func (db *DB) open() (err error) {
 		WithBlockCacheSize(blockCacheSize).
 		WithIndexCacheSize(indexCacheSize).
 		WithNumCompactors(2).
-		WithNumLevelZeroTables(levelZeroTables).
+		WithNumLevelZeroTables(patience(levelZeroTablesOf(db.config.Dir))).
 		WithNumLevelZeroTablesStall(levelZeroStall).
 		WithNumGoroutines(2).
 		WithCompression(options.None).
