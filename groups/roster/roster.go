@@ -275,11 +275,15 @@ func (r *Roster) insert(a Act) {
 			r.people[account] = len(r.people)
 		}
 	}
-	// The ancestors are all there is exactly if they are as many. Beside others an act is judged by the present fold seen
+	// Whoever comes last has everything that may count among the ancestors. Acts of forked feeds nobody names who knows. Beside others an act is judged by the present fold seen
 	// through its ancestors, as long as none of these is void: then none was void at any moment before either, for what
 	// overruled it would have to be void now. Or else as long as the ancestors hold everything that takes something away:
 	// then the same was decided when there was nothing but them.
-	last := n.anc.len() == len(r.nodes)
+	last := true
+	r.all.without(n.anc, func(i int) bool {
+		last = r.nodes[i].void != "" // it is part of no fold
+		return last
+	})
 	before, within := r.present, n.anc
 	switch {
 	case last:
