@@ -216,7 +216,8 @@ type Limits struct {
 	Detached         int           // entries kept ahead of a gap, per feed (R9)
 	Lazy             time.Duration // pause before entries of others are passed on in groups
 	Batch            time.Duration // pause in which what is said to every session of a group is gathered
-	GroupReceipt     time.Duration // pause after the first change before a receipt goes out in groups
+	GroupReceipt     time.Duration // Receipt in groups
+	GroupReceiptMax  time.Duration // ReceiptMax in groups
 }
 
 // DefaultLimits returns the limits of a normal node.
@@ -235,6 +236,7 @@ func DefaultLimits() Limits {
 		Lazy:             700 * time.Millisecond,
 		Batch:            200 * time.Millisecond,
 		GroupReceipt:     2 * time.Second,
+		GroupReceiptMax:  8 * time.Second,
 	}
 }
 
@@ -279,6 +281,7 @@ func (c Config) withDefaults() Config {
 	c.Limits.Lazy = cmp.Or(c.Limits.Lazy, d.Lazy)
 	c.Limits.Batch = cmp.Or(c.Limits.Batch, d.Batch)
 	c.Limits.GroupReceipt = cmp.Or(c.Limits.GroupReceipt, d.GroupReceipt)
+	c.Limits.GroupReceiptMax = cmp.Or(c.Limits.GroupReceiptMax, d.GroupReceiptMax)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -453,34 +453,6 @@ func TestGroupReceiptsGoToTheirAuthor(t *testing.T) {
 	})
 }
 
-// While a group is busy its receipts wait for more of their kind, though not for long.
-func TestReceiptsOfABusyGroupAreGathered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newGroup(t, 2)
-		a, b := r.devices[0], r.devices[1]
-		a.admitAll(b)
-		r.open([2]int{0, 1})
-		r.await("b is in", func() bool { return len(b.group.readers()) == 1 })
-		time.Sleep(10 * time.Second)
-		got := func() int {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return len(a.receipts)
-		}
-		before := got()
-		for range 16 {
-			a.mustWrite(1)
-			time.Sleep(time.Second)
-		}
-		require.Equal(t, 1, got()-before, "in 16 seconds")
-		time.Sleep(time.Second)
-		require.Equal(t, 2, got()-before, "while somebody still wrote, or shortly after")
-		a.mustWrite(1)
-		time.Sleep(3 * time.Second)
-		require.Equal(t, 3, got()-before, "of one that stands alone")
-	})
-}
-
 // What is owed in a group is marked, and nothing is owed that may not be had.
 func TestGroupDebts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -74,12 +74,14 @@ func (q *receipts) take(limits Limits) (ready []readyReceipt, wait time.Duration
 	defer q.mu.Unlock()
 	now := time.Now()
 	for conv, d := range q.due {
-		at := d.last.Add(limits.Receipt)
-		if latest := d.first.Add(limits.ReceiptMax); latest.Before(at) {
-			at = latest
-		}
+		pause, longest := limits.Receipt, limits.ReceiptMax
 		if d.lazy {
-			at = d.first.Add(limits.GroupReceipt)
+			// One for each author: where many speak they would be more work than what was said.
+			pause, longest = limits.GroupReceipt, limits.GroupReceiptMax
+		}
+		at := d.last.Add(pause)
+		if latest := d.first.Add(longest); latest.Before(at) {
+			at = latest
 		}
 		if left := at.Sub(now); left <= 0 {
 			ready = append(ready, readyReceipt{conv, d.whose})
