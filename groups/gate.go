@@ -18,7 +18,7 @@ import (
 // with CODE_NOT_MEMBER may be taken when more acts are known, what is refused with CODE_FULL later.
 func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.Code, err error) {
 	id, all := in.Run.Feed(), in.Run.Len()
-	row, known, err := getRow[groupRow](tx, groupKey(id.Conversation))
+	state, known, err := g.state(tx, id.Conversation)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -27,7 +27,7 @@ func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.C
 	case !known && genesis && in.Peer.Account == g.self.Account:
 		// Another own device is in it.
 		return all, pb.Code_CODE_TAKEN, putRow(tx, groupKey(id.Conversation), groupRow{State: StateJoining, Began: g.now().UnixMilli()})
-	case !known, row.State == StateNone, row.State == StateInvited:
+	case !known, state == StateNone, state == StateInvited:
 		return 0, pb.Code_CODE_NOT_MEMBER, nil
 	}
 	gr, s, err := g.open(tx, id.Conversation, true)
@@ -38,7 +38,7 @@ func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.C
 	if id.Number == feed.Control {
 		take, code = g.admitActs(gr, s, in, genesis)
 	} else {
-		take, code = g.admitChat(gr, s, in, row.State)
+		take, code = g.admitChat(gr, s, in, state)
 	}
 	if code == pb.Code_CODE_NOT_MEMBER {
 		gr.refused = true

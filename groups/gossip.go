@@ -41,6 +41,8 @@ const (
 	recentFor = time.Minute
 	// maxRecent is how many entries are remembered for that, twice.
 	maxRecent = 8192
+	// maxEnds is how many feeds of a group are remembered with where they end.
+	maxEnds = 4096
 )
 
 // circle is a group as those see it who keep it together: who is in, and under which keys they speak.
@@ -91,7 +93,9 @@ type room struct {
 	circle  circle
 	devices map[identity.DeviceID]identity.AccountID // of the others, and of this account
 	tuned   map[feed.EntryID]*tuned
-	active  time.Time // when something was last stored; zero: not since the start
+	active  time.Time              // when something was last stored; zero: not since the start
+	stores  int                    // counts what was stored
+	ends    map[feed.FeedID]uint64 // no feed of which this was read ends further on
 }
 
 // tuned is one joined topic.
@@ -141,6 +145,7 @@ func (s *gossip) stored(conv feed.ConversationID, entries []feed.Entry) {
 	}
 	now := s.now()
 	r.active = now
+	r.stores++
 	if now.Sub(s.turned) > recentFor/2 {
 		s.recent[0], s.recent[1], s.turned = map[feed.EntryID]bool{}, s.recent[0], now
 	}
@@ -149,7 +154,11 @@ func (s *gossip) stored(conv feed.ConversationID, entries []feed.Entry) {
 		if len(s.recent[0]) < maxRecent {
 			s.recent[0][e.ID] = true
 		}
-		if id := e.Feed(); id.Device == s.self.Device {
+		id := e.Feed()
+		if end, ok := r.ends[id]; ok {
+			r.ends[id] = max(end, e.Seq)
+		}
+		if id.Device == s.self.Device {
 			if from, ok := s.own[id]; !ok || e.Seq < from {
 				s.own[id] = e.Seq
 			}
@@ -275,7 +284,7 @@ func (s *gossip) settle(id ID, c circle, in bool) {
 			s.mu.Unlock()
 			return
 		}
-		r = &room{tuned: map[feed.EntryID]*tuned{}}
+		r = &room{tuned: map[feed.EntryID]*tuned{}, ends: map[feed.FeedID]uint64{}}
 		s.rooms[id] = r
 	}
 	r.circle, r.devices = c, devices
@@ -394,9 +403,11 @@ func (s *gossip) judge(group ID, epoch circleEpoch, data []byte) node.Verdict {
 	last := run.Last()
 	s.mu.RLock()
 	lately := s.recent[0][last.ID] || s.recent[1][last.ID]
-	account, member := identity.AccountID{}, false
+	account, member, beyond := identity.AccountID{}, false, false
 	if r := s.rooms[group]; r != nil {
 		account, member = r.devices[author]
+		end, known := r.ends[run.Feed()]
+		beyond = known && last.Seq > end
 	}
 	s.mu.RUnlock()
 	switch {
@@ -405,8 +416,10 @@ func (s *gossip) judge(group ID, epoch circleEpoch, data []byte) node.Verdict {
 	case lately:
 		return node.Accept // the same bytes were checked when they were stored
 	}
-	if held, err := s.holds(run.Feed(), last.Seq); err != nil || held {
-		return node.Ignore // played again
+	if !beyond {
+		if held, err := s.holds(run.Feed(), last.Seq); err != nil || held {
+			return node.Ignore // played again
+		}
 	}
 	if err := run.Verify(); err != nil {
 		return node.Reject
@@ -415,13 +428,32 @@ func (s *gossip) judge(group ID, epoch circleEpoch, data []byte) node.Verdict {
 	return node.Accept
 }
 
+// holds says whether a feed is held up to a number, and remembers where it ends: whoever passes a message on waits for the
+// answer, and so does everybody behind them.
 func (s *gossip) holds(id feed.FeedID, seq uint64) (held bool, err error) {
+	s.mu.RLock()
+	stores := 0
+	if r := s.rooms[id.Conversation]; r != nil {
+		stores = r.stores
+	}
+	s.mu.RUnlock()
+	var h feed.Head
 	err = s.db.View(func(tx *storage.Tx) error {
-		h, ok, err := s.feeds.Head(tx, id)
+		var ok bool
+		h, ok, err = s.feeds.Head(tx, id)
 		held = ok && h.Last >= seq
 		return err
 	})
-	return held, err
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// What was stored while the head was read may be beyond it.
+	if r := s.rooms[id.Conversation]; r != nil && r.stores == stores && (len(r.ends) < maxEnds || r.ends[id] != 0) {
+		r.ends[id] = max(r.ends[id], h.Last)
+	}
+	return held, nil
 }
 
 // hand puts a run in line for the disk, or lets it go if the line is full.

@@ -33,12 +33,14 @@ type shelf struct {
 	own   []feed.Entry
 	taken map[feed.FeedID][]feed.Entry
 	takes int
+	heads int // times that a head was read
 	onNew func(entries []feed.Entry)
 }
 
 func (s *shelf) Head(_ *storage.Tx, id feed.FeedID) (feed.Head, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.heads++
 	n := len(s.taken[id])
 	if n == 0 {
 		return feed.Head{}, false, nil
@@ -253,6 +255,47 @@ func TestGossipCarriesEntries(t *testing.T) {
 		t.Logf("400 entries in 200 ms: %d messages", takes)
 		require.Less(t, takes, 40)
 	})
+}
+
+// What goes on where a feed is known to end is passed on without a look at the disk; what does not is looked up, also when
+// something was stored while that was done.
+func TestGossipRemembersWhereFeedsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClub(t, 4)
+		for n := range 6 {
+			c.write(0, "first", 1, true)
+			c.reach(0, n+1, time.Second)
+			time.Sleep(time.Second)
+		}
+		me, id := c.members[2], c.feed(0)
+		me.shelf.mu.Lock()
+		heads := me.shelf.heads
+		me.shelf.mu.Unlock()
+		require.Equal(t, 1, heads)
+
+		me.mu.Lock()
+		require.Equal(t, uint64(6), me.rooms[c.group].ends[id])
+		delete(me.rooms[c.group].ends, id)
+		me.mu.Unlock()
+		me.feeds = &meanwhile{me.shelf, func() { me.stored(c.group, c.members[0].shelf.own[:1]) }}
+		held, err := me.holds(id, 6)
+		require.NoError(t, err)
+		require.True(t, held)
+		me.mu.Lock()
+		defer me.mu.Unlock()
+		require.NotContains(t, me.rooms[c.group].ends, id)
+	})
+}
+
+// meanwhile is a shelf to which something is added while a head is read.
+type meanwhile struct {
+	*shelf
+	add func()
+}
+
+func (m *meanwhile) Head(tx *storage.Tx, id feed.FeedID) (feed.Head, bool, error) {
+	m.add()
+	return m.shelf.Head(tx, id)
 }
 
 // What was written under an old epoch is not published under any when it comes late; both topics are heard for a while.

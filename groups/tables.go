@@ -1,10 +1,12 @@
 package groups
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"hima/identity"
@@ -164,6 +166,49 @@ func getRow[T any](tx *storage.Tx, k []byte) (row T, ok bool, err error) {
 		return row, false, fmt.Errorf("reading a row: %w", err)
 	}
 	return row, true, nil
+}
+
+// states remembers the state that the row of a group holds, by the bytes of the row: every run that comes in asks for it, and
+// to decode all of the row took more than a third of what storing a message takes.
+type states struct {
+	mu sync.Mutex
+	of map[ID]decodedState // guarded by mu; at most maxStates
+}
+
+const maxStates = 1024
+
+type decodedState struct {
+	row   []byte
+	state State
+}
+
+// state returns the state of a group; false if it is not known.
+func (g *Groups) state(tx *storage.Tx, conv ID) (state State, known bool, err error) {
+	k := groupKey(conv)
+	b, err := tx.Get(k)
+	if errors.Is(err, storage.ErrNotFound) {
+		return state, false, nil
+	}
+	if err != nil {
+		return state, false, err
+	}
+	g.states.mu.Lock()
+	d, ok := g.states.of[conv]
+	g.states.mu.Unlock()
+	if ok && bytes.Equal(d.row, b) {
+		return d.state, true, nil
+	}
+	row, known, err := getRow[groupRow](tx, k)
+	if !known || err != nil {
+		return state, known, err
+	}
+	g.states.mu.Lock()
+	defer g.states.mu.Unlock()
+	if len(g.states.of) >= maxStates {
+		clear(g.states.of)
+	}
+	g.states.of[conv] = decodedState{bytes.Clone(b), row.State}
+	return row.State, true, nil
 }
 
 func putRow[T any](tx *storage.Tx, k []byte, row T) error {
