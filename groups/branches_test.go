@@ -113,3 +113,33 @@ func TestRemovedIsShownNoBranches(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, headers)
 }
+
+// Whoever founded a group and writes its first entry twice takes the group along: nothing that they did counts, and so nobody is in
+// whom they let in. It is the same for everybody, and nothing is said there any more.
+func TestFounderForksFromTheBeginning(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{}, bob, carol)
+	bob.says(conv, "before")
+	w.meet()
+	a := alice.goesBad(conv)
+	require.Equal(t, uint64(1), a.common[0].Seq)
+	a.shows(a.common, carol)
+	again := a.next(nil, roster.Act{Kind: roster.Nickname, Value: "another beginning"}, bob, nil)
+	run, err := feed.Assemble(again, feed.SignRun(a.key, again[0]))
+	require.NoError(t, err)
+	require.ErrorIs(t, bob.rep.Take(context.Background(), a.self, run.PB()), feed.ErrFork)
+	for range 2 {
+		bob.givesGroup(carol, conv)
+		carol.givesGroup(bob, conv)
+	}
+	for _, p := range []*peer{bob, carol} {
+		v := p.rosterView(conv)
+		require.Empty(t, v.People, p.name)
+		require.Equal(t, StateRemoved, p.info(conv).State, p.name)
+		require.Positive(t, p.heard(NewsFork), p.name)
+		_, err := p.text(conv, "after")
+		require.ErrorIs(t, err, ErrNotMember, p.name)
+	}
+	w.same(conv, bob, carol)
+}
