@@ -226,6 +226,7 @@ func TestUnblockedWhileKnocking(t *testing.T) {
 	a.waitAcked(t, a.chat(b.person), 1)
 	b.forget(a.person)
 	b.rep.Reannounce(conv)
+	a.rep.works.mu.Lock() // now and then the proof is found before b is done, and the knock would be taken
 	a.say(b.person, "while blocked")
 	a.wait(t, "refusal", func() bool { return len(a.refused) == 1 })
 	b.befriend(a.person)
@@ -233,6 +234,7 @@ func TestUnblockedWhileKnocking(t *testing.T) {
 		tx.OnCommit(func() { b.rep.Reannounce(conv) })
 		return b.rep.FloorToShown(tx, conv, a.account())
 	})
+	a.rep.works.mu.Unlock()
 	a.wait(t, "not taken", func() bool { return len(a.notTaken) == 1 })
 	a.say(b.person, "after")
 	a.waitAcked(t, a.chat(b.person), 3)
