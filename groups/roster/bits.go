@@ -71,14 +71,6 @@ func (s set) meet(t set) set {
 	return s
 }
 
-func (s set) len() int {
-	n := 0
-	for _, w := range s {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
 // each calls f in ascending order until it returns false.
 func (s set) each(f func(i int) bool) {
 	for w, word := range s {
