@@ -432,15 +432,16 @@ func TestBranchesNobodyWaitsFor(t *testing.T) {
 }
 
 // Honest members act, remove each other and talk in partitions that change, while one writes any number of feeds under one key.
-func TestForksAgree(t *testing.T) {
+func TestForksAgree(outer *testing.T) {
 	runs, most := 0, 8
 	if os.Getenv("HIMA_LONG") != "" {
 		most = 1 << 20
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	rapid.Check(outer, func(t *rapid.T) {
 		if runs++; runs > most {
 			return
 		}
+		sameAgain(outer, t)
 		q := &quarrel{world: newWorld(t), t: t}
 		defer q.close()
 		alice, bob, carol, dave, mallory := q.person("alice"), q.person("bob"), q.person("carol"), q.person("dave"), q.person("mallory")
@@ -502,5 +503,5 @@ func TestForksAgree(t *testing.T) {
 			require.Equal(t, a.Digest(), b.Digest(), p.name)
 		}
 	})
-	require.Positive(t, runs)
+	require.Positive(outer, runs)
 }

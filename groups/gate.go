@@ -142,6 +142,7 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 		return 0, pb.Code_CODE_NOT_MEMBER // what others have of before is brought by others
 	}
 	take := limit.counting(entries)
+	straddles := limit.straddledBy(entries, take)
 	current, _ := s.view.Current()
 	var last roster.ID
 	for i := range take {
@@ -157,10 +158,10 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 		}
 		last = epoch
 	}
-	if take < len(entries) {
+	if take < len(entries) && !straddles {
 		return take, pb.Code_CODE_NOT_MEMBER
 	}
-	return take, pb.Code_CODE_TAKEN
+	return len(entries), pb.Code_CODE_TAKEN
 }
 
 // noCut: everything counts.
@@ -183,6 +184,13 @@ func (l limit) counting(entries []feed.Entry) int {
 		}
 	}
 	return len(entries)
+}
+
+// straddledBy tells whether a run begins with what its author, who went, wrote before, and ends with what another of their devices,
+// which had not heard of it yet, wrote afterwards. Nobody but its author can cut a run (R4), and some took it whole before they
+// heard of the going, so it is taken whole, and what stands beyond is not shown, as it is not with them.
+func (l limit) straddledBy(entries []feed.Entry, counting int) bool {
+	return l.left && counting > 0 && entries[len(entries)-1].Seq <= l.seq
 }
 
 // limit says what counts of a feed of somebody: of those who were removed and of revoked devices what the cuts say, of those

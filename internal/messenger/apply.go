@@ -119,6 +119,12 @@ func (m *Messenger) index(tx *storage.Tx, entries []feed.Entry, from replica.Pee
 			return row, nil, err
 		}
 	}
+	counting := len(fresh)
+	if row.many && !own {
+		if counting, err = m.counting(tx, fresh); err != nil {
+			return row, nil, err
+		}
+	}
 	for i := range fresh {
 		e := &fresh[i]
 		row.last = max(row.last, e.Seq)
@@ -126,7 +132,7 @@ func (m *Messenger) index(tx *storage.Tx, entries []feed.Entry, from replica.Pee
 		if err := m.noteBare(tx, e, from); err != nil {
 			return row, nil, err
 		}
-		if !m.shown(e) {
+		if !m.shown(e) || i >= counting {
 			continue
 		}
 		if k := e.Order(); feed.Less(conv.last, k) {
@@ -147,6 +153,18 @@ func (m *Messenger) index(tx *storage.Tx, entries []feed.Entry, from replica.Pee
 		return row, nil, err
 	}
 	return row, fresh, m.events.add(tx, messageRecords(row.local, fresh, m.shown)...)
+}
+
+// counting is how many entries of one feed of a group that came just now are to be shown, from the first on: of what was said that
+// which stands before the cut, of acts all.
+func (m *Messenger) counting(tx *storage.Tx, fresh []feed.Entry) (int, error) {
+	n := len(fresh)
+	for ; n > 0 && fresh[n-1].Number == feed.Chat; n-- {
+		if ok, err := m.counts(tx, &fresh[n-1]); err != nil || ok {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // broughtBack notes that whoever brings what an old own device wrote to them holds it (R21).
