@@ -35,7 +35,8 @@ type world struct {
 	keys    map[identity.AccountID]identity.AccountKey
 	certs   map[identity.AccountID][]identity.Certificate
 	revoked map[identity.AccountID][]identity.DeviceID
-	nodes   []*peer
+	all     []*peer // that were ever made, until close
+	nodes   []*peer // of these, who takes part
 	mail    []letter
 }
 
@@ -70,7 +71,7 @@ func newWorld(t tester) *world {
 }
 
 func (w *world) close() {
-	for _, p := range w.nodes {
+	for _, p := range w.all {
 		_ = p.db.Close()
 	}
 }
@@ -108,7 +109,7 @@ func (w *world) person(name string, limits ...Limits) *peer {
 	})
 	require.NoError(w.t, err)
 	p.g.Bind(Parts{DefaultNickname: func() string { return p.nick }, Feeds: p.rep, Say: p.say, Devices: recordsOf{w}.Devices})
-	w.nodes = append(w.nodes, p)
+	w.all, w.nodes = append(w.all, p), append(w.nodes, p)
 	return p
 }
 
