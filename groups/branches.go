@@ -177,7 +177,7 @@ func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.Gro
 		// Whoever is not in any more has the acts up to their going, and so what those name (R33).
 		before := map[roster.ID]bool{}
 		gr.mu.Lock()
-		gr.roster.Ancestors(s.view.Gone[p.Account], func(a *roster.Act) { before[a.ID] = true })
+		gr.roster.Ancestors(s.view.Removal(p.Account), func(a *roster.Act) { before[a.ID] = true })
 		gr.mu.Unlock()
 		asked = slices.DeleteFunc(asked, func(id roster.ID) bool { return !before[id] })
 	}

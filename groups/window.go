@@ -178,17 +178,19 @@ func cutWindow(gr *group, s *snapshot) replica.Window {
 	}
 }
 
-// goneWindow is what somebody may have who is not in: acts up to their removal, and nothing else (R33).
+// goneWindow is what somebody may have who is not in: acts up to their removal, and nothing else (R33). Where an act that they may
+// hold would overrule it, what overruled that one belongs to it.
 func (g *Groups) goneWindow(gr *group, s *snapshot, account identity.AccountID) replica.Window {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	last := map[identity.DeviceID]uint64{}
-	gr.roster.Ancestors(s.view.Gone[account], func(a *roster.Act) {
+	removal := s.view.Removal(account)
+	gr.roster.Ancestors(removal, func(a *roster.Act) {
 		last[a.Device] = max(last[a.Device], gr.places[a.ID].seq)
 	})
 	// The epoch that was made with a removal comes along: it is in the same commit, so the same signature, and says only that
 	// there is another key.
-	for _, id := range s.view.Gone[account] {
+	for _, id := range removal {
 		at, ok := gr.places[id]
 		next, _ := gr.roster.Act(gr.numbers[number{at.device, at.seq + 1}])
 		if ok && next != nil && next.Kind == roster.NewEpoch && last[at.device] == at.seq {

@@ -40,6 +40,7 @@ type View struct {
 	By        map[ID]ID                   // which act overruled one that is void
 	Given     map[string]ID               // the act that gave a setting its value
 	Gone      map[identity.AccountID][]ID // who was let in once and is not in, by the acts because of which that is so
+	because   map[identity.AccountID][]ID // the same with the acts because of which those count, where there are any
 	cuts      map[identity.AccountID][]Cut
 	revoked   map[deviceOf][]Cut
 	roles     map[identity.AccountID]Role
@@ -70,6 +71,7 @@ func (r *Roster) View() View {
 	for account, h := range f.history {
 		v.person(f, account, h)
 	}
+	v.reasons(f)
 	slices.SortFunc(v.People, func(a, b Person) int {
 		return cmp.Or(cmp.Compare(b.Role, a.Role), compareIDs(ID(a.Account), ID(b.Account)))
 	})
@@ -131,6 +133,48 @@ func (v *View) person(f *fold, account identity.AccountID, h *history) {
 		p.Nickname = r.nodes[i].Value
 	}
 	v.People = append(v.People, p)
+}
+
+// reasons notes what must be known to see that those who are gone are: whoever holds an act that would overrule their removal, and
+// not what overruled that one, takes them for members.
+func (v *View) reasons(f *fold) {
+	if len(f.by) == 0 {
+		return
+	}
+	r := f.r
+	against := map[identity.AccountID][]int{} // overruled acts, by whose right they would have taken
+	for i := range f.by {
+		if n := r.nodes[i]; n.takes() && f.void[i] == Overruled {
+			account, _, lowers := n.lowers()
+			if !lowers {
+				account = n.Author
+			}
+			against[account] = append(against[account], i)
+		}
+	}
+	v.because = map[identity.AccountID][]ID{}
+	for account, gone := range v.Gone {
+		all := slices.Clone(gone)
+		for k := 0; k < len(all); k++ {
+			for _, i := range against[r.nodes[r.at[all[k]]].Author] {
+				if by := r.nodes[f.by[i]].ID; !slices.Contains(all, by) {
+					all = append(all, by)
+				}
+			}
+		}
+		if len(all) > len(gone) {
+			v.because[account] = all
+		}
+	}
+}
+
+// Removal returns the acts that show that somebody who was in is not: those because of which that is so, and those that overruled
+// what would have overruled them. Nil: nothing put them out.
+func (v *View) Removal(account identity.AccountID) []ID {
+	if all, ok := v.because[account]; ok {
+		return all
+	}
+	return v.Gone[account]
 }
 
 // epochs lists the epochs: those that may be written under first, best first.
