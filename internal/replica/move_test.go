@@ -85,8 +85,15 @@ func (s *side) session(o *side) *session { return s.rep.streams.get(o.device()) 
 // opened it move it.
 func worsen(a, b *side, rank int) {
 	for _, x := range []*session{a.session(b), b.session(a)} {
-		x.rank = rank
+		x.worsen(rank)
 	}
+}
+
+// worsen is as if the session had been opened over such a connection. A dial may look at it at the same time.
+func (s *session) worsen(rank int) {
+	s.r.moves.mu.Lock()
+	defer s.r.moves.mu.Unlock()
+	s.rank = rank
 }
 
 // betterConn tells a side that there is a direct connection.

@@ -97,7 +97,7 @@ func walk(t *testing.T, steps []string, who, pick []int) {
 			s.receipt(o.person)
 		case "move":
 			if x := s.session(o); x != nil && x.outbound {
-				x.rank = 1
+				x.worsen(1)
 				s.rep.moves.set(o.device(), 0)
 				if _, err := s.rep.tryMoveNow(x); err != nil {
 					t.Fatalf("moving: %v", err)
