@@ -114,7 +114,7 @@ func New(c Config) (*Groups, error) {
 	c = c.withDefaults()
 	g := &Groups{
 		cfg: c, log: c.Logger, now: c.Now, self: replica.Peer{Account: c.Account, Device: c.Key.ID()},
-		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}}, states: states{of: map[ID]decodedState{}},
+		cache: cache{groups: map[ID]*group{}, max: c.Limits.Cached}, rates: rates{limits: c.Limits, at: map[rateKey]*bucket{}},
 		wants: make(chan struct{}, 1), lost: make(chan struct{}, 1), full: map[ID]struct{}{}, waits: map[ID]waiting{},
 	}
 	g.gossip = newGossip(g.self, c.DB, g.log, g.now)

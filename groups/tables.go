@@ -204,10 +204,7 @@ func (g *Groups) state(tx *storage.Tx, conv ID) (state State, known bool, err er
 	}
 	g.states.mu.Lock()
 	defer g.states.mu.Unlock()
-	if len(g.states.of) >= maxStates {
-		clear(g.states.of)
-	}
-	g.states.of[conv] = decodedState{bytes.Clone(b), row.State}
+	putBounded(&g.states.of, conv, decodedState{bytes.Clone(b), row.State}, maxStates)
 	return row.State, true, nil
 }
 
