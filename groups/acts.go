@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -214,10 +215,12 @@ func (g *Groups) Remove(ctx context.Context, conv ID, account identity.AccountID
 
 // cuts names the last entries of some feeds as they are held here (R25). Chat feeds of which we hold nothing count as empty.
 func (g *Groups) cuts(tx *storage.Tx, conv ID, of func(feed.Head) bool) ([]roster.Cut, error) {
-	heads, err := g.parts.Feeds.Heads(tx, conv)
+	heads, err := g.parts.Feeds.Ends(tx, conv)
 	if err != nil {
 		return nil, err
 	}
+	// If not all feeds can be named, those without which something said would be lost.
+	slices.SortStableFunc(heads, func(a, b feed.Head) int { return cmp.Compare(b.Number, a.Number) })
 	var out []roster.Cut
 	for _, h := range heads {
 		if of(h) && h.Last > 0 && len(out) < roster.MaxCuts {
@@ -276,7 +279,12 @@ func (g *Groups) Leave(ctx context.Context, conv ID) error {
 		if s.view.Role(g.self.Account) == roster.Owner {
 			return ErrLastOwner
 		}
-		return g.act(tx, conv, roster.Act{Kind: roster.Leave}, nil)
+		// Nobody says later where the feeds of devices end that are lost from now on.
+		cuts, err := g.cuts(tx, conv, func(h feed.Head) bool { return h.Account == g.self.Account })
+		if err != nil {
+			return err
+		}
+		return g.act(tx, conv, roster.Act{Kind: roster.Leave, Cuts: cuts}, nil)
 	})
 }
 

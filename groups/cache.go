@@ -25,8 +25,7 @@ type snapshot struct {
 	view    roster.View
 	cut     func() replica.Window // see cutWindow; worked out once
 
-	left    map[identity.AccountID]uint64 // who left, and the clock of that
-	removed map[identity.AccountID]bool   // who was removed
+	left map[identity.AccountID]uint64 // who left, and the clock of that
 }
 
 // group is a group in memory.
@@ -138,18 +137,14 @@ func version(tx *storage.Tx, conv ID) (uint64, error) {
 // snap adds a snapshot of the present state. Called with mu held.
 func (gr *group) snap(v uint64) *snapshot {
 	s := &snapshot{version: v, view: gr.roster.View()}
-	s.left, s.removed = map[identity.AccountID]uint64{}, map[identity.AccountID]bool{}
-	for account, acts := range s.view.Gone {
-		for _, id := range acts {
-			a, ok := gr.roster.Act(id)
-			switch {
-			case !ok:
-			case a.Kind == roster.Remove:
-				s.removed[account] = true
-			case a.Kind == roster.Leave:
-				if c, ok := s.left[account]; !ok || gr.places[id].clock < c {
-					s.left[account] = gr.places[id].clock
-				}
+	s.left = map[identity.AccountID]uint64{}
+	for account := range s.view.Gone {
+		for _, id := range s.view.Ends(account) {
+			if a, ok := gr.roster.Act(id); !ok || a.Kind != roster.Leave {
+				continue
+			}
+			if c, ok := s.left[account]; !ok || gr.places[id].clock < c {
+				s.left[account] = gr.places[id].clock
 			}
 		}
 	}

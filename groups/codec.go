@@ -45,8 +45,10 @@ func parseContent(a *roster.Act, e *feed.Entry, content []byte) error {
 		}
 		return proto.Unmarshal(content, &pb.GroupCreate{})
 	case feed.KindGroupLeave:
+		var m pb.GroupLeave
+		err := proto.Unmarshal(content, &m)
 		a.Kind = roster.Leave
-		return proto.Unmarshal(content, &pb.GroupLeave{})
+		return errors.Join(err, parseCuts(a, m.Cuts))
 	case feed.KindGroupDissolve:
 		a.Kind = roster.Dissolve
 		return proto.Unmarshal(content, &pb.GroupDissolve{})
@@ -194,7 +196,7 @@ func encodeAct(a roster.Act, proof []byte) (feed.Kind, []byte, error) {
 	case roster.Create:
 		kind, m = feed.KindGroupCreate, &pb.GroupCreate{}
 	case roster.Leave:
-		kind, m = feed.KindGroupLeave, &pb.GroupLeave{}
+		kind, m = feed.KindGroupLeave, &pb.GroupLeave{Cuts: packCuts(a.Cuts)}
 	case roster.Dissolve:
 		kind, m = feed.KindGroupDissolve, &pb.GroupDissolve{}
 	case roster.Admit:

@@ -74,6 +74,8 @@ func (m actMaker) transfer(from, to string) []byte {
 func (m actMaker) vectors() actVectors {
 	ann, ben := m.cert["ann"].Account, m.cert["ben"].Account
 	cut := roster.Cut{Device: m.device["ben"].ID(), Feed: uint32(feed.Chat), Seq: 7, Hash: testHash("entry 7")}
+	own := cut
+	own.Device = m.device["ann"].ID()
 	out := actVectors{
 		Comment: "Contents of acts, see docs/spec/groups.md. Keys follow from SHA-256 of names as seeds.",
 		Group:   hex.EncodeToString(m.group[:]), Author: ann.String(), TimeMS: m.at.UnixMilli(),
@@ -91,7 +93,8 @@ func (m actMaker) vectors() actVectors {
 	good("the genesis", roster.Act{Kind: roster.Create}, nil)
 	good("ben is let in, invited", roster.Act{Kind: roster.Admit}, m.consent("ben", m.group, false, ""))
 	good("ben is let in, who applied, from an epoch on", roster.Act{Kind: roster.Admit, From: testHash("epoch")}, m.consent("ben", m.group, true, "let me in"))
-	good("ann goes", roster.Act{Kind: roster.Leave}, nil)
+	good("ann goes, who said nothing", roster.Act{Kind: roster.Leave}, nil)
+	good("ann goes, seven messages count", roster.Act{Kind: roster.Leave, Cuts: []roster.Cut{own}}, nil)
 	good("ben is removed, nothing of him counts", roster.Act{Kind: roster.Remove, Account: ben}, nil)
 	good("ben is removed, seven messages count", roster.Act{Kind: roster.Remove, Account: ben, Cuts: []roster.Cut{cut}}, nil)
 	good("ben becomes admin", roster.Act{Kind: roster.SetRole, Account: ben, Role: roster.Admin}, nil)
@@ -115,6 +118,7 @@ func (m actMaker) vectors() actVectors {
 	bad("a cut at nothing", roster.Act{Kind: roster.Remove, Account: ben, Cuts: []roster.Cut{far}}, nil)
 	far.Seq, far.Feed = 1, 3
 	bad("a cut of a feed that is none", roster.Act{Kind: roster.Remove, Account: ben, Cuts: []roster.Cut{far}}, nil)
+	bad("a cut of nothing, by ann who goes", roster.Act{Kind: roster.Leave, Cuts: []roster.Cut{far}}, nil)
 	bad("too many cuts", roster.Act{Kind: roster.Remove, Account: ben, Cuts: make([]roster.Cut, roster.MaxCuts+1)}, nil)
 	long := make([]byte, MaxNickname+1)
 	bad("a long nickname", roster.Act{Kind: roster.Nickname, Value: string(long)}, nil)

@@ -138,8 +138,10 @@ func (g *Groups) admitChat(gr *group, s *snapshot, in replica.Incoming, state St
 		return 0, pb.Code_CODE_NOT_MEMBER
 	}
 	limit := g.limitNow(s, author, in.Run.Feed())
-	if limit.left && in.Peer.Account == author {
-		return 0, pb.Code_CODE_NOT_MEMBER // what others have of before is brought by others
+	if limit.left && in.Peer.Account == author && !limit.named(entries) {
+		// What others have of before is brought by others. Of the author is taken what the leaving proves to be from before: often nobody
+		// else has what somebody said right before they went.
+		return 0, pb.Code_CODE_NOT_MEMBER
 	}
 	take := limit.counting(entries)
 	straddles := limit.straddledBy(entries, take)
@@ -171,7 +173,10 @@ const noCut = uint64(feed.MaxSeq)
 type limit struct {
 	seq   uint64 // up to this number
 	clock uint64 // and up to this clock
+	whole uint64 // runs that begin before that are taken up to this number
 	left  bool   // its author went by themself
+
+	end roster.Cut // what their leaving names of it
 }
 
 func (l limit) counts(h *feed.Header) bool { return h.Seq <= l.seq && h.Clock <= l.clock }
@@ -188,33 +193,37 @@ func (l limit) counting(entries []feed.Entry) int {
 
 // straddledBy tells whether a run begins with what its author, who went, wrote before, and ends with what another of their devices,
 // which had not heard of it yet, wrote afterwards. Nobody but its author can cut a run (R4), and some took it whole before they
-// heard of the going, so it is taken whole, and what stands beyond is not shown, as it is not with them.
+// heard of the going, so it is taken whole, and what stands beyond is not shown, as it is not with them. Whoever removes somebody
+// stays, and has a signature where they cut; who leaves may be met by nobody any more.
 func (l limit) straddledBy(entries []feed.Entry, counting int) bool {
-	return l.left && counting > 0 && entries[len(entries)-1].Seq <= l.seq
+	return l.left && counting > 0 && entries[len(entries)-1].Seq <= l.whole
 }
 
-// limit says what counts of a feed of somebody: of those who were removed and of revoked devices what the cuts say, of those
-// who left what they wrote before.
+// named tells whether a run reaches what a leaving names: then all before it, as it is chained to that, was there at the time.
+func (l limit) named(entries []feed.Entry) bool {
+	return slices.ContainsFunc(entries, func(e feed.Entry) bool { return e.Seq == l.end.Seq && e.ID == l.end.Hash })
+}
+
+// limit says what counts of a feed of somebody: of those who are not in and of revoked devices what the cuts say.
 func (s *snapshot) limit(author identity.AccountID, id feed.FeedID) limit {
-	l := limit{seq: noCut, clock: math.MaxUint64}
+	l := limit{seq: noCut, clock: math.MaxUint64, whole: noCut}
 	if s.view.Role(author) == roster.None {
-		clock, left := s.left[author]
-		if left {
-			l.clock, l.left = clock, true
-		}
-		if !left || s.removed[author] {
-			l.seq = find(s.view.Cuts(author), id)
+		l.end = find(s.view.Cuts(author), id)
+		l.seq, l.whole = l.end.Seq, l.end.Seq
+		if clock, left := s.left[author]; left {
+			// The clock bounds what is named although nobody wrote it yet.
+			l.clock, l.whole, l.left = clock, noCut, true
 		}
 	}
 	if cuts, revoked := s.view.Revokes(author, id.Device); revoked {
-		l.seq = min(l.seq, find(cuts, id))
+		cut := find(cuts, id).Seq
+		l.seq, l.whole = min(l.seq, cut), min(l.whole, cut)
 	}
 	return l
 }
 
 // limitNow is what may still come in of a feed. Of a device that a member's account revoked, while the group has not heard yet
-// where it was cut, that is nothing new. Of those who went no such word can come any more: what stands before their going is
-// then for everybody, as it is with those who took it earlier.
+// where it was cut, that is nothing new. Those who went said so when they went.
 func (g *Groups) limitNow(s *snapshot, author identity.AccountID, id feed.FeedID) limit {
 	l := s.limit(author, id)
 	if _, cut := s.view.Revokes(author, id.Device); cut || s.view.Role(author) == roster.None {
@@ -226,13 +235,14 @@ func (g *Groups) limitNow(s *snapshot, author identity.AccountID, id feed.FeedID
 	return l
 }
 
-func find(cuts []roster.Cut, id feed.FeedID) uint64 {
+// find returns the cut of a feed; one at 0 if there is none: nothing of it counts.
+func find(cuts []roster.Cut, id feed.FeedID) roster.Cut {
 	for _, c := range cuts {
 		if c.Device == id.Device && c.Feed == uint32(id.Number) {
-			return c.Seq
+			return c
 		}
 	}
-	return 0
+	return roster.Cut{}
 }
 
 // rates counts what each author writes, and what each peer brings of others, so that one member's flood is slowed at the

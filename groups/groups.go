@@ -28,7 +28,7 @@ type Feeds interface {
 	Entry(tx *storage.Tx, id feed.FeedID, seq uint64) (feed.Entry, error)
 	Entries(tx *storage.Tx, id feed.FeedID, from, to uint64, f func(feed.Entry) (more bool, err error)) error
 	Head(tx *storage.Tx, id feed.FeedID) (feed.Head, bool, error)
-	Heads(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, error)
+	Ends(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, error)
 	AckedBy(tx *storage.Tx, id feed.FeedID, f func(device identity.DeviceID, last uint64) (more bool, err error)) error
 	OwnFeed(conv feed.ConversationID, n feed.Number) feed.FeedID
 	ReadRun(id feed.FeedID, from uint64) (*pb.Run, error)

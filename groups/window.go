@@ -174,7 +174,7 @@ func cutWindow(gr *group, s *snapshot) replica.Window {
 		if !ok || id.Number != feed.Chat {
 			return 1, noCut // of a device that never acted: judged by who takes it
 		}
-		return 1, s.limit(author, id).seq
+		return 1, s.limit(author, id).whole
 	}
 }
 

@@ -57,7 +57,7 @@ type Kind uint8
 const (
 	Create   Kind = iota + 1 // the genesis: its author is the owner
 	Admit                    // Account comes in, with its signed consent
-	Leave                    // the author goes
+	Leave                    // the author goes, what counts of its feeds is cut
 	Remove                   // Account goes, what counts of its feeds is cut
 	SetRole                  // Account becomes Role, Member or Admin
 	Transfer                 // Account becomes the owner, the author an admin
@@ -109,7 +109,7 @@ type Act struct {
 	// Consent is the hash of that consent: it lets its account in once, not again after it went.
 	Consent    [32]byte
 	Revoked    identity.DeviceID // Revoke
-	Cuts       []Cut             // Remove, Revoke
+	Cuts       []Cut             // Leave, Remove, Revoke
 	Key, Value string            // Set, Nickname (Value)
 	Generation uint64            // NewEpoch
 	KeyHash    [32]byte          // NewEpoch

@@ -227,6 +227,16 @@ func TestCuts(t *testing.T) {
 	s.do(1, Remove, 2, cut(7), top)
 	v := s.view()
 	require.Equal(t, []Cut{{Device: device(2, 0), Feed: 2, Seq: 7, Hash: [32]byte{7}}}, v.Cuts(account(2)))
+	require.Len(t, v.Ends(account(2)), 2)
+	// Whoever was let in again and goes says where that ends.
+	s.do(0, Admit, 2, nil)
+	v = s.view()
+	require.Empty(t, v.Cuts(account(2)))
+	out := s.do(2, Leave, 0, cut(12))
+	v = s.view()
+	require.Equal(t, []Cut{{Device: device(2, 0), Feed: 2, Seq: 12, Hash: [32]byte{12}}}, v.Cuts(account(2)))
+	require.Equal(t, []ID{out}, v.Ends(account(2)))
+	require.Len(t, v.Gone[account(2)], 3)
 }
 
 func TestMalformed(t *testing.T) {
@@ -325,6 +335,16 @@ func world(t *rapid.T) []Act {
 		case Revoke:
 			a.Revoked = device(who, 1-on)
 		}
+		if of := who; a.Kind == Remove || a.Kind == Leave || a.Kind == Revoke {
+			if a.Kind == Remove {
+				for of = 0; account(of) != a.Account; {
+					of++
+				}
+			}
+			for d := range rapid.IntRange(0, 2).Draw(t, "cuts") {
+				a.Cuts = append(a.Cuts, Cut{Device: device(of, d), Feed: 2, Seq: uint64(rapid.IntRange(1, 5).Draw(t, "seq"))})
+			}
+		}
 		all = append(all, a)
 		held[who] = []ID{a.ID}
 	}
@@ -372,6 +392,8 @@ func TestAnyOrder(t *testing.T) {
 		got := r.View()
 		require.Equal(t, want.Void, got.Void)
 		require.Equal(t, want.Digest(), got.Digest())
+		require.Equal(t, want.cuts, got.cuts)
+		require.Equal(t, want.revoked, got.revoked)
 		a, ok := want.Current()
 		b, same := got.Current()
 		require.Equal(t, ok, same)

@@ -41,6 +41,7 @@ type View struct {
 	Given     map[string]ID               // the act that gave a setting its value
 	Gone      map[identity.AccountID][]ID // who was let in once and is not in, by the acts because of which that is so
 	because   map[identity.AccountID][]ID // the same with the acts because of which those count, where there are any
+	ends      map[identity.AccountID][]ID // of these the removals and leavings of which no other knew
 	cuts      map[identity.AccountID][]Cut
 	revoked   map[deviceOf][]Cut
 	roles     map[identity.AccountID]Role
@@ -65,7 +66,7 @@ func (r *Roster) View() View {
 	f := r.present
 	v := View{
 		Group: r.group, Settings: map[string]string{}, Dissolved: len(f.dissolves) > 0, Void: map[ID]Reason{}, By: map[ID]ID{},
-		Given: map[string]ID{}, Gone: map[identity.AccountID][]ID{}, cuts: map[identity.AccountID][]Cut{},
+		Given: map[string]ID{}, Gone: map[identity.AccountID][]ID{}, ends: map[identity.AccountID][]ID{}, cuts: map[identity.AccountID][]Cut{},
 		revoked: map[deviceOf][]Cut{}, roles: map[identity.AccountID]Role{},
 	}
 	for account, h := range f.history {
@@ -114,7 +115,12 @@ func (v *View) person(f *fold, account identity.AccountID, h *history) {
 		if len(h.tried) == 0 {
 			return
 		}
-		v.cuts[account] = r.lowestCuts(h.out)
+		// Who came back after a removal and went again said more meanwhile: the earlier cut is over.
+		last := f.newest(h.out, nil)
+		v.cuts[account] = r.lowestCuts(last)
+		for _, i := range last {
+			v.ends[account] = append(v.ends[account], r.nodes[i].ID)
+		}
 		for _, i := range h.out {
 			v.Gone[account] = append(v.Gone[account], r.nodes[i].ID)
 		}
@@ -222,8 +228,12 @@ func (r *Roster) lowestCuts(out []int) []Cut {
 // Role says what an account is.
 func (v *View) Role(account identity.AccountID) Role { return v.roles[account] }
 
-// Cuts says what counts of the feeds of an account that was removed; feeds that are not named count as empty.
+// Cuts says what counts of the feeds of an account that was removed or left; feeds that are not named count as empty.
 func (v *View) Cuts(account identity.AccountID) []Cut { return v.cuts[account] }
+
+// Ends returns the removals and leavings whose cuts those are: of those of an account that is not in, the ones of which no other
+// knew.
+func (v *View) Ends(account identity.AccountID) []ID { return v.ends[account] }
 
 // Revokes tells whether a device of an account was taken away, and what counts of its feeds; feeds that are not named count
 // as empty.

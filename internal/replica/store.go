@@ -116,6 +116,28 @@ func (r *Replica) Heads(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, 
 	return heads, err
 }
 
+// Ends returns the heads of all feeds of a conversation of which something is held: of one that forked, what its branches have in
+// common (R3).
+func (r *Replica) Ends(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, error) {
+	var heads []feed.Head
+	err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
+		h := st.head(id)
+		if st.forkAt == 0 || st.last < st.forkAt {
+			heads = append(heads, h)
+			return true, nil
+		}
+		s, ok, err := loadStored(tx, st.local, st.forkAt-1)
+		if !ok || err != nil {
+			return true, err
+		}
+		e, err := s.entry()
+		h.Last, h.Hash = e.Seq, e.ID
+		heads = append(heads, h)
+		return true, err
+	})
+	return heads, err
+}
+
 func scanFeeds(tx *storage.Tx, prefix []byte, f func(feed.FeedID, feedState) (bool, error)) error {
 	return tx.Scan(storage.ScanOptions{Prefix: prefix}, func(k, v []byte) (bool, error) {
 		id, err := parseFeedKey(k)

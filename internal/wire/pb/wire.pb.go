@@ -5055,6 +5055,7 @@ func (x *GroupAdmit) GetFrom() []byte {
 // GroupLeave, kind 66.
 type GroupLeave struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cuts          []*GroupCut            `protobuf:"bytes,1,rep,name=cuts,proto3" json:"cuts,omitempty"` // at most 64, of feeds of the author's account
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5087,6 +5088,13 @@ func (x *GroupLeave) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GroupLeave.ProtoReflect.Descriptor instead.
 func (*GroupLeave) Descriptor() ([]byte, []int) {
 	return file_wire_pb_wire_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *GroupLeave) GetCuts() []*GroupCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
 }
 
 // GroupRemove, kind 67.
@@ -8143,9 +8151,10 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\n" +
 	"GroupAdmit\x12\x18\n" +
 	"\aconsent\x18\x01 \x01(\fR\aconsent\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\fR\x04from\"\f\n" +
+	"\x04from\x18\x02 \x01(\fR\x04from\"8\n" +
 	"\n" +
-	"GroupLeave\"S\n" +
+	"GroupLeave\x12*\n" +
+	"\x04cuts\x18\x01 \x03(\v2\x16.hima.wire.v1.GroupCutR\x04cuts\"S\n" +
 	"\vGroupRemove\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12*\n" +
 	"\x04cuts\x18\x02 \x03(\v2\x16.hima.wire.v1.GroupCutR\x04cuts\"\\\n" +
@@ -8527,52 +8536,53 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	68,  // 36: hima.wire.v1.GroupInvitation.members:type_name -> hima.wire.v1.GroupContact
 	14,  // 37: hima.wire.v1.GroupInvitation.networks:type_name -> hima.wire.v1.NetworkLink
 	13,  // 38: hima.wire.v1.GroupContact.devices:type_name -> hima.wire.v1.InviteDevice
-	77,  // 39: hima.wire.v1.GroupRemove.cuts:type_name -> hima.wire.v1.GroupCut
-	6,   // 40: hima.wire.v1.GroupRole.role:type_name -> hima.wire.v1.GroupRole.Role
-	77,  // 41: hima.wire.v1.GroupRevoke.cuts:type_name -> hima.wire.v1.GroupCut
-	87,  // 42: hima.wire.v1.GroupKeys.keys:type_name -> hima.wire.v1.GroupKey
-	54,  // 43: hima.wire.v1.GroupKeys.forks:type_name -> hima.wire.v1.ForkProof
-	52,  // 44: hima.wire.v1.GroupKeys.branches:type_name -> hima.wire.v1.Run
-	68,  // 45: hima.wire.v1.GroupLink.asks:type_name -> hima.wire.v1.GroupContact
-	14,  // 46: hima.wire.v1.GroupLink.networks:type_name -> hima.wire.v1.NetworkLink
-	68,  // 47: hima.wire.v1.GroupCard.admins:type_name -> hima.wire.v1.GroupContact
-	93,  // 48: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
-	63,  // 49: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
-	65,  // 50: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
-	94,  // 51: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
-	62,  // 52: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	96,  // 53: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	97,  // 54: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	99,  // 55: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	100, // 56: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	101, // 57: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	103, // 58: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	104, // 59: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	105, // 60: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	106, // 61: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	107, // 62: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	110, // 63: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	111, // 64: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	112, // 65: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	113, // 66: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	54,  // 67: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	114, // 68: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	31,  // 69: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	86,  // 70: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
-	98,  // 71: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	53,  // 72: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	52,  // 73: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	102, // 74: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,   // 75: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	52,  // 76: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,   // 77: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	109, // 78: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	7,   // 79: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	80,  // [80:80] is the sub-list for method output_type
-	80,  // [80:80] is the sub-list for method input_type
-	80,  // [80:80] is the sub-list for extension type_name
-	80,  // [80:80] is the sub-list for extension extendee
-	0,   // [0:80] is the sub-list for field type_name
+	77,  // 39: hima.wire.v1.GroupLeave.cuts:type_name -> hima.wire.v1.GroupCut
+	77,  // 40: hima.wire.v1.GroupRemove.cuts:type_name -> hima.wire.v1.GroupCut
+	6,   // 41: hima.wire.v1.GroupRole.role:type_name -> hima.wire.v1.GroupRole.Role
+	77,  // 42: hima.wire.v1.GroupRevoke.cuts:type_name -> hima.wire.v1.GroupCut
+	87,  // 43: hima.wire.v1.GroupKeys.keys:type_name -> hima.wire.v1.GroupKey
+	54,  // 44: hima.wire.v1.GroupKeys.forks:type_name -> hima.wire.v1.ForkProof
+	52,  // 45: hima.wire.v1.GroupKeys.branches:type_name -> hima.wire.v1.Run
+	68,  // 46: hima.wire.v1.GroupLink.asks:type_name -> hima.wire.v1.GroupContact
+	14,  // 47: hima.wire.v1.GroupLink.networks:type_name -> hima.wire.v1.NetworkLink
+	68,  // 48: hima.wire.v1.GroupCard.admins:type_name -> hima.wire.v1.GroupContact
+	93,  // 49: hima.wire.v1.Snapshot.contacts:type_name -> hima.wire.v1.SnapshotContact
+	63,  // 50: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
+	65,  // 51: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
+	94,  // 52: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
+	62,  // 53: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	96,  // 54: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	97,  // 55: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	99,  // 56: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	100, // 57: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	101, // 58: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	103, // 59: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	104, // 60: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	105, // 61: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	106, // 62: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	107, // 63: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	110, // 64: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	111, // 65: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	112, // 66: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	113, // 67: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	54,  // 68: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	114, // 69: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	31,  // 70: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 71: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
+	98,  // 72: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	53,  // 73: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	52,  // 74: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	102, // 75: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,   // 76: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	52,  // 77: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,   // 78: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	109, // 79: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	7,   // 80: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	81,  // [81:81] is the sub-list for method output_type
+	81,  // [81:81] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }

@@ -1,0 +1,151 @@
+package groups
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"hima/groups/roster"
+	"hima/internal/feed"
+)
+
+// A run of one device that begins before its account left and ends after it, on another device, is everybody's too: some took it
+// before they heard of it, and nobody but its author can cut it. What the leaving did not know of counts for nobody.
+func TestRunAcrossALeaving(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	bob2 := w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob, carol)
+	bob.gives(bob2)
+	w.meet()
+	bob2.says(conv, "from the second")
+	bob.says(conv, "before")
+	bob.gives(bob2)
+	require.NoError(t, bob2.g.Leave(context.Background(), conv))
+	bob.says(conv, "unheard")
+	bob.says(conv, "after")
+	bob.gives(alice) // who takes all of it in one run
+	require.Equal(t, []string{"after", "before", "unheard"}, alice.texts(conv))
+	bob2.gives(alice)
+	require.Equal(t, StateLeft, bob2.info(conv).State)
+	require.Equal(t, []string{"before", "from the second"}, alice.texts(conv))
+	w.nodes = []*peer{alice, carol}
+	w.meet()
+	require.Equal(t, alice.texts(conv), carol.texts(conv))
+}
+
+// A device of somebody who left was stolen. With somebody who did not hear of the leaving its thief says what seems to be from
+// before.
+func TestLostDeviceSaysNothingOlder(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	bob2 := w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob, carol)
+	bob.gives(bob2)
+	w.meet()
+	bob.says(conv, "before")
+	bob.gives(bob2)
+	for range 3 {
+		alice.says(conv, "talk")
+		alice.gives(bob2)
+	}
+	require.NoError(t, bob2.g.Leave(context.Background(), conv))
+	forged := bob.says(conv, "forged")
+	require.Less(t, forged.Clock, bob2.rosterClock(conv))
+	bob2.gives(alice)
+	bob.gives(carol)
+	require.Contains(t, carol.texts(conv), "forged") // she could not know
+	w.meet(alice, carol)
+	for _, p := range []*peer{alice, carol} {
+		require.Equal(t, []string{"before", "talk", "talk", "talk"}, p.texts(conv), p.name)
+	}
+	_, held := alice.entryAt(forged.Feed(), forged.Seq)
+	require.False(t, held)
+	bob.gives(alice)
+	require.NotContains(t, alice.texts(conv), "forged")
+}
+
+// rosterClock is the clock of the last act that somebody holds.
+func (p *peer) rosterClock(conv ID) (clock uint64) {
+	p.w.t.Helper()
+	gr, _, err := open(p, conv)
+	require.NoError(p.w.t, err)
+	for _, at := range gr.places {
+		clock = max(clock, at.clock)
+	}
+	return clock
+}
+
+// What somebody said right before they went is taken of them, also by who heard of the going first.
+func TestLastWords(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{}, bob, carol)
+	bob.says(conv, "one")
+	w.meet()
+	bob.says(conv, "farewell")
+	require.NoError(t, bob.g.Leave(context.Background(), conv))
+	bob.gives(alice) // acts first
+	require.Equal(t, []string{"farewell", "one"}, alice.texts(conv))
+	w.meet(alice, carol)
+	require.Equal(t, alice.texts(conv), carol.texts(conv))
+}
+
+// Whoever comes back and goes again said something meanwhile, which the first going does not take away.
+func TestGoingTwice(t *testing.T) {
+	for name, goes := range map[string]func(alice, bob *peer, conv ID) error{
+		"left": func(_, bob *peer, conv ID) error { return bob.g.Leave(context.Background(), conv) },
+		"removed": func(alice, bob *peer, conv ID) error {
+			return alice.g.Remove(context.Background(), conv, bob.self.Account)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := begin(t)
+			alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+			conv := alice.create(Options{History: "all"}, bob, carol)
+			for _, text := range []string{"first", "second"} {
+				bob.says(conv, text)
+				w.meet()
+				require.NoError(t, goes(alice, bob, conv))
+				w.meet()
+				if text == "first" {
+					w.now = w.now.Add(time.Minute) // a consent lets in once
+					alice.letsIn(conv, bob)
+					w.meet()
+				}
+			}
+			v := alice.rosterView(conv)
+			require.Equal(t, roster.None, v.Role(bob.self.Account))
+			for _, p := range []*peer{alice, carol} {
+				require.Equal(t, []string{"first", "second"}, p.texts(conv), p.name)
+			}
+		})
+	}
+}
+
+// A removal and a leaving leave what somebody said before their chat forked (R3).
+func TestCutOfForkedChat(t *testing.T) {
+	w := begin(t)
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob)
+	first := bob.says(conv, "first")
+	bob.gives(alice)
+	id := first.Feed()
+	branch := func(text string) feed.Run {
+		author := feed.NewAuthor(bob.self.Account, bob.self.Device, w.certs[bob.self.Account][0])
+		e, err := author.NextInGroup(first.Tip(), conv, feed.Chat, feed.KindText, first.Clock+1, w.now.UnixMilli(), []byte(text), feed.Group{Epoch: first.Epoch})
+		require.NoError(t, err)
+		run, err := feed.Assemble([]feed.Entry{e}, feed.SignRun(bob.key, e))
+		require.NoError(t, err)
+		return run
+	}
+	require.NoError(t, alice.rep.Take(context.Background(), bob.self, branch("left").PB()))
+	require.ErrorIs(t, alice.rep.Take(context.Background(), bob.self, branch("right").PB()), feed.ErrFork)
+	require.NoError(t, alice.g.Remove(context.Background(), conv, bob.self.Account))
+	v := alice.rosterView(conv)
+	cut := find(v.Cuts(bob.self.Account), id)
+	require.Equal(t, first.Seq, cut.Seq)
+	require.Equal(t, [32]byte(first.ID), cut.Hash)
+}
