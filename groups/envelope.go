@@ -1,9 +1,11 @@
 package groups
 
 import (
+	"crypto/cipher"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"google.golang.org/protobuf/proto"
@@ -76,15 +78,59 @@ func sealWith(nonce [nonceSize]byte, key EpochKey, group feed.ConversationID, ep
 	return box(key.derive(labelPayload, author[:]...)).Seal(b, nonce[:], plain, data), nil
 }
 
-// openEnvelope opens an envelope and decodes the run in it. Nothing of the run is checked but that it says to be of this
-// group, of the device that the envelope names, and written under this epoch; chain, signature and membership are the
-// caller's business.
-func openEnvelope(key EpochKey, group feed.ConversationID, epoch feed.EntryID, b []byte) (identity.DeviceID, *pb.Run, error) {
-	if key.IsZero() || len(b) < envelopeOverhead || len(b) > maxEnvelope || b[0] != envelopeVersion {
+// opener opens envelopes of one group and epoch. It keeps the keys that it derived, for the same few speak all the time, and
+// every member opens every message before it is passed on.
+type opener struct {
+	key    EpochKey
+	group  feed.ConversationID
+	epoch  feed.EntryID
+	data   []byte
+	author cipher.AEAD
+
+	mu      sync.Mutex
+	payload map[identity.DeviceID]cipher.AEAD // guarded by mu; of those whose envelopes opened
+}
+
+// maxOpenerKeys bounds the keys that are kept: a member can name any device.
+const maxOpenerKeys = 1024
+
+func newOpener(key EpochKey, group feed.ConversationID, epoch feed.EntryID) *opener {
+	o := &opener{key: key, group: group, epoch: epoch, data: envelopeData(group, epoch), payload: map[identity.DeviceID]cipher.AEAD{}}
+	if !key.IsZero() {
+		o.author = box(key.derive(labelAuthor))
+	}
+	return o
+}
+
+// of returns the cipher of an author's runs, and whether it was kept.
+func (o *opener) of(author identity.DeviceID) (c cipher.AEAD, kept bool) {
+	o.mu.Lock()
+	c, kept = o.payload[author]
+	o.mu.Unlock()
+	if !kept {
+		c = box(o.key.derive(labelPayload, author[:]...))
+	}
+	return c, kept
+}
+
+func (o *opener) keep(author identity.DeviceID, c cipher.AEAD) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.payload) >= maxOpenerKeys {
+		clear(o.payload)
+	}
+	o.payload[author] = c
+}
+
+// open opens an envelope and decodes the run in it. Nothing of the run is checked but that it says to be of this group, of
+// the device that the envelope names, and written under this epoch; chain, signature and membership are the caller's
+// business.
+func (o *opener) open(b []byte) (identity.DeviceID, *pb.Run, error) {
+	if o.author == nil || len(b) < envelopeOverhead || len(b) > maxEnvelope || b[0] != envelopeVersion {
 		return identity.DeviceID{}, nil, fmt.Errorf("opening %d bytes: %w", len(b), ErrEnvelope)
 	}
-	nonce, data := b[1:1+nonceSize], envelopeData(group, epoch)
-	name, err := box(key.derive(labelAuthor)).Open(nil, nonce, b[1+nonceSize:envelopeHead], data)
+	nonce := b[1 : 1+nonceSize]
+	name, err := o.author.Open(nil, nonce, b[1+nonceSize:envelopeHead], o.data)
 	if err != nil {
 		return identity.DeviceID{}, nil, fmt.Errorf("opening the author: %w", ErrEnvelope)
 	}
@@ -92,10 +138,14 @@ func openEnvelope(key EpochKey, group feed.ConversationID, epoch feed.EntryID, b
 	if err != nil {
 		return identity.DeviceID{}, nil, fmt.Errorf("reading the author: %w: %w", err, ErrContent)
 	}
-	plain, err := box(key.derive(labelPayload, author[:]...)).Open(nil, nonce, b[envelopeHead:], data)
+	payload, kept := o.of(author)
+	plain, err := payload.Open(nil, nonce, b[envelopeHead:], o.data)
 	if err != nil {
 		// Not ErrContent: the first box may have been taken from an envelope and put before something else by anybody.
 		return identity.DeviceID{}, nil, fmt.Errorf("opening the run: %w", ErrEnvelope)
+	}
+	if !kept {
+		o.keep(author, payload)
 	}
 	run := &pb.Run{}
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(plain, run); err != nil {
@@ -105,17 +155,14 @@ func openEnvelope(key EpochKey, group feed.ConversationID, epoch feed.EntryID, b
 	if err != nil {
 		return identity.DeviceID{}, nil, fmt.Errorf("reading the run: %w: %w", err, ErrContent)
 	}
-	if id.Conversation != group || id.Device != author {
+	if id.Conversation != o.group || id.Device != author {
 		return identity.DeviceID{}, nil, fmt.Errorf("reading the run: of another feed: %w", ErrContent)
 	}
 	return author, run, nil
 }
 
 // box makes a cipher of a key. It cannot fail: the length is right by type.
-func box(key [32]byte) interface {
-	Seal(dst, nonce, plaintext, data []byte) []byte
-	Open(dst, nonce, ciphertext, data []byte) ([]byte, error)
-} {
+func box(key [32]byte) cipher.AEAD {
 	c, err := chacha20poly1305.NewX(key[:])
 	if err != nil {
 		panic("groups: " + err.Error())

@@ -202,7 +202,7 @@ func verdictOf(t *testing.T, x envelopeVector) string {
 	require.NoError(t, err)
 	b, err := hex.DecodeString(x.Envelope)
 	require.NoError(t, err)
-	author, run, err := openEnvelope(key, group, epoch, b)
+	author, run, err := newOpener(key, group, epoch).open(b)
 	switch {
 	case errors.Is(err, ErrEnvelope):
 		return "closed"
@@ -243,11 +243,38 @@ func TestEnvelopesHideTheirAuthor(t *testing.T) {
 	require.Len(t, a, envelopeOverhead+proto.Size(run.PB()))
 	_, err = sealEnvelope(EpochKey{}, group, epoch, alice.key.ID(), run.PB())
 	require.ErrorIs(t, err, ErrEnvelope)
-	_, _, err = openEnvelope(EpochKey{}, group, epoch, a)
+	_, _, err = newOpener(EpochKey{}, group, epoch).open(a)
 	require.ErrorIs(t, err, ErrEnvelope)
 	big := &pb.Run{Signature: make([]byte, feed.MaxWireRun)}
 	_, err = sealEnvelope(key, group, epoch, alice.key.ID(), big)
 	require.ErrorIs(t, err, feed.ErrTooLarge)
+}
+
+// A kept key opens what its author sealed, and nothing that somebody else put behind the author's name.
+func TestOpenersKeepKeysApart(t *testing.T) {
+	alice, bob, key := newEnvelopeWriter("alice"), newEnvelopeWriter("bob"), testKey(t, "one")
+	group, epoch := feed.ConversationID(testHash("group")), feed.EntryID(testHash("epoch"))
+	nonce := [nonceSize]byte{1}
+	a, err := sealWith(nonce, key, group, epoch, alice.key.ID(), alice.run(t, group, epoch, 1).PB())
+	require.NoError(t, err)
+	b, err := sealWith(nonce, key, group, epoch, bob.key.ID(), bob.run(t, group, epoch, 1).PB())
+	require.NoError(t, err)
+	mixed := append(bytes.Clone(a[:envelopeHead]), b[envelopeHead:]...)
+	o := newOpener(key, group, epoch)
+	for range 2 {
+		for who, sealed := range map[identity.DeviceID][]byte{alice.key.ID(): a, bob.key.ID(): b} {
+			author, _, err := o.open(sealed)
+			require.NoError(t, err)
+			require.Equal(t, who, author)
+		}
+		_, _, err = o.open(mixed)
+		require.ErrorIs(t, err, ErrEnvelope)
+	}
+	require.Len(t, o.payload, 2)
+	for i := range maxOpenerKeys {
+		o.keep(identity.DeviceID{byte(i), byte(i >> 8)}, nil)
+	}
+	require.LessOrEqual(t, len(o.payload), maxOpenerKeys)
 }
 
 func TestFitsEpoch(t *testing.T) {
@@ -297,7 +324,7 @@ func FuzzOpenEnvelope(f *testing.F) {
 			e = box(key.derive(labelAuthor)).Seal(e, nonce[:], author[:], data)
 			b = box(key.derive(labelPayload, author[:]...)).Seal(e, nonce[:], b, data)
 		}
-		from, run, err := openEnvelope(key, group, epoch, b)
+		from, run, err := newOpener(key, group, epoch).open(b)
 		if err != nil {
 			if !errors.Is(err, ErrEnvelope) && !errors.Is(err, ErrContent) {
 				t.Fatalf("neither of the errors: %v", err)
@@ -312,7 +339,7 @@ func FuzzOpenEnvelope(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, same, err := openEnvelope(key, group, epoch, again); err != nil || !proto.Equal(same, run) {
+		if _, same, err := newOpener(key, group, epoch).open(again); err != nil || !proto.Equal(same, run) {
 			t.Fatalf("sealed again it opens to something else: %v", err)
 		}
 		_, _ = feed.CheckDetached(run)

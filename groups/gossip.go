@@ -101,6 +101,7 @@ type room struct {
 // tuned is one joined topic.
 type tuned struct {
 	epoch circleEpoch
+	open  *opener
 	topic *node.Topic
 	until time.Time // zero: as long as it is the current one
 }
@@ -288,7 +289,7 @@ func (s *gossip) settle(id ID, c circle, in bool) {
 		s.rooms[id] = r
 	}
 	r.circle, r.devices = c, devices
-	join, leave := r.retune(now, in)
+	join, leave := r.retune(id, now, in)
 	if !in {
 		delete(s.rooms, id)
 		for f := range s.own {
@@ -302,7 +303,7 @@ func (s *gossip) settle(id ID, c circle, in bool) {
 		if s.pub == nil {
 			continue
 		}
-		topic, err := s.pub.Join(t.epoch.key.topic(), func(_ identity.DeviceID, data []byte) node.Verdict { return s.judge(id, t.epoch, data) })
+		topic, err := s.pub.Join(t.epoch.key.topic(), func(_ identity.DeviceID, data []byte) node.Verdict { return s.judge(id, t.open, data) })
 		if err != nil {
 			s.log.Debug("joining a topic", "group", id.Short(), "error", err)
 			continue
@@ -319,7 +320,7 @@ func (s *gossip) settle(id ID, c circle, in bool) {
 }
 
 // retune says which topics to join and to leave. Called with the lock held.
-func (r *room) retune(now time.Time, in bool) (join, leave []*tuned) {
+func (r *room) retune(group ID, now time.Time, in bool) (join, leave []*tuned) {
 	for _, e := range r.circle.epochs {
 		t, current := r.tuned[e.id], e.id == r.circle.current
 		switch {
@@ -330,7 +331,7 @@ func (r *room) retune(now time.Time, in bool) (join, leave []*tuned) {
 			t.until = now.Add(overlap) // replaced
 		case t == nil && (current || now.Sub(e.made).Abs() < overlap && len(r.tuned) < maxTopics):
 			// Of two epochs that were made at the same time others may speak under the one that loses.
-			t = &tuned{epoch: e}
+			t = &tuned{epoch: e, open: newOpener(e.key, group, e.id)}
 			if !current {
 				t.until = now.Add(overlap)
 			}
@@ -391,8 +392,8 @@ func (s *gossip) leaveAll() {
 }
 
 // judge is called for each message before it is passed on. It checks all that needs no waiting, and hands the run on.
-func (s *gossip) judge(group ID, epoch circleEpoch, data []byte) node.Verdict {
-	author, raw, err := openEnvelope(epoch.key, group, epoch.id, data)
+func (s *gossip) judge(group ID, epoch *opener, data []byte) node.Verdict {
+	author, raw, err := epoch.open(data)
 	if err != nil {
 		return node.Ignore
 	}
@@ -411,7 +412,7 @@ func (s *gossip) judge(group ID, epoch circleEpoch, data []byte) node.Verdict {
 	}
 	s.mu.RUnlock()
 	switch {
-	case author == s.self.Device || !member || account != run.Account() || !fitsEpoch(run, epoch.id):
+	case author == s.self.Device || !member || account != run.Account() || !fitsEpoch(run, epoch.epoch):
 		return node.Ignore
 	case lately:
 		return node.Accept // the same bytes were checked when they were stored

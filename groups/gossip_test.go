@@ -392,7 +392,7 @@ func TestGossipJudges(t *testing.T) {
 			require.NoError(t, err)
 			return b
 		}
-		judge := func(b []byte) node.Verdict { return me.judge(c.group, e, b) }
+		judge := func(b []byte) node.Verdict { return me.judge(c.group, newOpener(e.key, c.group, e.id), b) }
 		dev := alice.self.Device
 
 		good := seal(e.key, e.id, dev, run(0, 1).PB())

@@ -131,7 +131,7 @@ func TestLogAfterARemoval(t *testing.T) {
 				require.ErrorIs(t, err, mailbox.ErrNoInbox)
 			}
 			for _, it := range items {
-				_, run, err := openEnvelope(key, conv, id, it.Bytes)
+				_, run, err := newOpener(key, conv, id).open(it.Bytes)
 				require.NoError(t, err)
 				for _, raw := range run.Entries {
 					found++

@@ -364,8 +364,9 @@ func (b *logbook) takeAll(ctx context.Context, l openLog, items []delivery.LogIt
 		refused []uint64
 	}
 	parts := map[feed.FeedID]*part{}
+	opener := newOpener(l.epoch.key, l.group, l.epoch.id)
 	for _, it := range items {
-		author, raw, err := openEnvelope(l.epoch.key, l.group, l.epoch.id, it.Bytes)
+		author, raw, err := opener.open(it.Bytes)
 		if err != nil || author == b.self.Device {
 			continue // nothing of ours: nonsense, or our own
 		}
