@@ -33,10 +33,8 @@ const (
 	publishPause = 20 * time.Millisecond
 	// maxPublish is how many runs of one feed are published at once; who writes faster is caught up with by sync.
 	maxPublish = 16
-	// takers is how many runs are being stored at a time; the committer joins them to one sync of the disk.
-	takers = 8
-	// maxTakes and maxTakeBytes bound the runs that wait for that, of one taker and of all.
-	maxTakes, maxTakeBytes = 128, 8 << 20
+	// maxTakes and maxTakeBytes bound the runs that wait for the disk.
+	maxTakes, maxTakeBytes = 1024, 8 << 20
 	// recentFor is how long a message that plays again what is held counts as one that came by two roads.
 	recentFor = time.Minute
 	// maxRecent is how many entries are remembered for that, twice.
@@ -72,10 +70,10 @@ type gossip struct {
 	pub   *node.PubSub                                 // nil: there is no gossip
 	known func(identity.AccountID) []identity.DeviceID // never nil
 
-	changed chan struct{} // one slot: stale, all
-	fresh   chan struct{} // one slot: own
-	moved   chan struct{} // one slot, for the mesh: rooms
-	takes   [takers]chan take
+	changed chan struct{}  // one slot: stale, all
+	fresh   chan struct{}  // one slot: own
+	moved   chan struct{}  // one slot, for the mesh: rooms
+	storing sync.WaitGroup // runs that wait for the disk; Add only by handlers of pubsub
 
 	mu      sync.RWMutex // guards what follows; nobody holds it while calling pubsub or the database
 	all     bool         // every group is stale
@@ -85,7 +83,8 @@ type gossip struct {
 	own     map[feed.FeedID]uint64     // first number that is not published
 	recent  [2]map[feed.EntryID]bool   // stored lately, the newer ones first
 	turned  time.Time                  // when recent was turned over
-	waiting int                        // bytes of runs that wait for takers
+	takes   int                        // runs that wait for the disk
+	waiting int                        // their bytes
 }
 
 // room is one group.
@@ -106,22 +105,12 @@ type tuned struct {
 	until time.Time // zero: as long as it is the current one
 }
 
-// take is a checked run on its way to the disk.
-type take struct {
-	run  feed.Run
-	size int
-}
-
 func newGossip(self replica.Peer, db *storage.DB, log *slog.Logger, now func() time.Time) *gossip {
-	s := &gossip{
+	return &gossip{
 		self: self, db: db, log: log, now: now, known: func(identity.AccountID) []identity.DeviceID { return nil },
 		changed: make(chan struct{}, 1), fresh: make(chan struct{}, 1), moved: make(chan struct{}, 1), all: true, stale: map[ID]bool{}, rooms: map[ID]*room{},
 		allowed: map[identity.DeviceID]bool{}, own: map[feed.FeedID]uint64{}, recent: [2]map[feed.EntryID]bool{{}, {}},
 	}
-	for i := range s.takes {
-		s.takes[i] = make(chan take, maxTakes)
-	}
-	return s
 }
 
 // OnStored hears of entries that became durable here, by whatever road, and of own ones. It is replica.Config.OnStored.
@@ -193,11 +182,9 @@ func (s *gossip) run(ctx context.Context) error {
 	if s.pub != nil {
 		eg.Go(func() error { return s.pub.Run(ctx) })
 		eg.Go(func() error { return s.publishAll(ctx) })
-		for _, c := range s.takes {
-			eg.Go(func() error { s.takeAll(ctx, c); return nil })
-		}
 	}
 	err := eg.Wait()
+	s.storing.Wait()
 	s.leaveAll()
 	return err
 }
@@ -457,46 +444,31 @@ func (s *gossip) holds(id feed.FeedID, seq uint64) (held bool, err error) {
 	return held, nil
 }
 
-// hand puts a run in line for the disk, or lets it go if the line is full.
+// hand puts a run in line for the disk, or lets it go if the line is full. It does not wait: the message is passed on
+// meanwhile. The committer keeps the order, and joins what waits to one sync.
 func (s *gossip) hand(run feed.Run) {
-	t := take{run, run.WireSize()}
+	size := run.WireSize()
 	s.mu.Lock()
-	full := s.waiting+t.size > maxTakeBytes
+	full := s.takes >= maxTakes || s.waiting+size > maxTakeBytes
 	if !full {
-		s.waiting += t.size
+		s.takes++
+		s.waiting += size
 	}
 	s.mu.Unlock()
 	if full {
 		return
 	}
-	// Runs of one feed go to one taker, which keeps them in order.
-	select {
-	case s.takes[int(run.Feed().Device[0])%takers] <- t:
-	default:
-		s.drop(t)
-	}
-}
-
-func (s *gossip) drop(t take) {
-	s.mu.Lock()
-	s.waiting -= t.size
-	s.mu.Unlock()
-}
-
-// takeAll stores runs until ctx ends.
-func (s *gossip) takeAll(ctx context.Context, c chan take) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case t := <-c:
-			err := s.feeds.TakeRun(ctx, replica.Peer{}, t.run, true)
-			s.drop(t)
-			if err != nil && ctx.Err() == nil && !errors.Is(err, replica.ErrRefused) && !errors.Is(err, feed.ErrKnown) {
-				s.log.Debug("storing what gossip brought", "feed", t.run.Feed().Device.Short(), "error", err)
-			}
+	s.storing.Add(1)
+	s.feeds.SubmitRun(replica.Peer{}, run, true, func(err error) {
+		defer s.storing.Done()
+		s.mu.Lock()
+		s.takes--
+		s.waiting -= size
+		s.mu.Unlock()
+		if err != nil && !errors.Is(err, replica.ErrRefused) && !errors.Is(err, feed.ErrKnown) && !errors.Is(err, storage.ErrClosed) {
+			s.log.Debug("storing what gossip brought", "feed", run.Feed().Device.Short(), "error", err)
 		}
-	}
+	})
 }
 
 // publishAll publishes own entries as they come: at once after a pause, and under load in runs.

@@ -63,9 +63,13 @@ func (s *shelf) ReadRun(_ feed.FeedID, from uint64) (*pb.Run, error) {
 	return run.PB(), nil
 }
 
-func (s *shelf) TakeRun(_ context.Context, _ replica.Peer, run feed.Run, live bool) error {
+func (s *shelf) SubmitRun(_ replica.Peer, run feed.Run, live bool, done func(error)) {
+	go s.take(run, live, done)
+}
+
+func (s *shelf) take(run feed.Run, live bool, done func(error)) {
 	if !live {
-		return errors.New("what gossip brings is live")
+		panic("what gossip brings is live")
 	}
 	s.mu.Lock()
 	s.takes++
@@ -77,7 +81,7 @@ func (s *shelf) TakeRun(_ context.Context, _ replica.Peer, run feed.Run, live bo
 	}
 	s.mu.Unlock()
 	s.onNew(run.Entries())
-	return nil
+	done(nil)
 }
 
 // stores is how many runs were stored.

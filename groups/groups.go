@@ -33,7 +33,7 @@ type Feeds interface {
 	OwnFeed(conv feed.ConversationID, n feed.Number) feed.FeedID
 	ReadRun(id feed.FeedID, from uint64) (*pb.Run, error)
 	Take(ctx context.Context, from replica.Peer, raw *pb.Run) error
-	TakeRun(ctx context.Context, from replica.Peer, run feed.Run, live bool) error
+	SubmitRun(from replica.Peer, run feed.Run, live bool, done func(error))
 	Prove(tx *storage.Tx, proof feed.ForkProof) error
 	Proof(tx *storage.Tx, id feed.FeedID) (*feed.ForkProof, error)
 	Branch(tx *storage.Tx, id feed.FeedID, from, last uint64) ([]feed.Entry, error)

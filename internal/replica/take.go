@@ -23,10 +23,16 @@ func (r *Replica) Take(ctx context.Context, from Peer, raw *pb.Run) error {
 	return r.take(ctx, arrived{peer: from, run: run, backlog: true, certificate: raw.GetCertificate()})
 }
 
-// TakeRun is Take for a run that was checked already, its signature too. Live says that it is part of the live stream,
-// and not of catching up.
-func (r *Replica) TakeRun(ctx context.Context, from Peer, run feed.Run, live bool) error {
-	return r.take(ctx, arrived{peer: from, run: run, backlog: !live})
+// SubmitRun is Take for a run that was checked already, its signature too, without waiting. Live says that it is part of
+// the live stream, and not of catching up. Runs are applied in the order in which they were submitted. done hears in that
+// order what Take would return, and must not block; it never runs on the caller's stack.
+func (r *Replica) SubmitRun(from Peer, run feed.Run, live bool, done func(error)) {
+	in := arrived{peer: from, run: run, backlog: !live}
+	var out outcome
+	r.cfg.DB.Submit(func(tx *storage.Tx) (err error) {
+		out, err = r.apply(tx, in)
+		return err
+	}, func(err error) { done(r.taken(run, out, err)) })
 }
 
 // holds says whether all of a run is held already, without checking more of it than that takes: by how many roads an
@@ -54,16 +60,19 @@ func (r *Replica) holds(raw *pb.Run) (id feed.FeedID, h feed.Head, held bool, er
 }
 
 func (r *Replica) take(ctx context.Context, in arrived) error {
-	run := in.run
 	var out outcome
 	err := r.cfg.DB.Update(ctx, func(tx *storage.Tx) (err error) {
 		out, err = r.apply(tx, in)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("storing a run: %w", err)
-	}
+	return r.taken(in.run, out, err)
+}
+
+// taken says what became of a run after its commit.
+func (r *Replica) taken(run feed.Run, out outcome, err error) error {
 	switch {
+	case err != nil:
+		return fmt.Errorf("storing a run: %w", err)
 	case out.own:
 		r.diverge(run.Feed())
 		return ErrDiverged
