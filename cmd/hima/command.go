@@ -153,7 +153,7 @@ func (a *app) peopleCommands() []*cobra.Command {
 func (a *app) talkCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.sendCommand(), a.chatCommand(), a.conversationsCommand(), a.historyCommand(), a.markReadCommand(), a.watchCommand(),
-		a.cancelCommand(), a.whyCommand(),
+		a.cancelCommand(), a.resendCommand(), a.whyCommand(),
 	}
 }
 

@@ -31,6 +31,21 @@ func (a *app) cancelCommand() *cobra.Command {
 	}})
 }
 
+func (a *app) resendCommand() *cobra.Command {
+	return a.command(spec{use: "resend MESSAGE", id: "resend", min: 1, max: 1, run: func(ctx context.Context, args []string) error {
+		node, err := a.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer node.Close()
+		resp, err := node.Resend(ctx, &pb.ResendRequest{Message: args[0]})
+		if err != nil {
+			return err
+		}
+		return a.showSent(resp.GetMessage())
+	}})
+}
+
 func (a *app) whyCommand() *cobra.Command {
 	return a.command(spec{use: "why MESSAGE", id: "why", min: 1, max: 1, run: func(ctx context.Context, args []string) error {
 		node, err := a.connect(ctx)
@@ -63,6 +78,9 @@ func (a *app) showWhy(v whyView, now time.Time) {
 		summary = firstOf(a.tOptional("why_group."+v.Summary), summary)
 	}
 	a.printf("%s\n", summary)
+	if v.Former {
+		a.printf("%s\n", a.t("why.former"))
+	}
 	for _, d := range v.Devices {
 		a.printf("\n%s  %s  %s\n", a.cyan(firstOf(d.Name, shortAccount(d.Account))), a.dim(d.Device), a.word("device_state", d.State))
 		connection := a.t("word.no")

@@ -351,6 +351,7 @@ func conversationOf(c *pb.Conversation) conversationView {
 type whyView struct {
 	Message messageView     `json:"message"`
 	Summary string          `json:"summary"`
+	Former  bool            `json:"former,omitempty"`
 	Devices []whyDeviceView `json:"devices"`
 }
 
@@ -375,7 +376,7 @@ type attemptView struct {
 }
 
 func whyOf(w *pb.WhyResponse) whyView {
-	v := whyView{Message: messageOf(w.GetMessage()), Summary: plain(w.GetSummary()), Devices: []whyDeviceView{}}
+	v := whyView{Message: messageOf(w.GetMessage()), Summary: plain(w.GetSummary()), Former: w.GetFormer(), Devices: []whyDeviceView{}}
 	for _, d := range w.GetDevices() {
 		dv := whyDeviceView{
 			Account: plain(d.GetAccount()), Device: plain(d.GetDevice()), Name: name(d.GetName()), State: plain(d.GetState()),

@@ -86,12 +86,12 @@ func TestEveryTextExists(t *testing.T) {
 func TestWordsOfTheAPI(t *testing.T) {
 	a := testApp(t)
 	for group, all := range map[string][]string{
-		"state":        {"pending", "sent", "delivered", "read", "not_taken", "cancelled"},
+		"state":        {"pending", "sent", "delivered", "read", "not_taken", "cancelled", "unknown"},
 		"relation":     {"none", "asked", "one-way", "contact", "request", "declined", "blocked", "temporary", "self"},
 		"verified":     {"no", "confirmed", "rejected", "changed"},
 		"request":      {"waiting", "accepted", "declined", "not_delivered"},
 		"source":       {"invite", "nearby", "contact", "request", "id", "network", "member"},
-		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied"},
+		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied", "unknown"},
 		"device_state": {"delivered", "offered", "waiting", "not_owed"},
 		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy", "name_pending", "name_lost"},
 		"node_state":   {"empty", "locked", "unlocked", "stopped"},

@@ -101,7 +101,10 @@ func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password id
 	if stopping {
 		return &control.Error{Code: control.Unavailable, Message: "the node is stopping", Hint: "try again in a moment"}
 	}
-	v, restored, err := p.replaceKey(v, password, fresh)
+	what, err := p.copied(fresh)
+	if err == nil && what != original {
+		err = mayReplace(v)
+	}
 	if err != nil {
 		return err
 	}
@@ -109,19 +112,23 @@ func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password id
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
-	if !restored && !fresh {
+	if what == original && !fresh {
 		// The token is the second half of the test for a copy: a database put back alone has an old one.
 		known, err := p.tokenFits(db)
-		if err == nil && !known {
-			v, err = p.rotate(v, password)
-			restored = true
-		}
 		if err != nil {
+			return errors.Join(err, db.Close())
+		}
+		if !known {
+			what = copied
+		}
+	}
+	if what != original {
+		if v, err = p.replaceKey(ctx, v, password, db, what); err != nil {
 			return errors.Join(err, db.Close())
 		}
 	}
 	u := newUnlocked(p, v, db)
-	u.restored = restored
+	u.restored = what != original
 	if err := u.open(ctx, p, before); err != nil {
 		return errors.Join(err, u.close())
 	}
@@ -132,36 +139,56 @@ func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password id
 	return nil
 }
 
-// replaceKey gives the profile a new device key if the folder is a copy of another, or if a peer showed that it is. It
-// runs before the database is opened, and so before anything could be written under the old key.
-func (p *profile) replaceKey(v identity.Vault, password identity.Password, fresh bool) (identity.Vault, bool, error) {
+// copyState says whether a profile's folder is the one that its device key was made for.
+type copyState int
+
+const (
+	original  copyState = iota
+	copied              // noticed before anything was written: the database holds what it held when it was copied
+	continued           // a peer showed it: the database may have been written since
+)
+
+// copied tells whether the folder is a copy of another, by its marker or because a peer showed that it is.
+func (p *profile) copied(fresh bool) (copyState, error) {
 	if fresh {
-		return v, false, nil
+		return original, nil
 	}
-	_, err := os.Stat(filepath.Join(p.dir, divergedFile))
-	diverged := err == nil
+	if _, err := os.Stat(filepath.Join(p.dir, divergedFile)); err == nil {
+		return continued, nil
+	}
 	_, unmarked, same, err := readMarker(p.dir)
-	if err != nil {
-		return v, false, err
-	}
 	// A profile whose marker and database are both gone had a feed all the same, which others may hold.
-	if !diverged && same && !unmarked {
-		return v, false, nil
+	if err != nil || same && !unmarked {
+		return original, err
 	}
-	v, err = p.rotate(v, password)
-	return v, true, err
+	return copied, nil
 }
 
-// rotate replaces the device key, in the vault first: from then on nobody writes under the old one.
-func (p *profile) rotate(v identity.Vault, password identity.Password) (identity.Vault, error) {
-	next, err := v.RotateDevice(p.now())
-	if errors.Is(err, identity.ErrNoAccountSeed) {
-		return v, &control.Error{
-			Code: control.Conflict, Cause: err,
-			Message: "this profile is a restored copy and this device cannot certify a new key for itself",
-			Hint:    "register this device anew with the recovery phrase",
+// mayReplace refuses on a device that cannot certify a new key.
+func mayReplace(v identity.Vault) error {
+	if _, ok := v.AccountKey(); ok {
+		return nil
+	}
+	return &control.Error{
+		Code: control.Conflict, Cause: identity.ErrNoAccountSeed,
+		Message: "this profile is a restored copy and this device cannot certify a new key for itself",
+		Hint:    "register this device anew with the recovery phrase",
+	}
+}
+
+// replaceKey gives a copied profile a new device key, in the vault first: from then on nobody writes under the old one. Before
+// it is gone it signs what nobody has yet, if that is what it was when the copy was made (R3). A crash in between
+// repeats both.
+func (p *profile) replaceKey(ctx context.Context, v identity.Vault, password identity.Password, db *storage.DB, what copyState) (identity.Vault, error) {
+	if err := mayReplace(v); err != nil {
+		return v, err
+	}
+	if what == copied {
+		if err := replica.Seal(ctx, db, v.DeviceKey); err != nil {
+			return v, err
 		}
 	}
+	next, err := v.RotateDevice(p.now())
 	if err != nil {
 		return v, err
 	}
@@ -226,7 +253,7 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 		return err
 	}
 	u.messenger, err = messenger.New(messenger.Config{
-		DB: u.db, Account: v.Account, Device: v.DeviceKey.ID(), Username: v.Username,
+		DB: u.db, Account: v.Account, Device: v.DeviceKey.ID(), Username: v.Username, Former: v.Former,
 		Addrs: u.node.Addrs, Diverged: u.onDiverged, Now: p.now, Logger: p.log,
 	})
 	if err != nil {
@@ -261,6 +288,9 @@ func (u *unlocked) open(ctx context.Context, p *profile, before []byte) error {
 		Groups: u.groups, FindGroups: u.findGroups,
 		PolicyChanged: u.touch, GrantsChanged: u.touch, Befriended: u.onBefriended,
 	})
+	if err := u.messenger.Recover(ctx); err != nil {
+		return err
+	}
 	if u.restored {
 		return u.messenger.Warn(ctx, "restored_copy")
 	}
@@ -272,9 +302,9 @@ func (u *unlocked) openRoads(p *profile) error {
 	v := u.vault
 	var err error
 	u.replica, err = replica.New(replica.Config{
-		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate,
+		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Former: v.Former,
 		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger, Side: &u.side,
-		Keys: u.groups, OnStored: u.groups.OnStored,
+		Keys: u.groups, OnStored: u.groups.OnStored, OnReplaced: u.messenger.Replaced,
 		Logger: p.log, Now: p.now, Agent: agent(),
 	})
 	if err != nil {

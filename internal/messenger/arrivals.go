@@ -136,6 +136,34 @@ func (t *arrivals) get(tx *storage.Tx, local localFeed, seq uint64) (a arrival, 
 	return b.items[seq%blockLen], b.has&(1<<(seq%blockLen)) != 0, err
 }
 
+// drop forgets the arrivals of one feed from a number to another, the last of it.
+func (t *arrivals) drop(tx *storage.Tx, local localFeed, from, to uint64) error {
+	for seq := from; seq <= to; seq += blockLen - seq%blockLen {
+		raw, ok, err := getRow(tx, blockKey(local, seq))
+		if err != nil || !ok {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		var left []byte
+		err = eachItem(raw, func(it blockItem) {
+			if uint64(it.index) < seq%blockLen {
+				left = it.append(left)
+			}
+		})
+		if err == nil && len(left) == 0 {
+			err = tx.Delete(blockKey(local, seq))
+		} else if err == nil {
+			err = tx.Set(blockKey(local, seq), left)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // place is where an entry may be.
 type place struct {
 	feed localFeed

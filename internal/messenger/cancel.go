@@ -55,6 +55,9 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 	var w Why
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		e, err := m.history.find(tx, message)
+		if err == nil {
+			e, err = m.sentAgain(tx, e)
+		}
 		if err != nil {
 			return err
 		}
@@ -62,6 +65,7 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 		if err != nil {
 			return err
 		}
+		w.Former = m.former(row.id)
 		r, err := m.renderer(tx, e.Conversation)
 		if err != nil {
 			return err
@@ -71,6 +75,10 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 		}
 		if r.conv.peer == m.env.account || !w.Message.Own {
 			w.Summary = WhyDelivered
+			return nil
+		}
+		if w.Message.State == StateUnknown {
+			w.Summary = WhyUnknown
 			return nil
 		}
 		readers := []identity.AccountID{r.conv.peer}
@@ -96,7 +104,7 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 			return err
 		}
 		if r.conv.group() {
-			w.Summary = groupSummary(&w, offered < e.Seq)
+			w.Summary = groupSummary(&w, offered < e.Seq && !w.Former)
 			return nil
 		}
 		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered, w.inMailbox())
@@ -183,7 +191,7 @@ func (m *Messenger) summary(tx *storage.Tx, row *feedRow, e *feed.Entry, peer id
 		return "", err
 	case c.relation() == RelationAsked && e.Kind != feed.KindRequest:
 		return WhyWaitingForAccept, nil
-	case offered < e.Seq:
+	case offered < e.Seq && !m.former(row.id):
 		return WhyNotOffered, nil
 	}
 	return WhyWaitingForPeer, nil

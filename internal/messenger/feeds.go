@@ -162,6 +162,21 @@ func (f *feedRow) skip(from, to uint64) bool {
 	return true
 }
 
+// retreat forgets own entries from a number on: they stand nowhere any more.
+func (f *feedRow) retreat(from uint64) {
+	f.last = min(f.last, from-1)
+	f.cancelled = slices.DeleteFunc(f.cancelled, func(n uint64) bool { return n >= from })
+	for _, list := range []*[]span{&f.notTaken, &f.kept} {
+		*list = slices.DeleteFunc(*list, func(s span) bool { return s.from >= from })
+		for i := range *list {
+			(*list)[i].to = min((*list)[i].to, from-1)
+		}
+	}
+	if f.refusedAt >= from {
+		f.refused, f.refusedAt = 0, 0
+	}
+}
+
 func (f *feedRow) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(f.local))
 	b = append(b, f.account[:]...)

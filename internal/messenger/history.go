@@ -199,6 +199,11 @@ func (h *history) visible(tx *storage.Tx, e *feed.Entry, row *feedRow) (show, ho
 			return false, false, err
 		}
 	}
+	if h.m.former(row.id) {
+		if again, err := tx.Has(againKey(e.ID)); err != nil || again {
+			return false, false, err
+		}
+	}
 	if e.HasBody() {
 		return h.m.shown(e), false, nil
 	}

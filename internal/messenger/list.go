@@ -147,11 +147,15 @@ func (m *Messenger) pendingIn(tx *storage.Tx, row *convRow) (int, error) {
 	if row.peer == m.env.account {
 		return 0, nil
 	}
-	f, ok, err := m.feeds.get(tx, m.env.feeds.OwnFeed(row.id, feed.Chat))
-	if err != nil || !ok {
+	n, err := m.formerPending(tx, row.id)
+	if err != nil {
 		return 0, err
 	}
-	return f.pending(), nil
+	f, ok, err := m.feeds.get(tx, m.env.feeds.OwnFeed(row.id, feed.Chat))
+	if err != nil || !ok {
+		return n, err
+	}
+	return n + f.pending(), nil
 }
 
 // Counts adds up what a status line shows.

@@ -16,12 +16,13 @@ type Config struct {
 	DB       *storage.DB
 	Account  identity.AccountID
 	Device   identity.DeviceID
-	Username string            // of the vault, canonical
-	Addrs    func() []string   // own multiaddrs for invite links; nil: none
-	Diverged func(feed.FeedID) // the own feed is different elsewhere (R3); nil: only logged
-	Now      func() time.Time  // nil: time.Now
-	Logger   *slog.Logger      // nil: nothing is logged
-	Limits   Limits            // zero fields: the defaults
+	Former   []identity.DeviceID // keys under which this profile wrote before (R3)
+	Username string              // of the vault, canonical
+	Addrs    func() []string     // own multiaddrs for invite links; nil: none
+	Diverged func(feed.FeedID)   // the own feed is different elsewhere (R3); nil: only logged
+	Now      func() time.Time    // nil: time.Now
+	Logger   *slog.Logger        // nil: nothing is logged
+	Limits   Limits              // zero fields: the defaults
 }
 
 func (c Config) check() error {
@@ -55,6 +56,7 @@ type Messenger struct {
 	who       *who
 	grants    *grants
 	restored  *restored
+	formers   map[identity.DeviceID]bool // not changed after New
 	reaches   *reaches
 	counted   *counted
 	found     *foundCards
@@ -100,6 +102,10 @@ func New(c Config) (*Messenger, error) {
 	m.woken = make(chan struct{}, 1)
 	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
+	m.formers = make(map[identity.DeviceID]bool)
+	for _, d := range c.Former {
+		m.formers[d] = d != c.Device
+	}
 	if err := c.DB.View(m.load); err != nil {
 		return nil, err
 	}

@@ -156,7 +156,10 @@ func (m *Messenger) Forked(tx *storage.Tx, f replica.Fork) error {
 		return err
 	}
 	w := plain(EventWarning, row.account, f.Feed.Conversation, "forked_feed")
-	return m.events.add(tx, w)
+	if err := m.events.add(tx, w); err != nil || !m.former(f.Feed) {
+		return err
+	}
+	return m.sayCut(tx, &row)
 }
 
 // OwnFeedDiverged implements replica.Hooks.

@@ -101,9 +101,18 @@ func (r *renderer) rendered(e *feed.Entry, row *feedRow, how arrival) (Message, 
 		msg.State = StateRead
 	}
 	if r.conv.group() {
-		err = r.groupMessage(&msg, e, row)
+		if err := r.groupMessage(&msg, e, row); err != nil {
+			return msg, err
+		}
 	}
-	return msg, err
+	if msg.State == StatePending {
+		unsettled, err := r.m.unsettled(r.tx, row, e.Seq)
+		if unsettled {
+			msg.State = StateUnknown
+		}
+		return msg, err
+	}
+	return msg, nil
 }
 
 // says reads what an entry says, neutralised. What does not decode is shown as not supported.

@@ -31,6 +31,7 @@ const (
 	keySnapshot = "m/S"  // hash 32 of the snapshot that was left at the mailboxes last
 	keyRestored = "m/D"  // this device was made from the recovery phrase: contacts are rebuilt from what others hold
 	keyReach    = "m/A/" // local feed number 4, account 32: how far a member of a group has an own feed
+	keyAgain    = "m/a/" // entry ID 32 of an own message under a former key: ID 32 of the one that was written in its place
 	keyNote     = "m/n/" // conversation 32, time 8: a line of history that is no entry
 )
 

@@ -61,6 +61,7 @@ const (
 	StateRead      State = "read"
 	StateNotTaken  State = "not_taken"
 	StateCancelled State = "cancelled"
+	StateUnknown   State = "unknown" // written under a former device key, and nobody can say whether it arrived (R3)
 )
 
 // Source says where a person was found.
@@ -320,6 +321,7 @@ const (
 	WhyInMailbox        WhySummary = "in_mailbox"
 	WhyFull             WhySummary = "full"
 	WhyDenied           WhySummary = "denied"
+	WhyUnknown          WhySummary = "unknown" // see StateUnknown
 )
 
 // DeviceState is how one device stands to a message.
@@ -339,6 +341,7 @@ type Why struct {
 	Devices []WhyDevice
 	Custody []Custody // groups: mailboxes that hold it in the group's log, for every member
 	Summary WhySummary
+	Former  bool // written under a former device key: before this profile was restored from a copy
 }
 
 // WhyDevice is one device's part of Why.

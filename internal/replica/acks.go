@@ -88,7 +88,7 @@ func (s *session) acked(id feed.FeedID, last uint64, hash feed.EntryID) error {
 		}
 		s.mu.Lock()
 	}
-	if id.Device == s.r.self || c.lazy && id.Number == feed.Control {
+	if s.r.owes(id) || c.lazy && id.Number == feed.Control {
 		s.gotAcks[id] = max(s.gotAcks[id], last)
 		s.storeAcks()
 	}
@@ -184,7 +184,7 @@ func (s *session) storeAcksNow() {
 	})
 }
 
-// storeAck moves the acknowledged head of an own feed and tells of it. It never moves back.
+// storeAck moves the acknowledged head of an own feed, or of one under a former key, and tells of it. It never moves back.
 func (r *Replica) storeAck(tx *storage.Tx, peer Peer, id feed.FeedID, last uint64) error {
 	st, ok, err := loadFeed(tx, id)
 	if !ok || err != nil {
@@ -197,7 +197,7 @@ func (r *Replica) storeAck(tx *storage.Tx, peer Peer, id feed.FeedID, last uint6
 	if last = min(last, st.last); last <= old {
 		return nil
 	}
-	if err := saveAcked(tx, st.local, peer.Device, last); err != nil || id.Device != r.self {
+	if err := saveAcked(tx, st.local, peer.Device, last); err != nil || !r.owes(id) {
 		return err // of somebody else's control feed only Export wants to know
 	}
 	if err := r.cfg.Hooks.Acked(tx, Ack{Peer: peer, Feed: id, From: old + 1, Last: last}); err != nil {

@@ -7,7 +7,7 @@ import (
 
 // conflictAhead finds out whether a run contradicts entries that stand ahead of a gap. Both were signed by the author,
 // so two with one number are a fork (R3), and not a correction of what was already shown.
-func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st feedState) (out outcome, found bool, err error) {
+func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st *feedState) (out outcome, found bool, err error) {
 	if st.ahead == 0 {
 		return outcome{}, false, nil
 	}
@@ -29,7 +29,10 @@ func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st f
 		if mine.ID == e.ID {
 			continue
 		}
-		run, err := r.runAhead(tx, st, e.Seq, e.Seq)
+		run, err := r.runAhead(tx, *st, e.Seq, e.Seq)
+		if err == nil && run == nil && r.former.keys[id.Device] {
+			return outcome{}, false, r.dropUnsettled(tx, id, st, e.Seq)
+		}
 		if run == nil || err != nil {
 			return outcome{}, false, err
 		}
@@ -37,7 +40,7 @@ func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st f
 		if err != nil {
 			return outcome{}, false, nil // the one that is not at hand would prove it
 		}
-		if err := r.fork(tx, id, st, proof, e.Seq); err != nil {
+		if err := r.fork(tx, id, *st, proof, e.Seq); err != nil {
 			return outcome{}, false, err
 		}
 		return outcome{proof: &proof}, true, nil

@@ -184,6 +184,7 @@ type Config struct {
 	Account     identity.AccountID
 	Key         identity.DeviceKey
 	Certificate identity.Certificate // of Key
+	Former      []identity.DeviceID  // keys under which this database was written before (R3)
 	Records     Records
 	Members     Members
 	Gate        Gate
@@ -200,6 +201,10 @@ type Config struct {
 	// OnStored is told of entries that became durable here, own ones too, which this device itself brings. It runs on
 	// the committer's goroutine, in commit order, and must not block. nil: nobody is told.
 	OnStored func(conv feed.ConversationID, entries []feed.Entry, from Peer)
+
+	// OnReplaced is told, inside the transaction, of entries under a former key that nobody had and that are gone now, because
+	// others hold something else under their numbers (R3). nil: nobody is told.
+	OnReplaced func(tx *storage.Tx, entries []feed.Entry) error
 }
 
 // Limits bounds what peers may cost. A zero field takes the value of DefaultLimits.

@@ -103,7 +103,7 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	default:
 		return outcome{code: pb.Code_CODE_BAD, from: first, alien: !known}, nil
 	}
-	if out, found, err := r.conflictAhead(tx, in, id, st); found || err != nil {
+	if out, found, err := r.conflictAhead(tx, in, id, &st); found || err != nil {
 		return out, err
 	}
 	if !detached {

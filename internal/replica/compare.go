@@ -164,7 +164,8 @@ func (w *writer) enact(c *convSync, cmp comparison) error {
 				return err
 			}
 		}
-		if p.id.Device == s.r.self && !p.hold {
+		// Of a former feed more than is held here proves nothing before it has come.
+		if s.r.owes(p.id) && !p.hold && (p.id.Device == s.r.self || p.theirs.Last <= p.last) {
 			s.submitSmall(func(tx *storage.Tx) error {
 				if !lazy { // in a group a floor is where a newcomer begins: what lies below was never for it
 					if err := s.r.storeFloor(tx, s.peer, p.id, p.theirs.First); err != nil {
@@ -206,6 +207,11 @@ func (r *Replica) plan(tx *storage.Tx, id feed.FeedID, st feedState, theirs feed
 		return p, err
 	}
 	p.hold = true
+	if id.Device == r.self && theirs.Last == st.last {
+		// They see the difference too and show theirs, which is proof enough that this is a copy. A fork would take from
+		// everybody what was said on either branch.
+		return p, nil
+	}
 	p.clash, err = r.runCovering(tx, id, st, max(theirs.Last, st.first))
 	return p, err
 }

@@ -128,7 +128,7 @@ func (r *Replica) Owed() ([]Debt, error) {
 	err := r.view(func(tx *storage.Tx) error {
 		if !d.ready {
 			err := scanFeeds(tx, []byte(keyFeed), func(id feed.FeedID, _ feedState) (bool, error) {
-				if id.Device == r.self {
+				if r.owes(id) {
 					d.dirty[id.Conversation] = true
 				}
 				return true, nil
@@ -205,6 +205,9 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 			r.debts.whose[device] = account
 			debt := Debt{Peer: Peer{Account: account, Device: device}}
 			for _, f := range own {
+				if f.id.Device == device {
+					continue // a former key of this device, should it still live somewhere
+				}
 				first, last, ok := sc.window.clip(f.id, f.st)
 				if from := max(f.acked[device]+1, first); ok && from <= last {
 					debt.Entries += last - from + 1
@@ -226,10 +229,11 @@ type ownFeed struct {
 	acked map[identity.DeviceID]uint64
 }
 
-// ownFeeds reads the feeds of this device in a conversation. All acknowledgements are read in one go: a group has many.
+// ownFeeds reads the feeds of this device in a conversation, with the tails of those under former keys. All acknowledgements are read in one go: a group has many.
 func (r *Replica) ownFeeds(tx *storage.Tx, conv feed.ConversationID) (own []ownFeed, err error) {
-	for _, n := range []feed.Number{feed.Control, feed.Chat} {
-		f := ownFeed{id: r.OwnFeed(conv, n), acked: map[identity.DeviceID]uint64{}}
+	ids := append([]feed.FeedID{r.OwnFeed(conv, feed.Control), r.OwnFeed(conv, feed.Chat)}, r.former.tails[conv]...)
+	for _, id := range ids {
+		f := ownFeed{id: id, acked: map[identity.DeviceID]uint64{}}
 		var ok bool
 		if f.st, ok, err = loadFeed(tx, f.id); err != nil {
 			return nil, err
@@ -237,7 +241,7 @@ func (r *Replica) ownFeeds(tx *storage.Tx, conv feed.ConversationID) (own []ownF
 		if !ok || f.st.last == 0 {
 			continue
 		}
-		f.st.first = 1 // what was acknowledged before a floor is no debt, what was not still is one
+		f.st.first = max(1, r.former.owed[id]) // what was acknowledged before a floor is no debt, what was not still is one
 		err = r.AckedBy(tx, f.id, func(device identity.DeviceID, last uint64) (bool, error) {
 			f.acked[device] = last
 			return true, nil

@@ -242,14 +242,16 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 			return err
 		}
 		f.begun = e.Clock
-		if id.Device == x.r.self && (d.since == 0 || e.TimeMS < d.since) {
+		if x.r.owes(id) && (d.since == 0 || e.TimeMS < d.since) {
 			d.since = e.TimeMS
 		}
 		d.feeds = append(d.feeds, f)
 		return nil
 	}
-	for _, n := range []feed.Number{feed.Control, feed.Chat} {
-		id := x.r.OwnFeed(conv, n)
+	former := slices.DeleteFunc(slices.Clone(x.r.former.tails[conv]), func(id feed.FeedID) bool {
+		return id.Device == x.to.Device || sc.lazy && x.o.Control && id.Number == feed.Control // those come below
+	})
+	for _, id := range append(former, x.r.OwnFeed(conv, feed.Control), x.r.OwnFeed(conv, feed.Chat)) {
 		st, ok, err := loadFeed(tx, id)
 		if err == nil && ok {
 			err = add(id, st)

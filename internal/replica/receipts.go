@@ -482,7 +482,7 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 		if lazy && !slices.Contains(r.cfg.Records.Devices(r.cfg.Account), id.Device) {
 			continue // what is said of others is not for us to know
 		}
-		if id.Device == r.self {
+		if r.owes(id) {
 			same, err := r.sameEntry(tx, id, i.Acked, feed.EntryID(i.AckedHash))
 			if err != nil {
 				return err

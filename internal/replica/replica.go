@@ -31,6 +31,7 @@ type Replica struct {
 	receipts receipts  // own lock
 	lacking  lacking   // own lock
 	works    works     // own lock
+	former   former    // not changed after New
 
 	mu     sync.RWMutex
 	wishes map[floorWish]bool // guarded by mu; the same as the keys under r/z
@@ -56,6 +57,9 @@ func New(c Config) (*Replica, error) {
 	r.receipts.init()
 	r.lacking.init()
 	if err := c.DB.View(r.loadWishes); err != nil {
+		return nil, fmt.Errorf("opening entry store: %w", err)
+	}
+	if err := r.loadFormer(); err != nil {
 		return nil, fmt.Errorf("opening entry store: %w", err)
 	}
 	return r, nil

@@ -313,8 +313,8 @@ func (s *session) refresh(c *convSync, heads []feed.Head) {
 func (w *writer) equal(c *convSync, heads []feed.Head) error {
 	s := w.s
 	for _, h := range heads {
-		if h.Device == s.r.self {
-			id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
+		id := feed.FeedID{Conversation: c.id, Number: h.Number, Device: h.Device}
+		if s.r.owes(id) {
 			s.submitSmall(func(tx *storage.Tx) error { return s.r.storeAck(tx, s.peer, id, h.Last) })
 		}
 	}

@@ -192,7 +192,7 @@ func (x ActOnGroupRequest_Act) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActOnGroupRequest_Act.Descriptor instead.
 func (ActOnGroupRequest_Act) EnumDescriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{126, 0}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{128, 0}
 }
 
 // Error detail, attached to every refusal. code is from the closed list in package control.
@@ -3190,7 +3190,7 @@ type Message struct {
 	Kind          string `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
 	Text          string `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`
 	Own           bool   `protobuf:"varint,12,opt,name=own,proto3" json:"own,omitempty"`
-	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`                              // own: pending, sent, delivered, read, not_taken, cancelled; others: "", read
+	State         string `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`                              // own: pending, sent, delivered, read, not_taken, cancelled, unknown; others: "", read
 	Late          bool   `protobuf:"varint,14,opt,name=late,proto3" json:"late,omitempty"`                               // arrived after later ones were shown
 	ClockAhead    bool   `protobuf:"varint,15,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"` // author's clock more than 24 h ahead
 	Hole          int32  `protobuf:"varint,16,opt,name=hole,proto3" json:"hole,omitempty"`                               // kind hole: how many are missing
@@ -4000,6 +4000,94 @@ func (*CancelResponse) Descriptor() ([]byte, []int) {
 	return file_control_pb_control_proto_rawDescGZIP(), []int{59}
 }
 
+type ResendRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResendRequest) Reset() {
+	*x = ResendRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResendRequest) ProtoMessage() {}
+
+func (x *ResendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResendRequest.ProtoReflect.Descriptor instead.
+func (*ResendRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ResendRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type ResendResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"` // the new one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResendResponse) Reset() {
+	*x = ResendResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResendResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResendResponse) ProtoMessage() {}
+
+func (x *ResendResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResendResponse.ProtoReflect.Descriptor instead.
+func (*ResendResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ResendResponse) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
 type WhyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
@@ -4009,7 +4097,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[60]
+	mi := &file_control_pb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4109,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[60]
+	mi := &file_control_pb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4034,7 +4122,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{60}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WhyRequest) GetMessage() string {
@@ -4048,14 +4136,15 @@ type WhyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	Devices       []*WhyDevice           `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
-	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, in_mailbox, delivered, read, not_taken, full, denied
+	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, in_mailbox, delivered, read, not_taken, full, denied, unknown
+	Former        bool                   `protobuf:"varint,4,opt,name=former,proto3" json:"former,omitempty"`  // written under a former device key, before this profile was restored from a copy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[61]
+	mi := &file_control_pb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4156,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[61]
+	mi := &file_control_pb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4169,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{61}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WhyResponse) GetMessage() *Message {
@@ -4104,6 +4193,13 @@ func (x *WhyResponse) GetSummary() string {
 	return ""
 }
 
+func (x *WhyResponse) GetFormer() bool {
+	if x != nil {
+		return x.Former
+	}
+	return false
+}
+
 type WhyDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -4122,7 +4218,7 @@ type WhyDevice struct {
 
 func (x *WhyDevice) Reset() {
 	*x = WhyDevice{}
-	mi := &file_control_pb_control_proto_msgTypes[62]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4134,7 +4230,7 @@ func (x *WhyDevice) String() string {
 func (*WhyDevice) ProtoMessage() {}
 
 func (x *WhyDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[62]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4147,7 +4243,7 @@ func (x *WhyDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyDevice.ProtoReflect.Descriptor instead.
 func (*WhyDevice) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{62}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WhyDevice) GetAccount() string {
@@ -4234,7 +4330,7 @@ type Custody struct {
 
 func (x *Custody) Reset() {
 	*x = Custody{}
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4246,7 +4342,7 @@ func (x *Custody) String() string {
 func (*Custody) ProtoMessage() {}
 
 func (x *Custody) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4259,7 +4355,7 @@ func (x *Custody) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Custody.ProtoReflect.Descriptor instead.
 func (*Custody) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Custody) GetMailbox() string {
@@ -4309,7 +4405,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4321,7 +4417,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4334,7 +4430,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Attempt) GetTimeMs() int64 {
@@ -4376,7 +4472,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +4484,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +4497,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WatchRequest) GetSince() uint64 {
@@ -4434,7 +4530,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +4542,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +4555,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -4501,7 +4597,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_pb_control_proto_msgTypes[67]
+	mi := &file_control_pb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4609,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[67]
+	mi := &file_control_pb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4622,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{67}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -4651,7 +4747,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_control_pb_control_proto_msgTypes[68]
+	mi := &file_control_pb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4663,7 +4759,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[68]
+	mi := &file_control_pb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4676,7 +4772,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{68}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Network) GetId() string {
@@ -4757,7 +4853,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_control_pb_control_proto_msgTypes[69]
+	mi := &file_control_pb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4769,7 +4865,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[69]
+	mi := &file_control_pb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4782,7 +4878,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{69}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Bootstrap) GetDevice() string {
@@ -4848,7 +4944,7 @@ type NetworkName struct {
 
 func (x *NetworkName) Reset() {
 	*x = NetworkName{}
-	mi := &file_control_pb_control_proto_msgTypes[70]
+	mi := &file_control_pb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4860,7 +4956,7 @@ func (x *NetworkName) String() string {
 func (*NetworkName) ProtoMessage() {}
 
 func (x *NetworkName) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[70]
+	mi := &file_control_pb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4873,7 +4969,7 @@ func (x *NetworkName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkName.ProtoReflect.Descriptor instead.
 func (*NetworkName) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{70}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NetworkName) GetNetwork() string {
@@ -4927,7 +5023,7 @@ type JoinNetworkRequest struct {
 
 func (x *JoinNetworkRequest) Reset() {
 	*x = JoinNetworkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[71]
+	mi := &file_control_pb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5035,7 @@ func (x *JoinNetworkRequest) String() string {
 func (*JoinNetworkRequest) ProtoMessage() {}
 
 func (x *JoinNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[71]
+	mi := &file_control_pb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +5048,7 @@ func (x *JoinNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNetworkRequest.ProtoReflect.Descriptor instead.
 func (*JoinNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{71}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *JoinNetworkRequest) GetLink() string {
@@ -4972,7 +5068,7 @@ type JoinNetworkResponse struct {
 
 func (x *JoinNetworkResponse) Reset() {
 	*x = JoinNetworkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[72]
+	mi := &file_control_pb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4984,7 +5080,7 @@ func (x *JoinNetworkResponse) String() string {
 func (*JoinNetworkResponse) ProtoMessage() {}
 
 func (x *JoinNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[72]
+	mi := &file_control_pb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4997,7 +5093,7 @@ func (x *JoinNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNetworkResponse.ProtoReflect.Descriptor instead.
 func (*JoinNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{72}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *JoinNetworkResponse) GetNetwork() *Network {
@@ -5023,7 +5119,7 @@ type LeaveNetworkRequest struct {
 
 func (x *LeaveNetworkRequest) Reset() {
 	*x = LeaveNetworkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[73]
+	mi := &file_control_pb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5131,7 @@ func (x *LeaveNetworkRequest) String() string {
 func (*LeaveNetworkRequest) ProtoMessage() {}
 
 func (x *LeaveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[73]
+	mi := &file_control_pb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5144,7 @@ func (x *LeaveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*LeaveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{73}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *LeaveNetworkRequest) GetNetwork() string {
@@ -5066,7 +5162,7 @@ type LeaveNetworkResponse struct {
 
 func (x *LeaveNetworkResponse) Reset() {
 	*x = LeaveNetworkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[74]
+	mi := &file_control_pb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5078,7 +5174,7 @@ func (x *LeaveNetworkResponse) String() string {
 func (*LeaveNetworkResponse) ProtoMessage() {}
 
 func (x *LeaveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[74]
+	mi := &file_control_pb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5091,7 +5187,7 @@ func (x *LeaveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*LeaveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{74}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{76}
 }
 
 type ListNetworksRequest struct {
@@ -5102,7 +5198,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[75]
+	mi := &file_control_pb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5114,7 +5210,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[75]
+	mi := &file_control_pb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5127,7 +5223,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{75}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{77}
 }
 
 type ListNetworksResponse struct {
@@ -5139,7 +5235,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[76]
+	mi := &file_control_pb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5151,7 +5247,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[76]
+	mi := &file_control_pb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5164,7 +5260,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{76}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -5183,7 +5279,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[77]
+	mi := &file_control_pb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5195,7 +5291,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[77]
+	mi := &file_control_pb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5208,7 +5304,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{77}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SearchRequest) GetName() string {
@@ -5229,7 +5325,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[78]
+	mi := &file_control_pb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5241,7 +5337,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[78]
+	mi := &file_control_pb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5254,7 +5350,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{78}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SearchResponse) GetResults() []*SearchResult {
@@ -5294,7 +5390,7 @@ type SearchResult struct {
 
 func (x *SearchResult) Reset() {
 	*x = SearchResult{}
-	mi := &file_control_pb_control_proto_msgTypes[79]
+	mi := &file_control_pb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5306,7 +5402,7 @@ func (x *SearchResult) String() string {
 func (*SearchResult) ProtoMessage() {}
 
 func (x *SearchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[79]
+	mi := &file_control_pb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5319,7 +5415,7 @@ func (x *SearchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResult.ProtoReflect.Descriptor instead.
 func (*SearchResult) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{79}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SearchResult) GetAccount() string {
@@ -5386,7 +5482,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[80]
+	mi := &file_control_pb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5398,7 +5494,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[80]
+	mi := &file_control_pb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5411,7 +5507,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{80}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{82}
 }
 
 type DoctorResponse struct {
@@ -5424,7 +5520,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[81]
+	mi := &file_control_pb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5436,7 +5532,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[81]
+	mi := &file_control_pb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5449,7 +5545,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{81}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -5482,7 +5578,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_control_pb_control_proto_msgTypes[82]
+	mi := &file_control_pb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5494,7 +5590,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[82]
+	mi := &file_control_pb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5507,7 +5603,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{82}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Check) GetId() string {
@@ -5559,7 +5655,7 @@ type Mailbox struct {
 
 func (x *Mailbox) Reset() {
 	*x = Mailbox{}
-	mi := &file_control_pb_control_proto_msgTypes[83]
+	mi := &file_control_pb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5571,7 +5667,7 @@ func (x *Mailbox) String() string {
 func (*Mailbox) ProtoMessage() {}
 
 func (x *Mailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[83]
+	mi := &file_control_pb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5584,7 +5680,7 @@ func (x *Mailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mailbox.ProtoReflect.Descriptor instead.
 func (*Mailbox) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{83}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Mailbox) GetDevice() string {
@@ -5692,7 +5788,7 @@ type MailboxOffer struct {
 
 func (x *MailboxOffer) Reset() {
 	*x = MailboxOffer{}
-	mi := &file_control_pb_control_proto_msgTypes[84]
+	mi := &file_control_pb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5704,7 +5800,7 @@ func (x *MailboxOffer) String() string {
 func (*MailboxOffer) ProtoMessage() {}
 
 func (x *MailboxOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[84]
+	mi := &file_control_pb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5717,7 +5813,7 @@ func (x *MailboxOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MailboxOffer.ProtoReflect.Descriptor instead.
 func (*MailboxOffer) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{84}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *MailboxOffer) GetAccount() string {
@@ -5763,7 +5859,7 @@ type ListMailboxesRequest struct {
 
 func (x *ListMailboxesRequest) Reset() {
 	*x = ListMailboxesRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[85]
+	mi := &file_control_pb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5775,7 +5871,7 @@ func (x *ListMailboxesRequest) String() string {
 func (*ListMailboxesRequest) ProtoMessage() {}
 
 func (x *ListMailboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[85]
+	mi := &file_control_pb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5788,7 +5884,7 @@ func (x *ListMailboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMailboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListMailboxesRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{85}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{87}
 }
 
 type ListMailboxesResponse struct {
@@ -5802,7 +5898,7 @@ type ListMailboxesResponse struct {
 
 func (x *ListMailboxesResponse) Reset() {
 	*x = ListMailboxesResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[86]
+	mi := &file_control_pb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +5910,7 @@ func (x *ListMailboxesResponse) String() string {
 func (*ListMailboxesResponse) ProtoMessage() {}
 
 func (x *ListMailboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[86]
+	mi := &file_control_pb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +5923,7 @@ func (x *ListMailboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMailboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListMailboxesResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{86}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListMailboxesResponse) GetMailboxes() []*Mailbox {
@@ -5860,7 +5956,7 @@ type AddMailboxRequest struct {
 
 func (x *AddMailboxRequest) Reset() {
 	*x = AddMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[87]
+	mi := &file_control_pb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5872,7 +5968,7 @@ func (x *AddMailboxRequest) String() string {
 func (*AddMailboxRequest) ProtoMessage() {}
 
 func (x *AddMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[87]
+	mi := &file_control_pb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5885,7 +5981,7 @@ func (x *AddMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMailboxRequest.ProtoReflect.Descriptor instead.
 func (*AddMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{87}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *AddMailboxRequest) GetWho() string {
@@ -5904,7 +6000,7 @@ type AddMailboxResponse struct {
 
 func (x *AddMailboxResponse) Reset() {
 	*x = AddMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[88]
+	mi := &file_control_pb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5916,7 +6012,7 @@ func (x *AddMailboxResponse) String() string {
 func (*AddMailboxResponse) ProtoMessage() {}
 
 func (x *AddMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[88]
+	mi := &file_control_pb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5929,7 +6025,7 @@ func (x *AddMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMailboxResponse.ProtoReflect.Descriptor instead.
 func (*AddMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{88}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *AddMailboxResponse) GetMailbox() *Mailbox {
@@ -5948,7 +6044,7 @@ type RemoveMailboxRequest struct {
 
 func (x *RemoveMailboxRequest) Reset() {
 	*x = RemoveMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[89]
+	mi := &file_control_pb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5960,7 +6056,7 @@ func (x *RemoveMailboxRequest) String() string {
 func (*RemoveMailboxRequest) ProtoMessage() {}
 
 func (x *RemoveMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[89]
+	mi := &file_control_pb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5973,7 +6069,7 @@ func (x *RemoveMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMailboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{89}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RemoveMailboxRequest) GetMailbox() string {
@@ -5992,7 +6088,7 @@ type RemoveMailboxResponse struct {
 
 func (x *RemoveMailboxResponse) Reset() {
 	*x = RemoveMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[90]
+	mi := &file_control_pb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6004,7 +6100,7 @@ func (x *RemoveMailboxResponse) String() string {
 func (*RemoveMailboxResponse) ProtoMessage() {}
 
 func (x *RemoveMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[90]
+	mi := &file_control_pb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6017,7 +6113,7 @@ func (x *RemoveMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMailboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{90}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RemoveMailboxResponse) GetMailbox() *Mailbox {
@@ -6037,7 +6133,7 @@ type OfferMailboxRequest struct {
 
 func (x *OfferMailboxRequest) Reset() {
 	*x = OfferMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[91]
+	mi := &file_control_pb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6049,7 +6145,7 @@ func (x *OfferMailboxRequest) String() string {
 func (*OfferMailboxRequest) ProtoMessage() {}
 
 func (x *OfferMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[91]
+	mi := &file_control_pb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6062,7 +6158,7 @@ func (x *OfferMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferMailboxRequest.ProtoReflect.Descriptor instead.
 func (*OfferMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{91}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *OfferMailboxRequest) GetWho() string {
@@ -6088,7 +6184,7 @@ type OfferMailboxResponse struct {
 
 func (x *OfferMailboxResponse) Reset() {
 	*x = OfferMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[92]
+	mi := &file_control_pb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6100,7 +6196,7 @@ func (x *OfferMailboxResponse) String() string {
 func (*OfferMailboxResponse) ProtoMessage() {}
 
 func (x *OfferMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[92]
+	mi := &file_control_pb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6113,7 +6209,7 @@ func (x *OfferMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferMailboxResponse.ProtoReflect.Descriptor instead.
 func (*OfferMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{92}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *OfferMailboxResponse) GetOffer() *MailboxOffer {
@@ -6154,7 +6250,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_control_pb_control_proto_msgTypes[93]
+	mi := &file_control_pb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6166,7 +6262,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[93]
+	mi := &file_control_pb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6179,7 +6275,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{93}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Group) GetId() string {
@@ -6353,7 +6449,7 @@ type GroupMember struct {
 
 func (x *GroupMember) Reset() {
 	*x = GroupMember{}
-	mi := &file_control_pb_control_proto_msgTypes[94]
+	mi := &file_control_pb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6365,7 +6461,7 @@ func (x *GroupMember) String() string {
 func (*GroupMember) ProtoMessage() {}
 
 func (x *GroupMember) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[94]
+	mi := &file_control_pb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6378,7 +6474,7 @@ func (x *GroupMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
 func (*GroupMember) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{94}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GroupMember) GetAccount() string {
@@ -6457,7 +6553,7 @@ type CreateGroupRequest struct {
 
 func (x *CreateGroupRequest) Reset() {
 	*x = CreateGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[95]
+	mi := &file_control_pb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6469,7 +6565,7 @@ func (x *CreateGroupRequest) String() string {
 func (*CreateGroupRequest) ProtoMessage() {}
 
 func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[95]
+	mi := &file_control_pb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6482,7 +6578,7 @@ func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{95}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *CreateGroupRequest) GetName() string {
@@ -6529,7 +6625,7 @@ type GroupResponse struct {
 
 func (x *GroupResponse) Reset() {
 	*x = GroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[96]
+	mi := &file_control_pb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6541,7 +6637,7 @@ func (x *GroupResponse) String() string {
 func (*GroupResponse) ProtoMessage() {}
 
 func (x *GroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[96]
+	mi := &file_control_pb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6554,7 +6650,7 @@ func (x *GroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResponse.ProtoReflect.Descriptor instead.
 func (*GroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{96}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GroupResponse) GetGroup() *Group {
@@ -6573,7 +6669,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[97]
+	mi := &file_control_pb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6585,7 +6681,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[97]
+	mi := &file_control_pb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6598,7 +6694,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{97}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *GetGroupRequest) GetGroup() string {
@@ -6616,7 +6712,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[98]
+	mi := &file_control_pb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6628,7 +6724,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[98]
+	mi := &file_control_pb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6641,7 +6737,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{98}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{100}
 }
 
 type ListGroupsResponse struct {
@@ -6653,7 +6749,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[99]
+	mi := &file_control_pb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6665,7 +6761,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[99]
+	mi := &file_control_pb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6678,7 +6774,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{99}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -6699,7 +6795,7 @@ type InviteToGroupRequest struct {
 
 func (x *InviteToGroupRequest) Reset() {
 	*x = InviteToGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[100]
+	mi := &file_control_pb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6711,7 +6807,7 @@ func (x *InviteToGroupRequest) String() string {
 func (*InviteToGroupRequest) ProtoMessage() {}
 
 func (x *InviteToGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[100]
+	mi := &file_control_pb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6724,7 +6820,7 @@ func (x *InviteToGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteToGroupRequest.ProtoReflect.Descriptor instead.
 func (*InviteToGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{100}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *InviteToGroupRequest) GetGroup() string {
@@ -6758,7 +6854,7 @@ type InviteToGroupResponse struct {
 
 func (x *InviteToGroupResponse) Reset() {
 	*x = InviteToGroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[101]
+	mi := &file_control_pb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6770,7 +6866,7 @@ func (x *InviteToGroupResponse) String() string {
 func (*InviteToGroupResponse) ProtoMessage() {}
 
 func (x *InviteToGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[101]
+	mi := &file_control_pb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6783,7 +6879,7 @@ func (x *InviteToGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteToGroupResponse.ProtoReflect.Descriptor instead.
 func (*InviteToGroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{101}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *InviteToGroupResponse) GetGroup() *Group {
@@ -6814,7 +6910,7 @@ type GroupInvited struct {
 
 func (x *GroupInvited) Reset() {
 	*x = GroupInvited{}
-	mi := &file_control_pb_control_proto_msgTypes[102]
+	mi := &file_control_pb_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6826,7 +6922,7 @@ func (x *GroupInvited) String() string {
 func (*GroupInvited) ProtoMessage() {}
 
 func (x *GroupInvited) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[102]
+	mi := &file_control_pb_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6839,7 +6935,7 @@ func (x *GroupInvited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupInvited.ProtoReflect.Descriptor instead.
 func (*GroupInvited) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{102}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *GroupInvited) GetWho() string {
@@ -6901,7 +6997,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_control_pb_control_proto_msgTypes[103]
+	mi := &file_control_pb_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6913,7 +7009,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[103]
+	mi := &file_control_pb_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6926,7 +7022,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{103}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Invitation) GetGroup() *Group {
@@ -7000,7 +7096,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[104]
+	mi := &file_control_pb_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7012,7 +7108,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[104]
+	mi := &file_control_pb_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7025,7 +7121,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{104}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{106}
 }
 
 type ListInvitationsResponse struct {
@@ -7037,7 +7133,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[105]
+	mi := &file_control_pb_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7049,7 +7145,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[105]
+	mi := &file_control_pb_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7062,7 +7158,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{105}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListInvitationsResponse) GetInvitations() []*Invitation {
@@ -7082,7 +7178,7 @@ type AnswerInvitationRequest struct {
 
 func (x *AnswerInvitationRequest) Reset() {
 	*x = AnswerInvitationRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[106]
+	mi := &file_control_pb_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7094,7 +7190,7 @@ func (x *AnswerInvitationRequest) String() string {
 func (*AnswerInvitationRequest) ProtoMessage() {}
 
 func (x *AnswerInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[106]
+	mi := &file_control_pb_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7107,7 +7203,7 @@ func (x *AnswerInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerInvitationRequest.ProtoReflect.Descriptor instead.
 func (*AnswerInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{106}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *AnswerInvitationRequest) GetGroup() string {
@@ -7133,7 +7229,7 @@ type AnswerInvitationResponse struct {
 
 func (x *AnswerInvitationResponse) Reset() {
 	*x = AnswerInvitationResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[107]
+	mi := &file_control_pb_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7145,7 +7241,7 @@ func (x *AnswerInvitationResponse) String() string {
 func (*AnswerInvitationResponse) ProtoMessage() {}
 
 func (x *AnswerInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[107]
+	mi := &file_control_pb_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7158,7 +7254,7 @@ func (x *AnswerInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerInvitationResponse.ProtoReflect.Descriptor instead.
 func (*AnswerInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{107}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *AnswerInvitationResponse) GetGroup() *Group {
@@ -7183,7 +7279,7 @@ type GroupLinkInfo struct {
 
 func (x *GroupLinkInfo) Reset() {
 	*x = GroupLinkInfo{}
-	mi := &file_control_pb_control_proto_msgTypes[108]
+	mi := &file_control_pb_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7195,7 +7291,7 @@ func (x *GroupLinkInfo) String() string {
 func (*GroupLinkInfo) ProtoMessage() {}
 
 func (x *GroupLinkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[108]
+	mi := &file_control_pb_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7208,7 +7304,7 @@ func (x *GroupLinkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupLinkInfo.ProtoReflect.Descriptor instead.
 func (*GroupLinkInfo) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{108}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *GroupLinkInfo) GetLink() string {
@@ -7271,7 +7367,7 @@ type CreateGroupLinkRequest struct {
 
 func (x *CreateGroupLinkRequest) Reset() {
 	*x = CreateGroupLinkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[109]
+	mi := &file_control_pb_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7283,7 +7379,7 @@ func (x *CreateGroupLinkRequest) String() string {
 func (*CreateGroupLinkRequest) ProtoMessage() {}
 
 func (x *CreateGroupLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[109]
+	mi := &file_control_pb_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7296,7 +7392,7 @@ func (x *CreateGroupLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupLinkRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupLinkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{109}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *CreateGroupLinkRequest) GetGroup() string {
@@ -7329,7 +7425,7 @@ type GroupLinkResponse struct {
 
 func (x *GroupLinkResponse) Reset() {
 	*x = GroupLinkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[110]
+	mi := &file_control_pb_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7341,7 +7437,7 @@ func (x *GroupLinkResponse) String() string {
 func (*GroupLinkResponse) ProtoMessage() {}
 
 func (x *GroupLinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[110]
+	mi := &file_control_pb_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7354,7 +7450,7 @@ func (x *GroupLinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupLinkResponse.ProtoReflect.Descriptor instead.
 func (*GroupLinkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{110}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *GroupLinkResponse) GetLink() *GroupLinkInfo {
@@ -7373,7 +7469,7 @@ type ListGroupLinksRequest struct {
 
 func (x *ListGroupLinksRequest) Reset() {
 	*x = ListGroupLinksRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[111]
+	mi := &file_control_pb_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7385,7 +7481,7 @@ func (x *ListGroupLinksRequest) String() string {
 func (*ListGroupLinksRequest) ProtoMessage() {}
 
 func (x *ListGroupLinksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[111]
+	mi := &file_control_pb_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7398,7 +7494,7 @@ func (x *ListGroupLinksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupLinksRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupLinksRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{111}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ListGroupLinksRequest) GetGroup() string {
@@ -7417,7 +7513,7 @@ type ListGroupLinksResponse struct {
 
 func (x *ListGroupLinksResponse) Reset() {
 	*x = ListGroupLinksResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[112]
+	mi := &file_control_pb_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7429,7 +7525,7 @@ func (x *ListGroupLinksResponse) String() string {
 func (*ListGroupLinksResponse) ProtoMessage() {}
 
 func (x *ListGroupLinksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[112]
+	mi := &file_control_pb_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7442,7 +7538,7 @@ func (x *ListGroupLinksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupLinksResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupLinksResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{112}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ListGroupLinksResponse) GetLinks() []*GroupLinkInfo {
@@ -7462,7 +7558,7 @@ type RevokeGroupLinkRequest struct {
 
 func (x *RevokeGroupLinkRequest) Reset() {
 	*x = RevokeGroupLinkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[113]
+	mi := &file_control_pb_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7474,7 +7570,7 @@ func (x *RevokeGroupLinkRequest) String() string {
 func (*RevokeGroupLinkRequest) ProtoMessage() {}
 
 func (x *RevokeGroupLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[113]
+	mi := &file_control_pb_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7487,7 +7583,7 @@ func (x *RevokeGroupLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGroupLinkRequest.ProtoReflect.Descriptor instead.
 func (*RevokeGroupLinkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{113}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *RevokeGroupLinkRequest) GetGroup() string {
@@ -7524,7 +7620,7 @@ type FoundGroup struct {
 
 func (x *FoundGroup) Reset() {
 	*x = FoundGroup{}
-	mi := &file_control_pb_control_proto_msgTypes[114]
+	mi := &file_control_pb_control_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7536,7 +7632,7 @@ func (x *FoundGroup) String() string {
 func (*FoundGroup) ProtoMessage() {}
 
 func (x *FoundGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[114]
+	mi := &file_control_pb_control_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7549,7 +7645,7 @@ func (x *FoundGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundGroup.ProtoReflect.Descriptor instead.
 func (*FoundGroup) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{114}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *FoundGroup) GetId() string {
@@ -7645,7 +7741,7 @@ type SearchGroupsRequest struct {
 
 func (x *SearchGroupsRequest) Reset() {
 	*x = SearchGroupsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[115]
+	mi := &file_control_pb_control_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7657,7 +7753,7 @@ func (x *SearchGroupsRequest) String() string {
 func (*SearchGroupsRequest) ProtoMessage() {}
 
 func (x *SearchGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[115]
+	mi := &file_control_pb_control_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7670,7 +7766,7 @@ func (x *SearchGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchGroupsRequest.ProtoReflect.Descriptor instead.
 func (*SearchGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{115}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *SearchGroupsRequest) GetName() string {
@@ -7690,7 +7786,7 @@ type SearchGroupsResponse struct {
 
 func (x *SearchGroupsResponse) Reset() {
 	*x = SearchGroupsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[116]
+	mi := &file_control_pb_control_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7702,7 +7798,7 @@ func (x *SearchGroupsResponse) String() string {
 func (*SearchGroupsResponse) ProtoMessage() {}
 
 func (x *SearchGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[116]
+	mi := &file_control_pb_control_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7715,7 +7811,7 @@ func (x *SearchGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchGroupsResponse.ProtoReflect.Descriptor instead.
 func (*SearchGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{116}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *SearchGroupsResponse) GetGroups() []*FoundGroup {
@@ -7743,7 +7839,7 @@ type ApplyToGroupRequest struct {
 
 func (x *ApplyToGroupRequest) Reset() {
 	*x = ApplyToGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[117]
+	mi := &file_control_pb_control_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7755,7 +7851,7 @@ func (x *ApplyToGroupRequest) String() string {
 func (*ApplyToGroupRequest) ProtoMessage() {}
 
 func (x *ApplyToGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[117]
+	mi := &file_control_pb_control_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7768,7 +7864,7 @@ func (x *ApplyToGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyToGroupRequest.ProtoReflect.Descriptor instead.
 func (*ApplyToGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{117}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ApplyToGroupRequest) GetGroup() string {
@@ -7801,7 +7897,7 @@ type ApplyToGroupResponse struct {
 
 func (x *ApplyToGroupResponse) Reset() {
 	*x = ApplyToGroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[118]
+	mi := &file_control_pb_control_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7813,7 +7909,7 @@ func (x *ApplyToGroupResponse) String() string {
 func (*ApplyToGroupResponse) ProtoMessage() {}
 
 func (x *ApplyToGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[118]
+	mi := &file_control_pb_control_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7826,7 +7922,7 @@ func (x *ApplyToGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyToGroupResponse.ProtoReflect.Descriptor instead.
 func (*ApplyToGroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{118}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ApplyToGroupResponse) GetGroup() *Group {
@@ -7855,7 +7951,7 @@ type Application struct {
 
 func (x *Application) Reset() {
 	*x = Application{}
-	mi := &file_control_pb_control_proto_msgTypes[119]
+	mi := &file_control_pb_control_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7867,7 +7963,7 @@ func (x *Application) String() string {
 func (*Application) ProtoMessage() {}
 
 func (x *Application) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[119]
+	mi := &file_control_pb_control_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7880,7 +7976,7 @@ func (x *Application) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Application.ProtoReflect.Descriptor instead.
 func (*Application) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{119}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *Application) GetGroup() string {
@@ -7969,7 +8065,7 @@ type ListApplicationsRequest struct {
 
 func (x *ListApplicationsRequest) Reset() {
 	*x = ListApplicationsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[120]
+	mi := &file_control_pb_control_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7981,7 +8077,7 @@ func (x *ListApplicationsRequest) String() string {
 func (*ListApplicationsRequest) ProtoMessage() {}
 
 func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[120]
+	mi := &file_control_pb_control_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7994,7 +8090,7 @@ func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsRequest.ProtoReflect.Descriptor instead.
 func (*ListApplicationsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{120}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ListApplicationsRequest) GetGroup() string {
@@ -8013,7 +8109,7 @@ type ListApplicationsResponse struct {
 
 func (x *ListApplicationsResponse) Reset() {
 	*x = ListApplicationsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[121]
+	mi := &file_control_pb_control_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8025,7 +8121,7 @@ func (x *ListApplicationsResponse) String() string {
 func (*ListApplicationsResponse) ProtoMessage() {}
 
 func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[121]
+	mi := &file_control_pb_control_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8038,7 +8134,7 @@ func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsResponse.ProtoReflect.Descriptor instead.
 func (*ListApplicationsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{121}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ListApplicationsResponse) GetApplications() []*Application {
@@ -8060,7 +8156,7 @@ type DecideApplicationRequest struct {
 
 func (x *DecideApplicationRequest) Reset() {
 	*x = DecideApplicationRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[122]
+	mi := &file_control_pb_control_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8072,7 +8168,7 @@ func (x *DecideApplicationRequest) String() string {
 func (*DecideApplicationRequest) ProtoMessage() {}
 
 func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[122]
+	mi := &file_control_pb_control_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8085,7 +8181,7 @@ func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationRequest.ProtoReflect.Descriptor instead.
 func (*DecideApplicationRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{122}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *DecideApplicationRequest) GetGroup() string {
@@ -8125,7 +8221,7 @@ type DecideApplicationResponse struct {
 
 func (x *DecideApplicationResponse) Reset() {
 	*x = DecideApplicationResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[123]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8137,7 +8233,7 @@ func (x *DecideApplicationResponse) String() string {
 func (*DecideApplicationResponse) ProtoMessage() {}
 
 func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[123]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8150,7 +8246,7 @@ func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationResponse.ProtoReflect.Descriptor instead.
 func (*DecideApplicationResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{123}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *DecideApplicationResponse) GetApplication() *Application {
@@ -8169,7 +8265,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8181,7 +8277,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8194,7 +8290,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ListMembersRequest) GetGroup() string {
@@ -8214,7 +8310,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8226,7 +8322,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8239,7 +8335,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ListMembersResponse) GetGroup() *Group {
@@ -8267,7 +8363,7 @@ type ActOnGroupRequest struct {
 
 func (x *ActOnGroupRequest) Reset() {
 	*x = ActOnGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8279,7 +8375,7 @@ func (x *ActOnGroupRequest) String() string {
 func (*ActOnGroupRequest) ProtoMessage() {}
 
 func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8292,7 +8388,7 @@ func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActOnGroupRequest.ProtoReflect.Descriptor instead.
 func (*ActOnGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ActOnGroupRequest) GetGroup() string {
@@ -8327,7 +8423,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8339,7 +8435,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8352,7 +8448,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *SetGroupRequest) GetGroup() string {
@@ -8682,14 +8778,19 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x11SetTypingResponse\")\n" +
 	"\rCancelRequest\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x10\n" +
-	"\x0eCancelResponse\"&\n" +
+	"\x0eCancelResponse\")\n" +
+	"\rResendRequest\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\"D\n" +
+	"\x0eResendResponse\x122\n" +
+	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\"&\n" +
 	"\n" +
 	"WhyRequest\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage\"\x91\x01\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\"\xa9\x01\n" +
 	"\vWhyResponse\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\x124\n" +
 	"\adevices\x18\x02 \x03(\v2\x1a.hima.control.v1.WhyDeviceR\adevices\x12\x18\n" +
-	"\asummary\x18\x03 \x01(\tR\asummary\"\xd4\x02\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x12\x16\n" +
+	"\x06former\x18\x04 \x01(\bR\x06former\"\xd4\x02\n" +
 	"\tWhyDevice\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
@@ -9031,7 +9132,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x0fSetGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\tR\x05value2\xb7#\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value2\x82$\n" +
 	"\x04Hima\x12I\n" +
 	"\x06Status\x12\x1e.hima.control.v1.StatusRequest\x1a\x1f.hima.control.v1.StatusResponse\x12O\n" +
 	"\bRegister\x12 .hima.control.v1.RegisterRequest\x1a!.hima.control.v1.RegisterResponse\x12F\n" +
@@ -9060,7 +9161,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\aHistory\x12\x1f.hima.control.v1.HistoryRequest\x1a .hima.control.v1.HistoryResponse\x12O\n" +
 	"\bMarkRead\x12 .hima.control.v1.MarkReadRequest\x1a!.hima.control.v1.MarkReadResponse\x12R\n" +
 	"\tSetTyping\x12!.hima.control.v1.SetTypingRequest\x1a\".hima.control.v1.SetTypingResponse\x12I\n" +
-	"\x06Cancel\x12\x1e.hima.control.v1.CancelRequest\x1a\x1f.hima.control.v1.CancelResponse\x12@\n" +
+	"\x06Cancel\x12\x1e.hima.control.v1.CancelRequest\x1a\x1f.hima.control.v1.CancelResponse\x12I\n" +
+	"\x06Resend\x12\x1e.hima.control.v1.ResendRequest\x1a\x1f.hima.control.v1.ResendResponse\x12@\n" +
 	"\x03Why\x12\x1b.hima.control.v1.WhyRequest\x1a\x1c.hima.control.v1.WhyResponse\x12X\n" +
 	"\vJoinNetwork\x12#.hima.control.v1.JoinNetworkRequest\x1a$.hima.control.v1.JoinNetworkResponse\x12[\n" +
 	"\fLeaveNetwork\x12$.hima.control.v1.LeaveNetworkRequest\x1a%.hima.control.v1.LeaveNetworkResponse\x12[\n" +
@@ -9105,7 +9207,7 @@ func file_control_pb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 129)
+var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 131)
 var file_control_pb_control_proto_goTypes = []any{
 	(ActOnContactRequest_Act)(0),      // 0: hima.control.v1.ActOnContactRequest.Act
 	(VerifyContactRequest_Result)(0),  // 1: hima.control.v1.VerifyContactRequest.Result
@@ -9170,85 +9272,87 @@ var file_control_pb_control_proto_goTypes = []any{
 	(*SetTypingResponse)(nil),         // 60: hima.control.v1.SetTypingResponse
 	(*CancelRequest)(nil),             // 61: hima.control.v1.CancelRequest
 	(*CancelResponse)(nil),            // 62: hima.control.v1.CancelResponse
-	(*WhyRequest)(nil),                // 63: hima.control.v1.WhyRequest
-	(*WhyResponse)(nil),               // 64: hima.control.v1.WhyResponse
-	(*WhyDevice)(nil),                 // 65: hima.control.v1.WhyDevice
-	(*Custody)(nil),                   // 66: hima.control.v1.Custody
-	(*Attempt)(nil),                   // 67: hima.control.v1.Attempt
-	(*WatchRequest)(nil),              // 68: hima.control.v1.WatchRequest
-	(*WatchResponse)(nil),             // 69: hima.control.v1.WatchResponse
-	(*Event)(nil),                     // 70: hima.control.v1.Event
-	(*Network)(nil),                   // 71: hima.control.v1.Network
-	(*Bootstrap)(nil),                 // 72: hima.control.v1.Bootstrap
-	(*NetworkName)(nil),               // 73: hima.control.v1.NetworkName
-	(*JoinNetworkRequest)(nil),        // 74: hima.control.v1.JoinNetworkRequest
-	(*JoinNetworkResponse)(nil),       // 75: hima.control.v1.JoinNetworkResponse
-	(*LeaveNetworkRequest)(nil),       // 76: hima.control.v1.LeaveNetworkRequest
-	(*LeaveNetworkResponse)(nil),      // 77: hima.control.v1.LeaveNetworkResponse
-	(*ListNetworksRequest)(nil),       // 78: hima.control.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),      // 79: hima.control.v1.ListNetworksResponse
-	(*SearchRequest)(nil),             // 80: hima.control.v1.SearchRequest
-	(*SearchResponse)(nil),            // 81: hima.control.v1.SearchResponse
-	(*SearchResult)(nil),              // 82: hima.control.v1.SearchResult
-	(*DoctorRequest)(nil),             // 83: hima.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),            // 84: hima.control.v1.DoctorResponse
-	(*Check)(nil),                     // 85: hima.control.v1.Check
-	(*Mailbox)(nil),                   // 86: hima.control.v1.Mailbox
-	(*MailboxOffer)(nil),              // 87: hima.control.v1.MailboxOffer
-	(*ListMailboxesRequest)(nil),      // 88: hima.control.v1.ListMailboxesRequest
-	(*ListMailboxesResponse)(nil),     // 89: hima.control.v1.ListMailboxesResponse
-	(*AddMailboxRequest)(nil),         // 90: hima.control.v1.AddMailboxRequest
-	(*AddMailboxResponse)(nil),        // 91: hima.control.v1.AddMailboxResponse
-	(*RemoveMailboxRequest)(nil),      // 92: hima.control.v1.RemoveMailboxRequest
-	(*RemoveMailboxResponse)(nil),     // 93: hima.control.v1.RemoveMailboxResponse
-	(*OfferMailboxRequest)(nil),       // 94: hima.control.v1.OfferMailboxRequest
-	(*OfferMailboxResponse)(nil),      // 95: hima.control.v1.OfferMailboxResponse
-	(*Group)(nil),                     // 96: hima.control.v1.Group
-	(*GroupMember)(nil),               // 97: hima.control.v1.GroupMember
-	(*CreateGroupRequest)(nil),        // 98: hima.control.v1.CreateGroupRequest
-	(*GroupResponse)(nil),             // 99: hima.control.v1.GroupResponse
-	(*GetGroupRequest)(nil),           // 100: hima.control.v1.GetGroupRequest
-	(*ListGroupsRequest)(nil),         // 101: hima.control.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),        // 102: hima.control.v1.ListGroupsResponse
-	(*InviteToGroupRequest)(nil),      // 103: hima.control.v1.InviteToGroupRequest
-	(*InviteToGroupResponse)(nil),     // 104: hima.control.v1.InviteToGroupResponse
-	(*GroupInvited)(nil),              // 105: hima.control.v1.GroupInvited
-	(*Invitation)(nil),                // 106: hima.control.v1.Invitation
-	(*ListInvitationsRequest)(nil),    // 107: hima.control.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),   // 108: hima.control.v1.ListInvitationsResponse
-	(*AnswerInvitationRequest)(nil),   // 109: hima.control.v1.AnswerInvitationRequest
-	(*AnswerInvitationResponse)(nil),  // 110: hima.control.v1.AnswerInvitationResponse
-	(*GroupLinkInfo)(nil),             // 111: hima.control.v1.GroupLinkInfo
-	(*CreateGroupLinkRequest)(nil),    // 112: hima.control.v1.CreateGroupLinkRequest
-	(*GroupLinkResponse)(nil),         // 113: hima.control.v1.GroupLinkResponse
-	(*ListGroupLinksRequest)(nil),     // 114: hima.control.v1.ListGroupLinksRequest
-	(*ListGroupLinksResponse)(nil),    // 115: hima.control.v1.ListGroupLinksResponse
-	(*RevokeGroupLinkRequest)(nil),    // 116: hima.control.v1.RevokeGroupLinkRequest
-	(*FoundGroup)(nil),                // 117: hima.control.v1.FoundGroup
-	(*SearchGroupsRequest)(nil),       // 118: hima.control.v1.SearchGroupsRequest
-	(*SearchGroupsResponse)(nil),      // 119: hima.control.v1.SearchGroupsResponse
-	(*ApplyToGroupRequest)(nil),       // 120: hima.control.v1.ApplyToGroupRequest
-	(*ApplyToGroupResponse)(nil),      // 121: hima.control.v1.ApplyToGroupResponse
-	(*Application)(nil),               // 122: hima.control.v1.Application
-	(*ListApplicationsRequest)(nil),   // 123: hima.control.v1.ListApplicationsRequest
-	(*ListApplicationsResponse)(nil),  // 124: hima.control.v1.ListApplicationsResponse
-	(*DecideApplicationRequest)(nil),  // 125: hima.control.v1.DecideApplicationRequest
-	(*DecideApplicationResponse)(nil), // 126: hima.control.v1.DecideApplicationResponse
-	(*ListMembersRequest)(nil),        // 127: hima.control.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),       // 128: hima.control.v1.ListMembersResponse
-	(*ActOnGroupRequest)(nil),         // 129: hima.control.v1.ActOnGroupRequest
-	(*SetGroupRequest)(nil),           // 130: hima.control.v1.SetGroupRequest
-	nil,                               // 131: hima.control.v1.Check.ValuesEntry
+	(*ResendRequest)(nil),             // 63: hima.control.v1.ResendRequest
+	(*ResendResponse)(nil),            // 64: hima.control.v1.ResendResponse
+	(*WhyRequest)(nil),                // 65: hima.control.v1.WhyRequest
+	(*WhyResponse)(nil),               // 66: hima.control.v1.WhyResponse
+	(*WhyDevice)(nil),                 // 67: hima.control.v1.WhyDevice
+	(*Custody)(nil),                   // 68: hima.control.v1.Custody
+	(*Attempt)(nil),                   // 69: hima.control.v1.Attempt
+	(*WatchRequest)(nil),              // 70: hima.control.v1.WatchRequest
+	(*WatchResponse)(nil),             // 71: hima.control.v1.WatchResponse
+	(*Event)(nil),                     // 72: hima.control.v1.Event
+	(*Network)(nil),                   // 73: hima.control.v1.Network
+	(*Bootstrap)(nil),                 // 74: hima.control.v1.Bootstrap
+	(*NetworkName)(nil),               // 75: hima.control.v1.NetworkName
+	(*JoinNetworkRequest)(nil),        // 76: hima.control.v1.JoinNetworkRequest
+	(*JoinNetworkResponse)(nil),       // 77: hima.control.v1.JoinNetworkResponse
+	(*LeaveNetworkRequest)(nil),       // 78: hima.control.v1.LeaveNetworkRequest
+	(*LeaveNetworkResponse)(nil),      // 79: hima.control.v1.LeaveNetworkResponse
+	(*ListNetworksRequest)(nil),       // 80: hima.control.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),      // 81: hima.control.v1.ListNetworksResponse
+	(*SearchRequest)(nil),             // 82: hima.control.v1.SearchRequest
+	(*SearchResponse)(nil),            // 83: hima.control.v1.SearchResponse
+	(*SearchResult)(nil),              // 84: hima.control.v1.SearchResult
+	(*DoctorRequest)(nil),             // 85: hima.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 86: hima.control.v1.DoctorResponse
+	(*Check)(nil),                     // 87: hima.control.v1.Check
+	(*Mailbox)(nil),                   // 88: hima.control.v1.Mailbox
+	(*MailboxOffer)(nil),              // 89: hima.control.v1.MailboxOffer
+	(*ListMailboxesRequest)(nil),      // 90: hima.control.v1.ListMailboxesRequest
+	(*ListMailboxesResponse)(nil),     // 91: hima.control.v1.ListMailboxesResponse
+	(*AddMailboxRequest)(nil),         // 92: hima.control.v1.AddMailboxRequest
+	(*AddMailboxResponse)(nil),        // 93: hima.control.v1.AddMailboxResponse
+	(*RemoveMailboxRequest)(nil),      // 94: hima.control.v1.RemoveMailboxRequest
+	(*RemoveMailboxResponse)(nil),     // 95: hima.control.v1.RemoveMailboxResponse
+	(*OfferMailboxRequest)(nil),       // 96: hima.control.v1.OfferMailboxRequest
+	(*OfferMailboxResponse)(nil),      // 97: hima.control.v1.OfferMailboxResponse
+	(*Group)(nil),                     // 98: hima.control.v1.Group
+	(*GroupMember)(nil),               // 99: hima.control.v1.GroupMember
+	(*CreateGroupRequest)(nil),        // 100: hima.control.v1.CreateGroupRequest
+	(*GroupResponse)(nil),             // 101: hima.control.v1.GroupResponse
+	(*GetGroupRequest)(nil),           // 102: hima.control.v1.GetGroupRequest
+	(*ListGroupsRequest)(nil),         // 103: hima.control.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),        // 104: hima.control.v1.ListGroupsResponse
+	(*InviteToGroupRequest)(nil),      // 105: hima.control.v1.InviteToGroupRequest
+	(*InviteToGroupResponse)(nil),     // 106: hima.control.v1.InviteToGroupResponse
+	(*GroupInvited)(nil),              // 107: hima.control.v1.GroupInvited
+	(*Invitation)(nil),                // 108: hima.control.v1.Invitation
+	(*ListInvitationsRequest)(nil),    // 109: hima.control.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),   // 110: hima.control.v1.ListInvitationsResponse
+	(*AnswerInvitationRequest)(nil),   // 111: hima.control.v1.AnswerInvitationRequest
+	(*AnswerInvitationResponse)(nil),  // 112: hima.control.v1.AnswerInvitationResponse
+	(*GroupLinkInfo)(nil),             // 113: hima.control.v1.GroupLinkInfo
+	(*CreateGroupLinkRequest)(nil),    // 114: hima.control.v1.CreateGroupLinkRequest
+	(*GroupLinkResponse)(nil),         // 115: hima.control.v1.GroupLinkResponse
+	(*ListGroupLinksRequest)(nil),     // 116: hima.control.v1.ListGroupLinksRequest
+	(*ListGroupLinksResponse)(nil),    // 117: hima.control.v1.ListGroupLinksResponse
+	(*RevokeGroupLinkRequest)(nil),    // 118: hima.control.v1.RevokeGroupLinkRequest
+	(*FoundGroup)(nil),                // 119: hima.control.v1.FoundGroup
+	(*SearchGroupsRequest)(nil),       // 120: hima.control.v1.SearchGroupsRequest
+	(*SearchGroupsResponse)(nil),      // 121: hima.control.v1.SearchGroupsResponse
+	(*ApplyToGroupRequest)(nil),       // 122: hima.control.v1.ApplyToGroupRequest
+	(*ApplyToGroupResponse)(nil),      // 123: hima.control.v1.ApplyToGroupResponse
+	(*Application)(nil),               // 124: hima.control.v1.Application
+	(*ListApplicationsRequest)(nil),   // 125: hima.control.v1.ListApplicationsRequest
+	(*ListApplicationsResponse)(nil),  // 126: hima.control.v1.ListApplicationsResponse
+	(*DecideApplicationRequest)(nil),  // 127: hima.control.v1.DecideApplicationRequest
+	(*DecideApplicationResponse)(nil), // 128: hima.control.v1.DecideApplicationResponse
+	(*ListMembersRequest)(nil),        // 129: hima.control.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),       // 130: hima.control.v1.ListMembersResponse
+	(*ActOnGroupRequest)(nil),         // 131: hima.control.v1.ActOnGroupRequest
+	(*SetGroupRequest)(nil),           // 132: hima.control.v1.SetGroupRequest
+	nil,                               // 133: hima.control.v1.Check.ValuesEntry
 }
 var file_control_pb_control_proto_depIdxs = []int32{
 	4,   // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
 	7,   // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
-	71,  // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
+	73,  // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
 	18,  // 3: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
-	71,  // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
+	73,  // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
 	18,  // 5: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
 	18,  // 6: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
-	73,  // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
+	75,  // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
 	22,  // 8: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
 	22,  // 9: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
 	29,  // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
@@ -9266,150 +9370,153 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	54,  // 22: hima.control.v1.ConversationsResponse.conversations:type_name -> hima.control.v1.Conversation
 	51,  // 23: hima.control.v1.Conversation.last:type_name -> hima.control.v1.Message
 	51,  // 24: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
-	51,  // 25: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	65,  // 26: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	67,  // 27: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	66,  // 28: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
-	70,  // 29: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
-	51,  // 30: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	72,  // 31: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
-	73,  // 32: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
-	71,  // 33: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
-	71,  // 34: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
-	82,  // 35: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
-	85,  // 36: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	131, // 37: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
-	86,  // 38: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
-	87,  // 39: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
-	87,  // 40: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
-	86,  // 41: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	86,  // 42: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	87,  // 43: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
-	96,  // 44: hima.control.v1.GroupResponse.group:type_name -> hima.control.v1.Group
-	96,  // 45: hima.control.v1.ListGroupsResponse.groups:type_name -> hima.control.v1.Group
-	96,  // 46: hima.control.v1.InviteToGroupResponse.group:type_name -> hima.control.v1.Group
-	105, // 47: hima.control.v1.InviteToGroupResponse.invited:type_name -> hima.control.v1.GroupInvited
-	96,  // 48: hima.control.v1.Invitation.group:type_name -> hima.control.v1.Group
-	106, // 49: hima.control.v1.ListInvitationsResponse.invitations:type_name -> hima.control.v1.Invitation
-	96,  // 50: hima.control.v1.AnswerInvitationResponse.group:type_name -> hima.control.v1.Group
-	111, // 51: hima.control.v1.GroupLinkResponse.link:type_name -> hima.control.v1.GroupLinkInfo
-	111, // 52: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
-	117, // 53: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
-	96,  // 54: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
-	122, // 55: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
-	122, // 56: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
-	96,  // 57: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
-	97,  // 58: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
-	2,   // 59: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
-	5,   // 60: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	8,   // 61: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	10,  // 62: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	12,  // 63: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	14,  // 64: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	16,  // 65: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	19,  // 66: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	20,  // 67: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	23,  // 68: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	25,  // 69: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	27,  // 70: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	30,  // 71: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	32,  // 72: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	35,  // 73: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	37,  // 74: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	40,  // 75: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	42,  // 76: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	44,  // 77: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	47,  // 78: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	49,  // 79: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	52,  // 80: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	55,  // 81: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	57,  // 82: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	59,  // 83: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	61,  // 84: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	63,  // 85: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	74,  // 86: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	76,  // 87: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	78,  // 88: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	80,  // 89: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	83,  // 90: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	88,  // 91: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	90,  // 92: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	92,  // 93: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	94,  // 94: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	68,  // 95: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	98,  // 96: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
-	100, // 97: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
-	101, // 98: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
-	103, // 99: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
-	107, // 100: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
-	109, // 101: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
-	112, // 102: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
-	114, // 103: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
-	116, // 104: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
-	118, // 105: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
-	120, // 106: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
-	123, // 107: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
-	125, // 108: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
-	127, // 109: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
-	129, // 110: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
-	130, // 111: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
-	6,   // 112: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	9,   // 113: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	11,  // 114: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	13,  // 115: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	15,  // 116: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	17,  // 117: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	17,  // 118: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	21,  // 119: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	24,  // 120: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	26,  // 121: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	28,  // 122: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	31,  // 123: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	33,  // 124: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	36,  // 125: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	38,  // 126: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	41,  // 127: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	43,  // 128: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	45,  // 129: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	48,  // 130: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	50,  // 131: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	53,  // 132: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	56,  // 133: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	58,  // 134: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	60,  // 135: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	62,  // 136: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	64,  // 137: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	75,  // 138: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	77,  // 139: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	79,  // 140: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	81,  // 141: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	84,  // 142: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	89,  // 143: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	91,  // 144: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	93,  // 145: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	95,  // 146: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	69,  // 147: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	99,  // 148: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
-	99,  // 149: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
-	102, // 150: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
-	104, // 151: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
-	108, // 152: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
-	110, // 153: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
-	113, // 154: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	115, // 155: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
-	113, // 156: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	119, // 157: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
-	121, // 158: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
-	124, // 159: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
-	126, // 160: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
-	128, // 161: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
-	99,  // 162: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
-	99,  // 163: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
-	112, // [112:164] is the sub-list for method output_type
-	60,  // [60:112] is the sub-list for method input_type
-	60,  // [60:60] is the sub-list for extension type_name
-	60,  // [60:60] is the sub-list for extension extendee
-	0,   // [0:60] is the sub-list for field type_name
+	51,  // 25: hima.control.v1.ResendResponse.message:type_name -> hima.control.v1.Message
+	51,  // 26: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
+	67,  // 27: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	69,  // 28: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	68,  // 29: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	72,  // 30: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	51,  // 31: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
+	74,  // 32: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	75,  // 33: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	73,  // 34: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	73,  // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	84,  // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	87,  // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	133, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	88,  // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	89,  // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	89,  // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
+	88,  // 42: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	88,  // 43: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	89,  // 44: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	98,  // 45: hima.control.v1.GroupResponse.group:type_name -> hima.control.v1.Group
+	98,  // 46: hima.control.v1.ListGroupsResponse.groups:type_name -> hima.control.v1.Group
+	98,  // 47: hima.control.v1.InviteToGroupResponse.group:type_name -> hima.control.v1.Group
+	107, // 48: hima.control.v1.InviteToGroupResponse.invited:type_name -> hima.control.v1.GroupInvited
+	98,  // 49: hima.control.v1.Invitation.group:type_name -> hima.control.v1.Group
+	108, // 50: hima.control.v1.ListInvitationsResponse.invitations:type_name -> hima.control.v1.Invitation
+	98,  // 51: hima.control.v1.AnswerInvitationResponse.group:type_name -> hima.control.v1.Group
+	113, // 52: hima.control.v1.GroupLinkResponse.link:type_name -> hima.control.v1.GroupLinkInfo
+	113, // 53: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
+	119, // 54: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
+	98,  // 55: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
+	124, // 56: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
+	124, // 57: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
+	98,  // 58: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
+	99,  // 59: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
+	2,   // 60: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
+	5,   // 61: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	8,   // 62: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	10,  // 63: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	12,  // 64: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	14,  // 65: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	16,  // 66: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	19,  // 67: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	20,  // 68: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	23,  // 69: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	25,  // 70: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	27,  // 71: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	30,  // 72: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	32,  // 73: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	35,  // 74: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	37,  // 75: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	40,  // 76: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	42,  // 77: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	44,  // 78: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	47,  // 79: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	49,  // 80: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	52,  // 81: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	55,  // 82: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	57,  // 83: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	59,  // 84: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	61,  // 85: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	63,  // 86: hima.control.v1.Hima.Resend:input_type -> hima.control.v1.ResendRequest
+	65,  // 87: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	76,  // 88: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	78,  // 89: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	80,  // 90: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	82,  // 91: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	85,  // 92: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	90,  // 93: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	92,  // 94: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	94,  // 95: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	96,  // 96: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	70,  // 97: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	100, // 98: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
+	102, // 99: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
+	103, // 100: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
+	105, // 101: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
+	109, // 102: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
+	111, // 103: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
+	114, // 104: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
+	116, // 105: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
+	118, // 106: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
+	120, // 107: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
+	122, // 108: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
+	125, // 109: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
+	127, // 110: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
+	129, // 111: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
+	131, // 112: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
+	132, // 113: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
+	6,   // 114: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	9,   // 115: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	11,  // 116: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	13,  // 117: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	15,  // 118: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	17,  // 119: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	17,  // 120: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	21,  // 121: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	24,  // 122: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	26,  // 123: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	28,  // 124: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	31,  // 125: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	33,  // 126: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	36,  // 127: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	38,  // 128: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	41,  // 129: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	43,  // 130: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	45,  // 131: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	48,  // 132: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	50,  // 133: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	53,  // 134: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	56,  // 135: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	58,  // 136: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	60,  // 137: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	62,  // 138: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	64,  // 139: hima.control.v1.Hima.Resend:output_type -> hima.control.v1.ResendResponse
+	66,  // 140: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	77,  // 141: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	79,  // 142: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	81,  // 143: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	83,  // 144: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	86,  // 145: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	91,  // 146: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	93,  // 147: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	95,  // 148: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	97,  // 149: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	71,  // 150: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	101, // 151: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
+	101, // 152: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
+	104, // 153: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
+	106, // 154: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
+	110, // 155: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
+	112, // 156: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
+	115, // 157: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	117, // 158: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
+	115, // 159: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	121, // 160: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
+	123, // 161: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
+	126, // 162: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
+	128, // 163: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
+	130, // 164: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
+	101, // 165: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
+	101, // 166: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
+	114, // [114:167] is the sub-list for method output_type
+	61,  // [61:114] is the sub-list for method input_type
+	61,  // [61:61] is the sub-list for extension type_name
+	61,  // [61:61] is the sub-list for extension extendee
+	0,   // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
@@ -9424,7 +9531,7 @@ func file_control_pb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_pb_control_proto_rawDesc), len(file_control_pb_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   129,
+			NumMessages:   131,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

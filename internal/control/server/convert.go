@@ -168,7 +168,7 @@ func eventOf(e messenger.Event) *pb.Event {
 }
 
 func whyOf(w messenger.Why) *pb.WhyResponse {
-	out := &pb.WhyResponse{Message: messageOf(w.Message), Summary: string(w.Summary)}
+	out := &pb.WhyResponse{Message: messageOf(w.Message), Summary: string(w.Summary), Former: w.Former}
 	for _, d := range w.Devices {
 		dev := &pb.WhyDevice{
 			Account: accountText(d.Account), Device: d.Device.String(), Name: d.Name, State: string(d.State),

@@ -86,6 +86,18 @@ func (h *handlers) Cancel(ctx context.Context, in *pb.CancelRequest) (*pb.Cancel
 	return &pb.CancelResponse{}, m.Cancel(ctx, in.GetMessage())
 }
 
+func (h *handlers) Resend(ctx context.Context, in *pb.ResendRequest) (*pb.ResendResponse, error) {
+	m, err := h.b.Messenger()
+	if err != nil {
+		return nil, err
+	}
+	msg, err := m.Resend(ctx, in.GetMessage())
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ResendResponse{Message: messageOf(msg)}, nil
+}
+
 func (h *handlers) Why(ctx context.Context, in *pb.WhyRequest) (*pb.WhyResponse, error) {
 	m, err := h.b.Messenger()
 	if err != nil {

@@ -86,6 +86,8 @@ const (
 	HimaSetTypingProcedure = "/hima.control.v1.Hima/SetTyping"
 	// HimaCancelProcedure is the fully-qualified name of the Hima's Cancel RPC.
 	HimaCancelProcedure = "/hima.control.v1.Hima/Cancel"
+	// HimaResendProcedure is the fully-qualified name of the Hima's Resend RPC.
+	HimaResendProcedure = "/hima.control.v1.Hima/Resend"
 	// HimaWhyProcedure is the fully-qualified name of the Hima's Why RPC.
 	HimaWhyProcedure = "/hima.control.v1.Hima/Why"
 	// HimaJoinNetworkProcedure is the fully-qualified name of the Hima's JoinNetwork RPC.
@@ -173,6 +175,9 @@ type HimaClient interface {
 	MarkRead(context.Context, *pb.MarkReadRequest) (*pb.MarkReadResponse, error)
 	SetTyping(context.Context, *pb.SetTypingRequest) (*pb.SetTypingResponse, error)
 	Cancel(context.Context, *pb.CancelRequest) (*pb.CancelResponse, error)
+	// Resend writes a message again that was written before this profile was restored from a copy and of which nobody knows
+	// whether it arrived: state unknown.
+	Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
 	// Networks and names.
 	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
@@ -367,6 +372,12 @@ func NewHimaClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(himaMethods.ByName("Cancel")),
 			connect.WithClientOptions(opts...),
 		),
+		resend: connect.NewClient[pb.ResendRequest, pb.ResendResponse](
+			httpClient,
+			baseURL+HimaResendProcedure,
+			connect.WithSchema(himaMethods.ByName("Resend")),
+			connect.WithClientOptions(opts...),
+		),
 		why: connect.NewClient[pb.WhyRequest, pb.WhyResponse](
 			httpClient,
 			baseURL+HimaWhyProcedure,
@@ -559,6 +570,7 @@ type himaClient struct {
 	markRead          *connect.Client[pb.MarkReadRequest, pb.MarkReadResponse]
 	setTyping         *connect.Client[pb.SetTypingRequest, pb.SetTypingResponse]
 	cancel            *connect.Client[pb.CancelRequest, pb.CancelResponse]
+	resend            *connect.Client[pb.ResendRequest, pb.ResendResponse]
 	why               *connect.Client[pb.WhyRequest, pb.WhyResponse]
 	joinNetwork       *connect.Client[pb.JoinNetworkRequest, pb.JoinNetworkResponse]
 	leaveNetwork      *connect.Client[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse]
@@ -807,6 +819,15 @@ func (c *himaClient) SetTyping(ctx context.Context, req *pb.SetTypingRequest) (*
 // Cancel calls hima.control.v1.Hima.Cancel.
 func (c *himaClient) Cancel(ctx context.Context, req *pb.CancelRequest) (*pb.CancelResponse, error) {
 	response, err := c.cancel.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Resend calls hima.control.v1.Hima.Resend.
+func (c *himaClient) Resend(ctx context.Context, req *pb.ResendRequest) (*pb.ResendResponse, error) {
+	response, err := c.resend.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -1083,6 +1104,9 @@ type HimaHandler interface {
 	MarkRead(context.Context, *pb.MarkReadRequest) (*pb.MarkReadResponse, error)
 	SetTyping(context.Context, *pb.SetTypingRequest) (*pb.SetTypingResponse, error)
 	Cancel(context.Context, *pb.CancelRequest) (*pb.CancelResponse, error)
+	// Resend writes a message again that was written before this profile was restored from a copy and of which nobody knows
+	// whether it arrived: state unknown.
+	Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
 	// Networks and names.
 	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
@@ -1271,6 +1295,12 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 		HimaCancelProcedure,
 		svc.Cancel,
 		connect.WithSchema(himaMethods.ByName("Cancel")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaResendHandler := connect.NewUnaryHandlerSimple(
+		HimaResendProcedure,
+		svc.Resend,
+		connect.WithSchema(himaMethods.ByName("Resend")),
 		connect.WithHandlerOptions(opts...),
 	)
 	himaWhyHandler := connect.NewUnaryHandlerSimple(
@@ -1487,6 +1517,8 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 			himaSetTypingHandler.ServeHTTP(w, r)
 		case HimaCancelProcedure:
 			himaCancelHandler.ServeHTTP(w, r)
+		case HimaResendProcedure:
+			himaResendHandler.ServeHTTP(w, r)
 		case HimaWhyProcedure:
 			himaWhyHandler.ServeHTTP(w, r)
 		case HimaJoinNetworkProcedure:
@@ -1648,6 +1680,10 @@ func (UnimplementedHimaHandler) SetTyping(context.Context, *pb.SetTypingRequest)
 
 func (UnimplementedHimaHandler) Cancel(context.Context, *pb.CancelRequest) (*pb.CancelResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Cancel is not implemented"))
+}
+
+func (UnimplementedHimaHandler) Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Resend is not implemented"))
 }
 
 func (UnimplementedHimaHandler) Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error) {
