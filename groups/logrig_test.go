@@ -97,6 +97,7 @@ type villager struct {
 	friends map[identity.AccountID]bool // with whom there is a direct conversation
 	held    []delivery.Held
 	stored  map[feed.EntryID]int
+	news    map[NewsKind]int
 }
 
 func (v *village) villager(name string, i int, boxes ...identity.MailboxRef) *villager {
@@ -105,7 +106,7 @@ func (v *village) villager(name string, i int, boxes ...identity.MailboxRef) *vi
 	key := nodetest.Key(i)
 	p := &villager{
 		v: v, i: i, name: name, key: key, boxes: boxes, self: replica.Peer{Account: ak.ID(), Device: key.ID()},
-		friends: map[identity.AccountID]bool{}, stored: map[feed.EntryID]int{},
+		friends: map[identity.AccountID]bool{}, stored: map[feed.EntryID]int{}, news: map[NewsKind]int{},
 	}
 	p.cert = identity.NewCertificate(ak, key.ID(), time.Now().Add(-time.Hour))
 	rec, err := identity.NewAccountRecord(ak, identity.RecordConfig{Now: time.Now(), Devices: []identity.Certificate{p.cert}})
@@ -128,6 +129,14 @@ func (p *villager) up() *villager {
 	p.g, err = New(Config{
 		DB: p.db, Account: p.self.Account, Key: p.key, Certificate: p.cert, Logger: p.v.log(p.name),
 		Records: func(a identity.AccountID) (identity.AccountRecord, bool) { return p.Record(a) },
+		News: func(tx *storage.Tx, n News) error {
+			tx.OnCommit(func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.news[n.Kind]++
+			})
+			return nil
+		},
 	})
 	require.NoError(t, err)
 	p.rep, err = replica.New(replica.Config{
@@ -375,12 +384,13 @@ func (villageHooks) Acked(*storage.Tx, replica.Ack) error           { return nil
 func (villageHooks) Refused(*storage.Tx, replica.Refusal) error     { return nil }
 func (villageHooks) NotTaken(*storage.Tx, replica.NotTaken) error   { return nil }
 func (villageHooks) Receipt(*storage.Tx, replica.Receipt) error     { return nil }
-func (villageHooks) Forked(*storage.Tx, replica.Fork) error         { return nil }
 func (villageHooks) OwnFeedDiverged(feed.FeedID)                    {}
 func (villageHooks) Typing(replica.Peer, feed.ConversationID, bool) {}
 func (villageHooks) Presence(replica.Peer, bool)                    {}
 func (villageHooks) SessionUp(replica.SessionInfo)                  {}
 func (villageHooks) SessionDown(replica.SessionInfo)                {}
+
+func (h villageHooks) Forked(tx *storage.Tx, f replica.Fork) error { return h.p.g.Forked(tx, f) }
 
 func (h villageHooks) InCustody(tx *storage.Tx, x delivery.Held) error {
 	tx.OnCommit(func() {

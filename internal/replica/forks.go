@@ -177,6 +177,8 @@ func (r *Replica) fork(tx *storage.Tx, id feed.FeedID, st feedState, proof feed.
 	}
 	if r.endsAtFork(tx, id) {
 		tx.OnCommit(func() { r.changedHead(id) })
+	} else {
+		tx.OnCommit(func() { r.showFork(id, at, proof) })
 	}
 	if err := r.cfg.Hooks.Forked(tx, Fork{Feed: id, At: at}); err != nil {
 		return fmt.Errorf("telling of a fork: %w", err)
@@ -185,6 +187,21 @@ func (r *Replica) fork(tx *storage.Tx, id feed.FeedID, st feedState, proof feed.
 		tx.OnCommit(func() { r.diverge(id) })
 	}
 	return nil
+}
+
+// showFork sends a proof to all sessions that may have that part of the feed: heads are compared when a session begins, and those
+// who hold one branch would not hear of it as long as it lasts.
+func (r *Replica) showFork(id feed.FeedID, at uint64, proof feed.ForkProof) {
+	for _, s := range r.streams.having(id.Conversation) {
+		s.mu.Lock()
+		if c := s.convs[id.Conversation]; c != nil && c.phase == phaseOpen {
+			if first, last := c.window.bounds(id); first <= last && at <= last {
+				s.pushLocked(&pb.Frame{Of: &pb.Frame_Fork{Fork: proof.PB()}})
+			}
+		}
+		s.mu.Unlock()
+		s.poke()
+	}
 }
 
 // takeProof stores a proof that a peer showed. Proofs of feeds that are not held are not kept: nothing is served of
