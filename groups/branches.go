@@ -38,7 +38,7 @@ const (
 // branches is what this device was asked for and shown and has not used yet. It is lost with the process: both ask again.
 type branches struct {
 	mu     sync.Mutex
-	asked  map[asking][]roster.ID     // guarded by mu; at most maxAsking
+	asked  map[asking]*asked          // guarded by mu; at most maxAsking
 	proofs map[showing]feed.ForkProof // guarded by mu; at most maxProofs
 }
 
@@ -51,6 +51,11 @@ type showing struct {
 type asking struct {
 	conv   ID
 	device identity.DeviceID
+}
+
+// asked is what a device said at once that it waits for.
+type asked struct {
+	ids []roster.ID // what was not answered yet; replaced, not changed
 }
 
 // putBounded keeps one more in a bounded map. Which one makes room does not matter, it comes again.
@@ -168,9 +173,13 @@ func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.Gro
 		out = append(out, m)
 	}
 	g.forks.mu.Lock()
-	asked := slices.Clone(g.forks.asked[asking{conv, p.Device}])
+	of := g.forks.asked[asking{conv, p.Device}]
+	var ids []roster.ID
+	if of != nil {
+		ids = slices.Clone(of.ids)
+	}
 	g.forks.mu.Unlock()
-	if _, revoked := s.view.Revokes(p.Account, p.Device); revoked || len(asked) == 0 {
+	if _, revoked := s.view.Revokes(p.Account, p.Device); revoked || len(ids) == 0 {
 		return out, nil
 	}
 	if p.Account != g.self.Account && s.view.Role(p.Account) == roster.None {
@@ -179,9 +188,19 @@ func (g *Groups) branchesFor(tx *storage.Tx, conv ID, p replica.Peer) ([]*pb.Gro
 		gr.mu.Lock()
 		gr.roster.Ancestors(s.view.Removal(p.Account), func(a *roster.Act) { before[a.ID] = true })
 		gr.mu.Unlock()
-		asked = slices.DeleteFunc(asked, func(id roster.ID) bool { return !before[id] })
+		ids = slices.DeleteFunc(ids, func(id roster.ID) bool { return !before[id] })
 	}
-	answers, err := g.shown(tx, gr, p, asked)
+	answers, done, err := g.shown(tx, gr, p, ids)
+	k := asking{conv, p.Device}
+	g.forks.mu.Lock()
+	defer g.forks.mu.Unlock()
+	if g.forks.asked[k] != of {
+		return append(out, answers...), err // they asked again meanwhile, perhaps in another session than the one that gets this
+	}
+	of.ids = slices.DeleteFunc(slices.Clone(of.ids), func(id roster.ID) bool { return done[id] })
+	if len(of.ids) == 0 {
+		delete(g.forks.asked, k)
+	}
 	return append(out, answers...), err
 }
 
@@ -195,10 +214,11 @@ func (g *Groups) mayTell(conv ID, p replica.Peer, asks bool) bool {
 	return ok
 }
 
-// shown makes the messages that hold what was asked for, as far as we have it: the proof of each fork before its headers. What
-// we do not have yet stays asked for.
-func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster.ID) (out []*pb.GroupKeys, err error) {
-	done, proven, runs := map[roster.ID]bool{}, map[identity.DeviceID]bool{}, 0
+// shown makes the messages that hold what was asked for, as far as we have it: the proof of each fork before its headers. It says what
+// they hold; what we do not have yet stays asked for.
+func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster.ID) (out []*pb.GroupKeys, done map[roster.ID]bool, err error) {
+	done = map[roster.ID]bool{}
+	proven, runs := map[identity.DeviceID]bool{}, 0
 	for _, id := range asked {
 		if done[id] || runs == maxRuns {
 			continue
@@ -226,15 +246,7 @@ func (g *Groups) shown(tx *storage.Tx, gr *group, p replica.Peer, asked []roster
 		out = append(out, &pb.GroupKeys{Group: gr.id[:], Branches: []*pb.Run{run}})
 		runs++
 	}
-	// They may have asked for something else meanwhile.
-	k := asking{gr.id, p.Device}
-	g.forks.mu.Lock()
-	defer g.forks.mu.Unlock()
-	rest := slices.DeleteFunc(g.forks.asked[k], func(id roster.ID) bool { return done[id] })
-	if delete(g.forks.asked, k); len(rest) > 0 {
-		g.forks.asked[k] = rest
-	}
-	return out, err
+	return out, done, err
 }
 
 // branch returns the proof of a fork, and the header of an act behind it, last, with some of those before it, which it will name

@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,12 +65,34 @@ func TestAnswersAreNotLost(t *testing.T) {
 	})
 	missing := roster.ID{7}
 	bob.update(func(tx *storage.Tx) error { return tx.Set(key(keyBranch, other[:], missing[:]), make([]byte, 40)) })
-	bob.g.forks.asked[asking{other, alice.self.Device}] = []roster.ID{missing}
+	bob.g.forks.asked[asking{other, alice.self.Device}] = &asked{[]roster.ID{missing}}
 	proofs, headers, err := bob.answers(alice)
 	require.Error(t, err)
 	require.Equal(t, []int{1, 2}, []int{proofs, headers})
 	proofs, headers, _ = bob.answers(alice)
 	require.Equal(t, []int{0, 0}, []int{proofs, headers})
+}
+
+// Whoever asks again while they are being answered, in a session after the one that gets the answer, is answered again.
+func TestAsksAgainWhileAnswered(t *testing.T) {
+	conv, alice, bob, _, branch := branched(t)
+	alice.wants(bob, conv, branch[1])
+	again := 0
+	bob.g.now = func() time.Time {
+		if again++; again == 1 { // it is asked when the answer is made
+			alice.wants(bob, conv, branch[0], branch[1])
+		}
+		return bob.w.now
+	}
+	for range 2 {
+		proofs, headers, err := bob.answers(alice)
+		require.NoError(t, err)
+		require.Equal(t, []int{1, 2}, []int{proofs, min(headers, 2)})
+	}
+	proofs, headers, err := bob.answers(alice)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 0}, []int{proofs, headers})
+	require.Greater(t, again, 1)
 }
 
 // Two who show a proof each are two: one that shows less does not take the place of the other before its headers come.

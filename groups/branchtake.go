@@ -64,7 +64,7 @@ func (g *Groups) tookWants(conv ID, p replica.Peer, wants [][]byte) error {
 			return err
 		}
 		g.forks.mu.Lock()
-		putBounded(&g.forks.asked, asking{conv, p.Device}, ids, maxAsking)
+		putBounded(&g.forks.asked, asking{conv, p.Device}, &asked{ids}, maxAsking)
 		g.forks.mu.Unlock()
 		gr, _, err := g.open(tx, conv, false)
 		for _, id := range ids {
