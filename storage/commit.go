@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,61 @@ func (db *DB) Submit(f func(*Tx) error, done func(error)) {
 	}
 }
 
+// SubmitHere is Submit for who holds no lock that done takes: if nothing is under way, f is committed and done is called on
+// the caller's stack, before it returns. A lone write is spared the way to another goroutine and back.
+func (db *DB) SubmitHere(f func(*Tx) error, done func(error)) {
+	if !db.stepIn() {
+		db.Submit(f, done)
+		return
+	}
+	if done == nil {
+		done = func(error) {}
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			db.abandon()
+		}
+	}()
+	db.commitGroup(&item{f: f, done: done})
+	db.stepOut()
+	returned = true
+}
+
+// stepIn makes the caller the committer if there is nothing to do for one.
+func (db *DB) stepIn() bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.running || db.closing || db.failed != nil {
+		return false
+	}
+	db.running = true
+	return true
+}
+
+// stepOut leaves what came meanwhile to a committer of its own.
+func (db *DB) stepOut() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if len(db.queue) > 0 || db.carry != nil {
+		db.start()
+		return
+	}
+	db.running = false
+	db.idle.Broadcast()
+}
+
+// start lets a committer begin. Called with mu held.
+func (db *DB) start() {
+	db.running = true
+	if !db.resting {
+		go db.commitLoop()
+		return
+	}
+	db.resting = false
+	db.wake <- struct{}{}
+}
+
 func (db *DB) enqueue(it *item) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -73,14 +129,8 @@ func (db *DB) enqueue(it *item) error {
 		return db.failed
 	}
 	db.queue = append(db.queue, it)
-	switch {
-	case db.running:
-	case db.resting:
-		db.running, db.resting = true, false
-		db.wake <- struct{}{}
-	default:
-		db.running = true
-		go db.commitLoop()
+	if !db.running {
+		db.start()
 	}
 	return nil
 }
@@ -93,21 +143,26 @@ const restTime = time.Second
 func (db *DB) rest() bool {
 	t := time.NewTimer(restTime)
 	defer t.Stop()
+	woken := false
 	select {
 	case <-db.wake:
+		woken = true
 	case <-t.C:
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if !db.running {
-		db.resting = false
+	if !woken {
+		select {
+		case <-db.wake: // it came while the time ran out
+			woken = true
+		default:
+		}
+	}
+	if !woken {
+		db.resting = false // somebody else may be at work
 		return false
 	}
-	select {
-	case <-db.wake: // it came while the time ran out
-	default:
-	}
-	return true
+	return db.running
 }
 
 // commitLoop is the committer. It lives while there is something to commit, and a little longer.
@@ -135,7 +190,7 @@ func (db *DB) commitLoop() {
 			return
 		}
 		db.mu.Unlock()
-		db.commitGroup()
+		db.commitGroup(nil)
 	}
 }
 
@@ -167,8 +222,9 @@ func (db *DB) pop() *item {
 	return nil
 }
 
-// commitGroup runs waiting functions until there are none or the group is full, commits, and calls back.
-func (db *DB) commitGroup() {
+// commitGroup runs waiting functions until there are none or the group is full, commits, and calls back. With only, the
+// group is that one.
+func (db *DB) commitGroup(only *item) {
 	group := &pending{}
 	base := db.cached.Load()
 	if base != nil {
@@ -196,13 +252,19 @@ func (db *DB) commitGroup() {
 	snapshot, below := &snapshot{db: db.badger}, db.published()
 	defer snapshot.discard()
 	for len(items) < maxGroupFuncs && group.bytes < maxGroupBytes && len(group.writes) < maxGroupKeys {
-		it := db.pop()
+		it := only
+		if only == nil {
+			it = db.pop()
+		}
 		if it == nil {
 			break
 		}
 		items = append(items, it)
 		if refused != nil {
 			it.err = refused
+			if only != nil {
+				break
+			}
 			continue
 		}
 		it.tx = &Tx{snapshot: snapshot, own: group, below: below, recent: &db.recent, overlay: db.overlays.Add(1)}
@@ -216,7 +278,7 @@ func (db *DB) commitGroup() {
 		default:
 			group.keep()
 		}
-		if db.carry != nil {
+		if db.carry != nil || only != nil {
 			break
 		}
 	}
@@ -232,6 +294,12 @@ func (db *DB) commitGroup() {
 	items = nil
 	for _, it := range finished {
 		db.finish(it, err)
+	}
+	// Whoever waits was told first, and goes first, here and now: this may copy a thousand rows, and to wake another processor
+	// for who was told takes longer than what he does mostly.
+	runtime.Gosched()
+	if l := db.published(); len(l)-db.fixed() > 1 {
+		db.publish(l.joined(db.fixed()))
 	}
 }
 
@@ -271,24 +339,37 @@ func (db *DB) commit(group *pending) error {
 	begun := time.Now()
 	err := db.write(group)
 	if err != nil {
-		err = errors.Join(ErrFailed, err)
-		db.log.Error("committing", "error", err)
-		db.mu.Lock()
-		db.failed = err
-		db.mu.Unlock()
-		return err
+		return db.refuse(err)
 	}
 	db.stats.note(len(group.writes), time.Since(begun))
 	return nil
 }
 
+// refuse makes the database refuse everything from here on, and returns the error that it does so with.
+func (db *DB) refuse(err error) error {
+	err = errors.Join(ErrFailed, err)
+	db.log.Error("committing", "error", err)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.failed = err
+	return err
+}
+
 // write puts a group into the journal if it is small, and else into Badger, on top of what the journal holds.
 func (db *DB) write(group *pending) error {
+	if err := db.settle(false); err != nil {
+		return err
+	}
 	small := db.journal.takes(group)
-	if !small || !db.journal.fits(group) {
-		if err := db.flush(); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case !small:
+		err = db.flush()
+	case !db.journal.fits(group):
+		err = db.rotate()
+	}
+	if err != nil {
+		return err
 	}
 	if err := db.fail("before-commit"); err != nil {
 		return err

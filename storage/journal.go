@@ -17,8 +17,10 @@ import (
 
 const (
 	journalName = "journal"
-	// journalSize is the length of the file, which never changes, so that a sync has nothing to write but data.
+	// journalSize is how long an epoch is. The file has room for two and never changes its length, so that a sync has nothing
+	// to write but data.
 	journalSize = 256 << 10
+	journalFile = 2 * journalSize
 	// journalGroup is how large a group may be that goes there. Larger ones would fill it too fast to be worth it.
 	journalGroup = 16 << 10
 	// journalKeys bounds what is looked through beside Badger, and what one of its transactions takes over.
@@ -27,27 +29,32 @@ const (
 	journalKey = "s/journal"
 	// recordHead is the length of a record, in front of it.
 	recordHead = 4
+	// epochHead begins what the first record of an epoch holds: how many records the epoch before it had.
+	epochHead = 4
 )
 
 // journal makes small groups durable by one write and one sync of one file, which takes about half as long as a
-// transaction of Badger. What is in it lies in layers in memory as well, where everybody reads it, and moves to Badger when
-// the file is full: then the next epoch begins, and with it the file anew.
+// transaction of Badger. What is in it lies in layers in memory as well, where everybody reads it. An epoch has one half of
+// the file; when it is full, the next one begins in the other half, and meanwhile this one moves to Badger.
 type journal struct {
-	file  *os.File // nil in memory
-	key   []byte   // of the database
-	epoch uint64
-	aead  cipher.AEAD // of the epoch
-	count uint32      // records of the epoch
-	at    int64       // where the next one goes
-	keys  int         // that they hold, at most
+	file   *os.File // nil in memory
+	key    []byte   // of the database
+	epoch  uint64
+	before uint32      // records of the epoch before this one
+	aead   cipher.AEAD // of the epoch
+	count  uint32      // records of the epoch
+	at     int64       // where in its half the next one goes
+	keys   int         // that they hold, at most
+
+	// taken says that the other half holds an epoch too that was not moved, after a process that did not close.
+	taken bool
+	// single says that the file is of a version that had no halves. It is read only.
+	single bool
 }
 
 // open reads what a process that did not close left behind. An epoch that Badger knows of must have its file.
 func (j *journal) open(dir string, key []byte, epoch uint64, known bool) (*pending, error) {
 	j.key = key
-	if err := j.begin(epoch); err != nil {
-		return nil, err
-	}
 	path := filepath.Join(dir, journalName)
 	flags := os.O_RDWR
 	if !known {
@@ -60,7 +67,7 @@ func (j *journal) open(dir string, key []byte, epoch uint64, known bool) (*pendi
 	if err != nil {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
-	left, err := j.load(file)
+	left, err := j.load(file, epoch)
 	if err == nil {
 		// What is read may be in the memory of the system only. From here on it counts as written.
 		if err = file.Sync(); err == nil {
@@ -74,41 +81,98 @@ func (j *journal) open(dir string, key []byte, epoch uint64, known bool) (*pendi
 	return left, nil
 }
 
-// load reads the records of the epoch up to the first that is not whole, and brings the file to its length.
-func (j *journal) load(file *os.File) (*pending, error) {
-	raw, err := io.ReadAll(io.LimitReader(file, journalSize))
+// load reads the records of the epoch and of the one that may have begun while it moved to Badger, and brings the file
+// to its length.
+func (j *journal) load(file *os.File, epoch uint64) (*pending, error) {
+	raw, err := io.ReadAll(io.LimitReader(file, journalFile))
 	if err != nil {
 		return nil, err
 	}
-	if short := journalSize - len(raw); short > 0 {
-		if _, err := file.WriteAt(make([]byte, short), int64(len(raw))); err != nil {
-			return nil, err
-		}
-	}
 	left := &pending{}
+	if err := j.begin(epoch, 0); err != nil {
+		return nil, err
+	}
+	if j.single = len(raw) == journalSize; j.single {
+		return left, j.records(raw, left)
+	}
+	if err := lengthen(file, len(raw)); err != nil {
+		return nil, err
+	}
+	raw = append(raw, make([]byte, journalFile-len(raw))...)
+	if err := j.records(j.half(raw), left); err != nil {
+		return nil, err
+	}
+	first := *j
+	if err := j.begin(epoch+1, first.count); err != nil {
+		return nil, err
+	}
+	if err := j.records(j.half(raw), left); err != nil {
+		return nil, err
+	}
+	switch {
+	case j.count == 0:
+		*j = first
+	case j.before != first.count:
+		// What another epoch follows was whole once, and somebody was told of all of it.
+		return nil, fmt.Errorf("%d of %d records of the journal: %w", first.count, j.before, ErrDamaged)
+	default:
+		j.taken = true
+	}
+	return left, nil
+}
+
+// lengthen brings a file to the length of a journal.
+func lengthen(file *os.File, length int) error {
+	if short := journalFile - length; short > 0 {
+		_, err := file.WriteAt(make([]byte, short), int64(length))
+		return err
+	}
+	return nil
+}
+
+// divide makes a file that had no halves, and holds nothing any more that is not in Badger, into one with halves.
+func (j *journal) divide() error {
+	if err := j.begin(j.epoch, 0); err != nil {
+		return err
+	}
+	if err := lengthen(j.file, journalSize); err != nil {
+		return fmt.Errorf("lengthening the journal: %w", err)
+	}
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("syncing the journal: %w", err)
+	}
+	j.single = false
+	return nil
+}
+
+// records reads the records of an epoch up to the first that is not whole.
+func (j *journal) records(raw []byte, left *pending) error {
 	for {
 		rest := raw[j.at:]
 		if len(rest) < recordHead {
-			return left, nil
+			return nil
 		}
 		size := int64(binary.BigEndian.Uint32(rest))
 		if size > int64(len(rest)-recordHead) {
-			return left, nil
+			return nil
 		}
 		plain, err := j.aead.Open(nil, nil, rest[recordHead:recordHead+size], place(j.count))
 		if err != nil && j.reads(rest[recordHead+size:], j.count+1) {
 			// Another one was written after it, so it was whole once and somebody was told of it.
-			return nil, fmt.Errorf("record %d of the journal: %w", j.count, ErrDamaged)
+			return fmt.Errorf("record %d of the journal: %w", j.count, ErrDamaged)
 		}
 		if err != nil {
-			return left, nil // it was being written when the process ended: nobody was told of it
+			return nil // it was being written when the process ended: nobody was told of it
+		}
+		if plain, err = j.headless(plain); err != nil {
+			return err
 		}
 		n := 0
 		for len(plain) > 0 {
 			var key string
 			var w write
 			if key, w, plain, err = parseWrite(plain); err != nil {
-				return nil, err
+				return err
 			}
 			left.set(key, w)
 			n++
@@ -118,9 +182,26 @@ func (j *journal) load(file *os.File) (*pending, error) {
 	}
 }
 
+// headless takes off what only the first record of an epoch says.
+func (j *journal) headless(plain []byte) ([]byte, error) {
+	if j.count > 0 || j.single {
+		return plain, nil
+	}
+	if len(plain) < epochHead {
+		return nil, fmt.Errorf("first record of the journal: %w", ErrDamaged)
+	}
+	j.before = binary.BigEndian.Uint32(plain)
+	return plain[epochHead:], nil
+}
+
+// half is where in the file the epoch lies.
+func (j *journal) half(raw []byte) []byte { return raw[j.base():][:journalSize] }
+
+func (j *journal) base() int64 { return int64(j.epoch%2) * journalSize }
+
 // begin starts an epoch. Each has its own key, so that what is left of the one before does not read as a record.
-func (j *journal) begin(epoch uint64) error {
-	j.epoch, j.count, j.at, j.keys = epoch, 0, 0, 0
+func (j *journal) begin(epoch uint64, before uint32) error {
+	j.epoch, j.before, j.count, j.at, j.keys, j.taken = epoch, before, 0, 0, 0, false
 	if j.key == nil {
 		return nil // in memory
 	}
@@ -167,15 +248,18 @@ func (j *journal) takes(group *pending) bool {
 
 func (j *journal) fits(group *pending) bool {
 	// What pending counts per write is more than what a record has beside key and value.
-	return j.at+recordHead+int64(group.bytes)+64 <= journalSize && j.keys+len(group.writes) <= journalKeys
+	return j.at+recordHead+epochHead+int64(group.bytes)+64 <= journalSize && j.keys+len(group.writes) <= journalKeys
 }
 
 // crowded says that the next process would soon have to empty it.
-func (j *journal) crowded() bool { return j.at > journalSize/2 || j.keys > journalKeys/2 }
+func (j *journal) crowded() bool { return j.taken || j.at > journalSize/2 || j.keys > journalKeys/2 }
 
 // append makes a group durable.
 func (j *journal) append(group *pending) error {
-	plain := make([]byte, 0, group.bytes)
+	plain := make([]byte, 0, epochHead+group.bytes)
+	if j.count == 0 {
+		plain = binary.BigEndian.AppendUint32(plain, j.before)
+	}
 	for key, w := range group.writes {
 		plain = appendWrite(plain, key, w)
 	}
@@ -186,7 +270,7 @@ func (j *journal) append(group *pending) error {
 	record := make([]byte, recordHead, recordHead+len(plain)+j.aead.Overhead())
 	record = j.aead.Seal(record, nil, plain, place(j.count))
 	binary.BigEndian.PutUint32(record, uint32(len(record)-recordHead))
-	if _, err := j.file.WriteAt(record, j.at); err != nil {
+	if _, err := j.file.WriteAt(record, j.base()+j.at); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)
 	}
 	if err := j.file.Sync(); err != nil {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -103,7 +104,7 @@ func TestTornJournal(t *testing.T) {
 	path := filepath.Join(dir, journalName)
 	whole, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Len(t, whole, journalSize)
+	require.Equal(t, journalFile, len(whole))
 	var ends []int // of records
 	for at := 0; ; {
 		size := int(binary.BigEndian.Uint32(whole[at:]))
@@ -207,6 +208,130 @@ func TestCrashWhileTheJournalIsEmptied(t *testing.T) {
 			require.Equal(t, "1", get(t, db, "l"))
 			require.NoError(t, db.Update(t.Context(), large))
 			require.Len(t, get(t, db, "l"), journalGroup)
+		})
+	}
+}
+
+// fill writes rows until the journal begins its next epoch, and returns how many.
+func fill(t *testing.T, db *DB, begin int) (end int) {
+	t.Helper()
+	for epoch := db.journal.epoch; db.journal.epoch == epoch; begin++ {
+		set(t, db, fmt.Sprint("k", begin), fmt.Sprint(begin)+string(make([]byte, journalGroup/2)))
+	}
+	return begin
+}
+
+// TestWritingGoesOnWhileTheJournalMoves: nobody waits for Badger, everything reads as it was written, and a process that ends
+// before the move does loses nothing of both epochs.
+func TestWritingGoesOnWhileTheJournalMoves(t *testing.T) {
+	for name, last := range map[string]int{"nothing more": 0, "a row more": 1, "half an epoch more": journalSize / journalGroup, "an epoch more": -1} {
+		t.Run(name, func(t *testing.T) {
+			dir, moving, end := t.TempDir(), make(chan struct{}), make(chan struct{})
+			db := openAt(t, Config{Dir: dir, Fail: func(p string) error {
+				if p != "before-flush" {
+					return nil
+				}
+				close(moving)
+				<-end
+				return errors.New("crash")
+			}})
+			n := fill(t, db, 0)
+			<-moving
+			for range last {
+				set(t, db, fmt.Sprint("k", n), fmt.Sprint(n))
+				n++
+			}
+			if last < 0 {
+				// There is no third half: the next epoch waits for the move, which fails.
+				for !t.Failed() && db.journal.fits(&pending{bytes: journalGroup / 2}) {
+					set(t, db, fmt.Sprint("k", n), fmt.Sprint(n)+string(make([]byte, journalGroup/2)))
+					n++
+				}
+				close(end)
+				require.ErrorIs(t, db.Update(t.Context(), func(tx *Tx) error {
+					return tx.Set([]byte(fmt.Sprint("k", n)), make([]byte, journalGroup/2))
+				}), ErrFailed)
+			} else {
+				close(end)
+			}
+			holds(t, db, n)
+			require.NoError(t, db.Close())
+			for range 3 {
+				db = openAt(t, Config{Dir: dir})
+				holds(t, db, n)
+				n = fill(t, db, n)
+				holds(t, db, n)
+				require.NoError(t, db.Close())
+			}
+		})
+	}
+}
+
+func holds(t *testing.T, db *DB, n int) {
+	t.Helper()
+	for i := range n {
+		require.Equal(t, fmt.Sprint(i), string(bytes.TrimRight([]byte(get(t, db, fmt.Sprint("k", i))), "\x00")))
+	}
+	require.Equal(t, "-", get(t, db, fmt.Sprint("k", n)))
+}
+
+// TestJournalDamagedBeforeTheNextEpoch: an epoch that another one follows was whole, so its last record is not one that was
+// being written.
+func TestJournalDamagedBeforeTheNextEpoch(t *testing.T) {
+	dir := t.TempDir()
+	var at int64 // the last record of the first epoch
+	db := openAt(t, Config{Dir: dir, Fail: func(p string) error {
+		if p == "before-flush" {
+			return errors.New("crash")
+		}
+		return nil
+	}})
+	for before := int64(0); db.journal.epoch == 0; {
+		at, before = before, db.journal.at
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return tx.Set([]byte("k"), make([]byte, journalGroup/2)) }))
+	}
+	_ = db.Close()
+	path := filepath.Join(dir, journalName)
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	raw[at+recordHead] ^= 1
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
+	_, err = Open(Config{Dir: dir, Key: testKey()})
+	require.ErrorIs(t, err, ErrDamaged)
+}
+
+// TestJournalWithoutHalves: what a version left that had one half is taken over, whichever half the epoch would have now.
+func TestJournalWithoutHalves(t *testing.T) {
+	for _, epoch := range []uint64{1, 2} {
+		t.Run(fmt.Sprint("epoch ", epoch), func(t *testing.T) {
+			dir := t.TempDir()
+			db := openAt(t, Config{Dir: dir})
+			for db.journal.epoch < epoch {
+				set(t, db, "k", "small")
+				set(t, db, "l", string(make([]byte, journalGroup))) // too large, so the journal is emptied first
+			}
+			db.failed = errors.New("crash") // closes without writing
+			require.NoError(t, db.Close())
+			j := journal{key: testKey()}
+			require.NoError(t, j.begin(epoch, 0))
+			raw := make([]byte, journalSize)
+			for _, value := range []string{"1", "2"} {
+				plain := appendWrite(nil, "old", write{value: []byte(value)})
+				record := j.aead.Seal(make([]byte, recordHead), nil, plain, place(j.count))
+				binary.BigEndian.PutUint32(record, uint32(len(record)-recordHead))
+				copy(raw[j.at:], record)
+				j.wrote(int64(len(record)), 1)
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, journalName), raw, 0o600))
+			for i := range 3 {
+				db := openAt(t, Config{Dir: dir})
+				require.Equal(t, "2", get(t, db, "old"))
+				for k := range i {
+					require.Equal(t, fmt.Sprint(k), get(t, db, fmt.Sprint("new", k)))
+				}
+				set(t, db, fmt.Sprint("new", i), fmt.Sprint(i))
+				require.NoError(t, db.Close())
+			}
 		})
 	}
 }

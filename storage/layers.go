@@ -16,16 +16,19 @@ type layers []*pending
 // with returns the layers with a group on top.
 func (l layers) with(group *pending) layers {
 	group.freeze()
-	next := append(layers{group}, l...)
-	for len(next) > 1 && 2*len(next[0].writes) >= len(next[1].writes) {
-		joined := &pending{}
-		joined.merge(next[1])
-		joined.merge(next[0])
-		joined.freeze()
-		next[1] = joined
-		next = next[1:]
+	return append(layers{group}, l...)
+}
+
+// joined returns layers that say the same and are fewer; as many at the bottom as fixed says stay what they are.
+func (l layers) joined(fixed int) layers {
+	for len(l)-fixed > 1 && 2*len(l[0].writes) >= len(l[1].writes) {
+		both := &pending{}
+		both.merge(l[1])
+		both.merge(l[0])
+		both.freeze()
+		l = append(layers{both}, l[2:]...)
 	}
-	return next
+	return l
 }
 
 // flat returns one set of writes that says what the layers say.
@@ -128,7 +131,14 @@ func (db *DB) openJournal() (known bool, err error) {
 		db.log.Info("taking up the journal", "writes", len(left.writes))
 		db.publish(layers(nil).with(left))
 	}
-	return known, nil
+	if !db.journal.single {
+		return known, nil
+	}
+	// The next epoch may not be written over this one, as a file without halves would have it.
+	if err := db.flush(); err != nil {
+		return known, err
+	}
+	return known, db.journal.divide()
 }
 
 // claimJournal makes Badger know that there is a journal, after which the file must not be missing.
@@ -138,27 +148,96 @@ func (db *DB) claimJournal() error {
 	return db.commitBadger(claim)
 }
 
-// flush moves what is in the journal to Badger. Until it is published, everything reads the same in both places.
+// move is an epoch of the journal on its way to Badger. Until it is settled, everything in it reads the same in both places.
+type move struct {
+	layers int           // that it takes, the lowest
+	done   chan struct{} // closed when err is set
+	err    error
+}
+
+// fixed is how many of the lowest layers are being moved.
+func (db *DB) fixed() int {
+	if db.moving == nil {
+		return 0
+	}
+	return db.moving.layers
+}
+
+// rotate begins the next epoch of the journal in the other half of its file, and moves this one to Badger while the committer
+// goes on: whoever writes at that moment would wait for some milliseconds otherwise.
+func (db *DB) rotate() error {
+	if err := db.settle(true); err != nil {
+		return err
+	}
+	if db.journal.taken {
+		return db.flush()
+	}
+	m := &move{layers: len(db.published()), done: make(chan struct{})}
+	all, next := db.published(), db.journal.epoch+1
+	if err := db.journal.begin(next, db.journal.count); err != nil {
+		return err
+	}
+	db.moving = m
+	go func() {
+		defer close(m.done)
+		if m.err = db.take(all.flat(), next); m.err != nil {
+			db.refuse(fmt.Errorf("emptying the journal: %w", m.err))
+		}
+	}()
+	return nil
+}
+
+// settle ends a move that is done, and with wait one that is not. It reports its error.
+func (db *DB) settle(wait bool) error {
+	m := db.moving
+	if m == nil {
+		return nil
+	}
+	if !wait {
+		select {
+		case <-m.done:
+		default:
+			return nil
+		}
+	}
+	<-m.done
+	db.moving = nil
+	if m.err != nil {
+		return m.err
+	}
+	l := db.published()
+	db.publish(l[:len(l)-m.layers])
+	return nil
+}
+
+// flush moves all that is in the journal to Badger and returns when it is there.
 func (db *DB) flush() error {
-	all := db.published().flat()
+	if err := db.settle(true); err != nil {
+		return err
+	}
+	all, next := db.published().flat(), db.journal.epoch+1
 	if len(all.writes) == 0 {
 		return nil
 	}
+	if err := db.take(all, next); err != nil {
+		return err
+	}
+	db.publish(nil)
+	return db.journal.begin(next, db.journal.count)
+}
+
+// take gives Badger what an epoch holds, and with it the number of the next one.
+func (db *DB) take(all *pending, next uint64) error {
 	if err := db.fail("before-flush"); err != nil {
 		return err
 	}
-	next := db.journal.epoch + 1
-	if db.journal.file != nil {
+	if db.config.Dir != "" {
 		all.set(journalKey, write{value: binary.BigEndian.AppendUint64(nil, next)})
 	}
 	if err := db.commitBadger(all); err != nil {
 		return err
 	}
-	if err := db.fail("after-flush"); err != nil {
-		return err
-	}
-	db.publish(nil)
-	return db.journal.begin(next)
+	return db.fail("after-flush")
 }
 
 // leave ends the journal at a clean end. Whatever is given to Badger becomes a table when it closes, and a few tables of two

@@ -106,6 +106,7 @@ type DB struct {
 	// The committer's own; handed from one committer to the next under mu.
 	carry     *carried
 	journal   journal
+	moving    *move // nil: none
 	recent    recent
 	spaceAt   time.Time
 	spaceFull bool
@@ -234,6 +235,9 @@ func (db *DB) Close() error {
 	}
 	db.mu.Unlock()
 
+	if err := db.settle(true); err != nil {
+		db.log.Warn("emptying the journal", "error", err)
+	}
 	// Cached writes nothing carried to disk yet.
 	db.cacheMu.Lock()
 	if db.cacheTimer != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -467,6 +468,95 @@ func TestCacheAndUpdateTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// goroutine names the running goroutine.
+func goroutine() string {
+	buf := make([]byte, 64)
+	return strings.Fields(string(buf[:runtime.Stack(buf, false)]))[1]
+}
+
+// rested waits until nobody is at work.
+func rested(db *DB) {
+	for busy := true; busy; runtime.Gosched() {
+		db.mu.Lock()
+		busy = db.running
+		db.mu.Unlock()
+	}
+}
+
+func TestSubmitHere(t *testing.T) {
+	db := openAt(t, Config{})
+	var ran, called string
+	here := func(err error) { require.NoError(t, err); called = goroutine() }
+	for i := range 3 {
+		rested(db) // from the second time on the committer waits on its goroutine
+		db.SubmitHere(func(tx *Tx) error { ran = goroutine(); return tx.Set([]byte("x"), fmt.Append(nil, i)) }, here)
+		require.Equal(t, goroutine(), ran)
+		require.Equal(t, goroutine(), called)
+		require.Equal(t, fmt.Sprint(i), get(t, db, "x"))
+		set(t, db, "y", "beside")
+	}
+	// With somebody at work it waits like any other.
+	release := blockCommitter(db)
+	done := make(chan error)
+	go func() {
+		db.SubmitHere(func(tx *Tx) error { return tx.Set([]byte("x"), []byte("later")) }, func(err error) { done <- err })
+	}()
+	release()
+	require.NoError(t, <-done)
+	require.Equal(t, "later", get(t, db, "x"))
+	// What comes while it runs is not left lying.
+	db.SubmitHere(func(*Tx) error {
+		db.Submit(func(tx *Tx) error { return tx.Set([]byte("x"), []byte("inside")) }, func(err error) { done <- err })
+		return nil
+	}, nil)
+	require.NoError(t, <-done)
+	require.Equal(t, "inside", get(t, db, "x"))
+	require.NoError(t, db.Close())
+	go db.SubmitHere(nil, func(err error) { done <- err })
+	require.ErrorIs(t, <-done, ErrClosed)
+}
+
+// TestSubmitHereByMany: one committer at a time, whoever it is, and nothing lost between two of them.
+func TestSubmitHereByMany(t *testing.T) {
+	db := openAt(t, Config{})
+	count := func(tx *Tx) error {
+		n := 0
+		if raw, err := tx.Get([]byte("n")); err == nil {
+			if n, err = strconv.Atoi(string(raw)); err != nil {
+				return err
+			}
+		}
+		return tx.Set([]byte("n"), strconv.AppendInt(nil, int64(n+1), 10))
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 250 {
+				done := make(chan error, 1)
+				if i%2 == 0 {
+					db.SubmitHere(count, func(err error) { done <- err })
+				} else {
+					db.Submit(count, func(err error) { done <- err })
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, "2000", get(t, db, "n"))
+}
+
+func TestFunctionThatLeavesItsCaller(t *testing.T) {
+	db := openAt(t, Config{})
+	results := make(chan error, 1)
+	go db.SubmitHere(func(*Tx) error { runtime.Goexit(); return nil }, func(err error) { results <- err })
+	require.ErrorIs(t, <-results, ErrFailed)
+	db.Submit(func(*Tx) error { return nil }, func(err error) { results <- err })
+	require.ErrorIs(t, <-results, ErrFailed)
 }
 
 func TestFunctionThatLeavesTheCommitter(t *testing.T) {
