@@ -108,12 +108,12 @@ func (s *sender) add(j *sendJob) {
 	}
 	s.mu.Unlock()
 	if start {
-		s.next()
+		s.next(s.m.env.db.SubmitHere)
 	}
 }
 
 // next submits one batch of what waits. The slot it holds is passed on when the batch is done.
-func (s *sender) next() {
+func (s *sender) next(submit func(func(*storage.Tx) error, func(error))) {
 	s.mu.Lock()
 	n, bytes := 0, 0
 	for n < len(s.queue) && n < batchJobs {
@@ -133,7 +133,7 @@ func (s *sender) next() {
 	if n == 0 {
 		return
 	}
-	s.m.env.db.Submit(
+	submit(
 		func(tx *storage.Tx) error { return s.write(tx, jobs) },
 		func(err error) {
 			for _, j := range jobs {
@@ -142,7 +142,7 @@ func (s *sender) next() {
 				}
 				close(j.done)
 			}
-			s.next()
+			s.next(s.m.env.db.Submit)
 		})
 }
 
