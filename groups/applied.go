@@ -22,7 +22,13 @@ func (g *Groups) Applied(tx *storage.Tx, a replica.Applied) error {
 		}
 		var err error
 		if id.Number == feed.Control {
-			if err = g.fold(tx, id.Conversation, rest[:n]); err == nil {
+			if !a.Detached {
+				err = g.dropActs(tx, id, rest[n-1].Seq)
+			}
+			if err == nil {
+				err = g.fold(tx, id.Conversation, rest[:n])
+			}
+			if err == nil {
 				err = g.proveAgain(tx, id, rest[n-1].Seq)
 			}
 		} else {
@@ -43,6 +49,7 @@ type change struct {
 	before, after *snapshot
 	row           groupRow
 	acts          []roster.Act // that came into the graph, ancestors first
+	anew          bool         // acts that were in it are worth something else now, or gone
 }
 
 // fold takes control entries of one group into its roster.
@@ -178,39 +185,84 @@ func (g *Groups) Forked(tx *storage.Tx, f replica.Fork) error {
 	if err != nil || at != 0 && at <= f.At {
 		return err
 	}
-	gr, before, err := g.open(tx, conv, true)
+	_, before, err := g.open(tx, conv, true)
 	if err != nil {
 		return err
 	}
 	if err := tx.Set(k, be64(f.At)); err != nil {
 		return err
 	}
-	// The graph is folded anew, as a state of its own.
-	if err := tx.Set(key(keyCount, conv[:]), be64(before.version+1)); err != nil {
-		return err
-	}
-	fresh, after, err := g.open(tx, conv, true)
+	fresh, err := g.refold(tx, conv, before)
 	if err != nil {
 		return err
 	}
-	row, _, err := getRow[groupRow](tx, groupKey(conv))
-	if err != nil {
-		return err
-	}
-	c := change{conv: conv, gr: fresh, before: before, after: after, row: row}
-	if err := g.react(tx, &c); err != nil {
-		return err
-	}
-	if err := g.saveRow(tx, conv, row, c.row); err != nil {
-		return err
-	}
-	tx.OnCommit(func() { g.settled(&c) })
 	tx.OnCommit(func() { g.parts.Feeds.PushKeys(conv) }) // what acts wait for may lie on a branch
-	account, ok := gr.accountOf(f.Feed.Device)
+	account, ok := fresh.accountOf(f.Feed.Device)
 	if !ok {
 		return nil // a device of which nothing is here, and whose it is its own word only
 	}
 	return g.tell(tx, News{Group: conv, Kind: NewsFork, Account: account})
+}
+
+// refold folds a group from what is on disk, as a state of its own, and does what follows from that.
+func (g *Groups) refold(tx *storage.Tx, conv ID, before *snapshot) (*group, error) {
+	if err := tx.Set(key(keyCount, conv[:]), be64(before.version+1)); err != nil {
+		return nil, err
+	}
+	fresh, after, err := g.open(tx, conv, true)
+	if err != nil {
+		return nil, err
+	}
+	row, _, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil {
+		return nil, err
+	}
+	c := change{conv: conv, gr: fresh, before: before, after: after, row: row, anew: true}
+	if err := g.react(tx, &c); err != nil {
+		return nil, err
+	}
+	if err := g.saveRow(tx, conv, row, c.row); err != nil {
+		return nil, err
+	}
+	tx.OnCommit(func() { g.settled(&c) })
+	return fresh, nil
+}
+
+// dropActs takes acts out of the graph whose entries stood ahead of a gap and turned out not to follow what filled it: they are
+// not in the entry store any more, so that nobody could be shown them who finds them named.
+func (g *Groups) dropActs(tx *storage.Tx, id feed.FeedID, last uint64) error {
+	gr, before, err := g.open(tx, id.Conversation, true)
+	if err != nil {
+		return err
+	}
+	ahead := map[roster.ID]place{}
+	gr.mu.Lock()
+	if gr.last[id.Device] > last {
+		for act, p := range gr.places {
+			if p.device == id.Device && p.seq > last && !gr.forked(p) {
+				ahead[act] = p
+			}
+		}
+	}
+	gr.mu.Unlock()
+	dropped := false
+	for act, p := range ahead {
+		e, err := g.entry(tx, id.Conversation, p)
+		if err == nil && e.ID == feed.EntryID(act) {
+			continue
+		}
+		if err != nil && !errors.Is(err, replica.ErrNoEntry) {
+			return err
+		}
+		if err := tx.Delete(actKey(id.Conversation, p.clock, feed.EntryID(act))); err != nil {
+			return err
+		}
+		dropped = true
+	}
+	if dropped {
+		_, err = g.refold(tx, id.Conversation, before)
+	}
+	return err
 }
 
 // accountOf returns the account of a device that acted.
@@ -427,7 +479,7 @@ func (g *Groups) settled(c *change) {
 	again := c.gr.refused
 	c.gr.refused = false
 	c.gr.mu.Unlock()
-	moved := c.before.view.Dissolved != c.after.view.Dissolved
+	moved := c.anew || c.before.view.Dissolved != c.after.view.Dissolved
 	epochs := false
 	for i := range c.acts {
 		switch c.acts[i].Kind {

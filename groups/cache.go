@@ -36,6 +36,7 @@ type group struct {
 	roster  *roster.Roster                   // guarded by mu; the newest state
 	places  map[roster.ID]place              // guarded by mu; of all acts in it, and of those that wait
 	numbers map[number]roster.ID             // guarded by mu; the same the other way round; one of several where a feed forked
+	last    map[identity.DeviceID]uint64     // guarded by mu; the highest number of a device's acts
 	behind  map[identity.DeviceID]int        // guarded by mu; how many acts of a device's feed wait
 	snaps   []*snapshot                      // guarded by mu; ascending, the first is committed
 	used    uint64                           // guarded by cache.mu
@@ -62,12 +63,14 @@ type number struct {
 func (gr *group) put(id roster.ID, p place) {
 	gr.places[id] = p
 	gr.numbers[number{p.device, p.seq}] = id
+	gr.last[p.device] = max(gr.last[p.device], p.seq)
 }
 
 // load reads a roster from the own disk.
 func load(tx *storage.Tx, conv ID) (*group, error) {
 	gr := &group{
 		id: conv, roster: roster.New(roster.ID(conv)), places: map[roster.ID]place{}, numbers: map[number]roster.ID{},
+		last:   map[identity.DeviceID]uint64{},
 		behind: map[identity.DeviceID]int{}, forks: map[identity.DeviceID]uint64{}, paid: map[roster.ID]identity.AccountID{},
 	}
 	if err := errors.Join(loadForks(tx, gr), loadPaid(tx, gr)); err != nil {

@@ -135,13 +135,18 @@ func (p *villager) turns(conv ID, n feed.Number) *twoFaced {
 // next continues a branch with acts that give names.
 func (f *twoFaced) next(branch []feed.Entry, upon *villager, names ...string) []feed.Entry {
 	f.v.t.Helper()
-	branch = slices.Clone(branch)
 	for _, name := range names {
-		kind, content, err := encodeAct(roster.Act{Kind: roster.Nickname, Value: name}, nil)
-		require.NoError(f.v.t, err)
-		branch = append(branch, f.entry(branch, feed.Control, kind, content, feed.Group{Parents: upon.parents(f.conv)}))
+		branch = f.acts(branch, upon, roster.Act{Kind: roster.Nickname, Value: name})
 	}
 	return branch
+}
+
+// acts continues a branch with an act.
+func (f *twoFaced) acts(branch []feed.Entry, upon *villager, a roster.Act) []feed.Entry {
+	f.v.t.Helper()
+	kind, content, err := encodeAct(a, nil)
+	require.NoError(f.v.t, err)
+	return append(slices.Clone(branch), f.entry(branch, feed.Control, kind, content, feed.Group{Parents: upon.parents(f.conv)}))
 }
 
 // says continues a branch of what was said.
@@ -350,5 +355,41 @@ func TestForkedChatOverSessions(t *testing.T) {
 			}
 			return true
 		})
+	})
+}
+
+// Dave was removed on one branch, and so was not. Whoever told him so tells him the rest in the same session.
+func TestForkBringsBackInTheSameSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVillage(t, 6)
+		_, _ = v.office(0, mailbox.ServerLimits{})
+		bob, carol, dave := v.villager("bob", 1).up(), v.villager("carol", 2).up(), v.villager("dave", 3).up()
+		m := v.villager("mallory", 4).up()
+		conv := v.found(bob, carol, dave, m)
+		require.NoError(t, m.g.Set(context.Background(), conv, SettingNickname, "m"))
+		require.NoError(t, bob.g.Promote(context.Background(), conv, m.self.Account))
+		all := []*villager{bob, carol, dave}
+		for _, p := range all {
+			v.until(p.name+" knows the admins", time.Minute, func() bool {
+				list, err := p.names(conv)
+				return err == nil && slices.Contains(list, "m") && p.roleOf(conv, m) == roster.Admin
+			})
+		}
+		v.apart(all...)
+		mallory := m.turns(conv, feed.Control)
+		time.Sleep(2 * time.Minute)
+		v.together(bob, dave)
+		mallory.shows(mallory.acts(mallory.common, bob, roster.Act{Kind: roster.Remove, Account: dave.self.Account}), bob)
+		mallory.shows(mallory.next(mallory.common, carol, "right"), carol)
+		v.until("dave is told that he is out", time.Minute, func() bool { return dave.state(conv) == StateRemoved })
+		bob.text(conv, "meanwhile")
+		begun := dave.rep.Sessions()
+		v.together(bob, carol)
+		v.until("dave is in again", time.Minute, func() bool { return dave.state(conv) == StateMember && bob.roleOf(conv, dave) == roster.Member })
+		time.Sleep(30 * time.Second)
+		require.True(t, dave.has(conv, "meanwhile"))
+		carol.text(conv, "welcome back")
+		v.until("dave reads", time.Minute, func() bool { return dave.has(conv, "meanwhile") && dave.has(conv, "welcome back") })
+		require.Equal(t, begun[0].Since, dave.rep.Sessions()[0].Since)
 	})
 }
