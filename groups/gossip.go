@@ -92,6 +92,7 @@ type room struct {
 	circle  circle
 	devices map[identity.DeviceID]identity.AccountID // of the others, and of this account
 	tuned   map[feed.EntryID]*tuned
+	since   time.Time              // when it was looked at first
 	active  time.Time              // when something was last stored; zero: not since the start
 	stores  int                    // counts what was stored
 	ends    map[feed.FeedID]uint64 // no feed of which this was read ends further on
@@ -272,7 +273,7 @@ func (s *gossip) settle(id ID, c circle, in bool) {
 			s.mu.Unlock()
 			return
 		}
-		r = &room{tuned: map[feed.EntryID]*tuned{}, ends: map[feed.FeedID]uint64{}}
+		r = &room{since: now, tuned: map[feed.EntryID]*tuned{}, ends: map[feed.FeedID]uint64{}}
 		s.rooms[id] = r
 	}
 	r.circle, r.devices = c, devices

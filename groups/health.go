@@ -3,6 +3,7 @@ package groups
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"hima/identity"
 	"hima/storage"
@@ -11,6 +12,9 @@ import (
 // healthTries is how often each device of the others must have been dialled in vain before they count as out of reach: with
 // the pauses of the mesh that is about two minutes. One who just went to sleep is no trouble.
 const healthTries = 4
+
+// healthWait is how long others of whom no device is known are waited for likewise.
+const healthWait = 2 * time.Minute
 
 // Health is how well a group that this account is in works here.
 type Health struct {
@@ -58,12 +62,14 @@ func (g *Groups) Health(tx *storage.Tx) ([]Health, error) {
 	return out, nil
 }
 
-// inVain tells whether every known device of the others in a group was dialled in vain for a while.
+// inVain tells whether every known device of the others in a group was dialled in vain for a while, or none is known after one.
 func (m *mesh) inVain(conv ID) bool {
 	m.gossip.mu.RLock()
 	var devices []identity.DeviceID
+	var since time.Time
 	r := m.gossip.rooms[conv]
 	if r != nil {
+		since = r.since
 		for d, a := range r.devices {
 			if slices.Contains(r.circle.members, a) {
 				devices = append(devices, d)
@@ -71,8 +77,8 @@ func (m *mesh) inVain(conv ID) bool {
 		}
 	}
 	m.gossip.mu.RUnlock()
-	if r == nil {
-		return false // not looked at yet
+	if r == nil || len(devices) == 0 && m.now().Sub(since) < healthWait {
+		return false // not looked at yet, or for too short
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -50,6 +50,26 @@ func TestHealth(t *testing.T) {
 	})
 }
 
+// Of whom no device is known yet, as after the phrase was typed in, is not out of reach at once.
+func TestHealthWithoutDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVillage(t, 4)
+		_, _ = v.office(0, mailbox.ServerLimits{})
+		alice, bob := v.villager("alice", 1), v.villager("bob", 2)
+		conv := v.found(alice.up(), bob.up())
+		bob.down()
+		alice.down()
+		v.mu.Lock()
+		delete(v.records, bob.self.Account)
+		v.mu.Unlock()
+		alice.up()
+		time.Sleep(healthWait / 2)
+		require.Equal(t, Health{Group: conv}, alice.health())
+		time.Sleep(healthWait)
+		require.True(t, alice.health().Unreached)
+	})
+}
+
 // A log without room is told from one that does not answer.
 func TestHealthOfAFullLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

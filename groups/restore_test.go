@@ -168,6 +168,28 @@ func TestRestoredFromAnOldSnapshot(t *testing.T) {
 	}
 }
 
+// Somebody who did not hear that the account was let in anew brings its removal first: that is not the end.
+func TestRestoredByOneWhoIsBehind(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{}, bob, carol)
+	snapshot := bob.remembered()
+	require.NoError(t, alice.g.Remove(context.Background(), conv, bob.self.Account))
+	w.meet()
+	w.now = w.now.Add(time.Hour)
+	alice.letsIn(conv, bob)
+	alice.gives(bob)
+	bob2 := bob.restored(snapshot)
+	w.meet(carol, bob2)
+	require.Equal(t, StateRemoved, bob2.info(conv).State)
+	alice.gives(bob2)
+	require.Equal(t, StateMember, bob2.info(conv).State)
+	require.Equal(t, 1, bob2.heard(NewsJoined), "%v", bob2.news)
+	bob2.says(conv, "now")
+	w.meet(alice, carol, bob2)
+	require.Contains(t, carol.texts(conv), "now")
+}
+
 // Nonsense, and what is known better here, changes nothing.
 func TestRestoreLeavesOut(t *testing.T) {
 	w := begin(t)
