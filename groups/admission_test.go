@@ -214,34 +214,61 @@ func TestLinks(t *testing.T) {
 		require.NoError(t, err)
 		w.deliver()
 	}
-	// refused: what comes by a link that is over is turned away at the door, before anything of it is stored.
-	refused := func(why string) {
+	// over: whoever comes by a link that is over is told so, and nothing waits here.
+	over := func(reason string) {
 		t.Helper()
 		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:], Consent: []byte("one"), Token: to.Token})
 		require.NoError(t, err)
 		alice.view(func(tx *txn) error {
 			code, err := alice.g.Listens(tx, carol.self.Account, feed.KindGroupApplication, content)
-			require.Equal(t, pb.Code_CODE_DENIED, code, why)
+			require.Equal(t, pb.Code_CODE_TAKEN, code, reason)
 			return err
 		})
+		apply(carol)
+		require.Equal(t, 1, alice.info(conv).Applications, reason)
+		require.Equal(t, StateRejected, carol.info(conv).State)
+		carol.view(func(tx *txn) error {
+			list, err := carol.g.Applications(tx, conv)
+			require.Len(t, list, 1)
+			require.Equal(t, reason, list[0].Reason)
+			return err
+		})
+	}
+	used := func() int {
+		t.Helper()
+		var links []Link
+		alice.view(func(tx *txn) (err error) { links, err = alice.g.Links(tx, conv); return err })
+		for _, l := range links {
+			if l.Token == identity.InviteToken(to.Token) {
+				return l.Used
+			}
+		}
+		return 0
 	}
 	apply(bob)
 	require.Equal(t, 1, alice.info(conv).Applications)
 	require.Equal(t, StateApplied, bob.info(conv).State, "a link lets nobody in")
-	refused("used up")
-	apply(carol) // used up, and the group is closed
-	require.Equal(t, 1, alice.info(conv).Applications)
-	var links []Link
-	alice.view(func(tx *txn) (err error) { links, err = alice.g.Links(tx, conv); return err })
-	require.Len(t, links, 1)
-	require.Equal(t, 1, links[0].Used)
+	over(ReasonUsedUp)
+	require.Equal(t, 1, used())
+	require.NoError(t, bob.g.WithdrawApplication(ctx, conv))
+	w.deliver()
+	w.now = w.now.Add(time.Second)
+	apply(bob)
+	require.Equal(t, 1, alice.info(conv).Applications, "his use was counted already")
+	require.Equal(t, 1, used())
 	link, err = alice.g.NewLink(ctx, conv, time.Hour, 0)
 	require.NoError(t, err)
 	to.Token = link.Token[:]
 	w.now = w.now.Add(2 * time.Hour)
-	refused("expired")
-	apply(carol)
-	require.Equal(t, 1, alice.info(conv).Applications, "expired")
+	over(ReasonExpired)
+	link, err = alice.g.NewLink(ctx, conv, 0, 1)
+	require.NoError(t, err)
+	to.Token = link.Token[:]
+	require.NoError(t, bob.g.WithdrawApplication(ctx, conv))
+	w.deliver()
+	apply(bob)
+	require.Equal(t, 1, used(), "who came by another link before uses up this one too")
+	over(ReasonUsedUp)
 	link, err = alice.g.NewLink(ctx, conv, 0, 0)
 	require.NoError(t, err)
 	to.Token = link.Token[:]
@@ -249,9 +276,7 @@ func TestLinks(t *testing.T) {
 	require.NoError(t, err)
 	_, err = alice.g.RevokeLink(ctx, conv, identity.NewInviteToken())
 	require.ErrorIs(t, err, ErrNotFound)
-	refused("revoked")
-	apply(carol)
-	require.Equal(t, 1, alice.info(conv).Applications, "revoked")
+	over(ReasonRevoked)
 	_, err = alice.g.Decide(ctx, conv, bob.self.Account, true, "")
 	require.NoError(t, err)
 	w.meet()

@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -273,11 +274,14 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 	if s.view.Role(c.Account) != roster.None {
 		return nil
 	}
-	live, err := g.liveToken(tx, conv, m.Token)
+	live, over, err := g.liveToken(tx, conv, m.Token, c.Account)
 	if err != nil {
 		return err
 	}
 	if s.view.Settings[roster.SettingJoin] == "invite" && !live && !handedOn {
+		if over != "" && g.mayLetIn(s, true) {
+			return g.sayVerdict(tx, conv, c.Account, over)
+		}
 		return fmt.Errorf("an application to a closed group: %w", ErrNotAllowed)
 	}
 	if !g.mayLetIn(s, true) {
@@ -286,18 +290,29 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 		}
 		return g.handOn(tx, s, content)
 	}
-	return g.applied(tx, conv, s, c, live, handedOn, content)
+	arrived := arrivedBy{live: live, handedOn: handedOn}
+	if live {
+		arrived.token = m.Token
+	}
+	return g.applied(tx, conv, s, c, arrived, content)
+}
+
+// arrivedBy is how an application came.
+type arrivedBy struct {
+	live     bool   // by a link that is live
+	token    []byte // of that link
+	handedOn bool   // by another admin
 }
 
 // applied keeps an application that we may decide. In an open group it is decided by that.
-func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, live, handedOn bool, content []byte) error {
+func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, by arrivedBy, content []byte) error {
 	k := applyKey(conv, c.Account)
 	before, again, err := getRow[applicationRow](tx, k)
 	if err != nil || again && before.Time >= c.Time.UnixMilli() && before.State != "" {
 		return err // known, and perhaps decided
 	}
 	limit := g.cfg.Limits.Applications
-	if live || handedOn {
+	if by.live || by.handedOn {
 		limit *= 2 // strangers alone do not use up all the room
 	}
 	if n, err := g.countApplications(tx, conv); err != nil || n >= limit {
@@ -310,15 +325,16 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 		return err
 	}
 	row := applicationRow{
-		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: live,
+		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: by.live, Token: by.token,
 		Name: s.view.Settings[roster.SettingName],
 	}
 	row.State, _ = advance(anApplication, before.State, ask, candidate)
 	if err := putRow(tx, k, row); err != nil {
 		return err
 	}
-	if live && !again {
-		if err := g.useLink(tx, conv, content); err != nil {
+	// Who comes again by the same link is one and the same; by another, or with one only now, they use it up like anybody.
+	if by.live && !bytes.Equal(before.Token, by.token) {
+		if err := g.useLink(tx, conv, by.token); err != nil {
 			return err
 		}
 	}
@@ -334,7 +350,7 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	if err := g.tell(tx, News{Group: conv, Kind: NewsApplication, Account: c.Account, Subject: c.Account, Text: c.Message}); err != nil {
 		return err
 	}
-	if handedOn {
+	if by.handedOn {
 		return nil
 	}
 	return g.handOn(tx, s, content)

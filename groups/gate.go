@@ -263,6 +263,7 @@ type rateKey struct {
 	account identity.AccountID
 	control bool
 	others  bool // what the account brings of others
+	over    bool // who is told that a link is over
 
 	branches bool // what the account asks for of forked feeds, or with others is asked for
 }

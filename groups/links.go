@@ -1,15 +1,13 @@
 package groups
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"hima/groups/roster"
 	"hima/identity"
-	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
@@ -99,25 +97,59 @@ func (g *Groups) RevokeLink(ctx context.Context, conv ID, token identity.InviteT
 	return out, err
 }
 
-// liveToken tells whether a token is that of a live link of ours.
-func (g *Groups) liveToken(tx *storage.Tx, conv ID, token []byte) (bool, error) {
+// The reasons that an applicant is given who came by a link that is over. Faces know them, to say them in their user's language.
+const (
+	ReasonRevoked = "the link was revoked"
+	ReasonExpired = "the link has expired"
+	ReasonUsedUp  = "the link was used as often as it may be"
+)
+
+// over says why a link is no right to ask any more; empty: it is.
+func (r linkRow) over(now time.Time) string {
+	switch {
+	case r.live(now):
+		return ""
+	case r.Revoked:
+		return ReasonRevoked
+	case r.Expires != 0 && now.UnixMilli() >= r.Expires:
+		return ReasonExpired
+	}
+	return ReasonUsedUp
+}
+
+// liveToken tells whether a token is that of a live link of ours, or why it is that of one which is over; neither: we know no such
+// link. Whose use was counted may come again by a link that is used up.
+func (g *Groups) liveToken(tx *storage.Tx, conv ID, token []byte, from identity.AccountID) (live bool, over string, err error) {
 	if len(token) == 0 {
-		return false, nil
+		return false, "", nil
 	}
 	row, ok, err := getRow[linkRow](tx, linkKey(conv, token))
-	return ok && row.live(g.now()), err
+	if err != nil || !ok {
+		return false, "", err
+	}
+	if over = row.over(g.now()); over != ReasonUsedUp {
+		return over == "", over, nil
+	}
+	before, _, err := getRow[applicationRow](tx, applyKey(conv, from))
+	if before.ByLink && bytes.Equal(before.Token, token) {
+		return true, "", err
+	}
+	return false, over, err
+}
+
+// mayTellOver bounds how many strangers a group's link that is over lets in for an answer: each costs an entry or two for ever.
+func (g *Groups) mayTellOver(conv ID) bool {
+	const burst, perHour = 20, 20
+	ok, _ := g.rates.take(rateKey{conv: conv, account: g.self.Account, over: true}, 1, perHour/3600.0, burst, g.now())
+	return ok
 }
 
 // useLink counts a use of the link that an application came by. Counts are about: each device of ours has its own.
-func (g *Groups) useLink(tx *storage.Tx, conv ID, application []byte) error {
-	var m pb.GroupApplication
-	if err := proto.Unmarshal(application, &m); err != nil {
-		return err
-	}
-	row, ok, err := getRow[linkRow](tx, linkKey(conv, m.Token))
+func (g *Groups) useLink(tx *storage.Tx, conv ID, token []byte) error {
+	row, ok, err := getRow[linkRow](tx, linkKey(conv, token))
 	if err != nil || !ok {
 		return err
 	}
 	row.Used++
-	return putRow(tx, linkKey(conv, m.Token), row)
+	return putRow(tx, linkKey(conv, token), row)
 }

@@ -102,9 +102,12 @@ func (g *Groups) listensToApplication(tx *storage.Tx, from identity.AccountID, m
 		ok, err := tx.Has(applyKey(conv, from))
 		return welcome(ok), err
 	}
-	live, err := g.liveToken(tx, conv, m.Token)
+	live, over, err := g.liveToken(tx, conv, m.Token, from)
 	if err != nil {
 		return 0, err
+	}
+	if over != "" && s.view.Settings[roster.SettingJoin] == "invite" && g.mayLetIn(s, true) {
+		return welcome(g.mayTellOver(conv)), nil // to be told so
 	}
 	if s.view.Settings[roster.SettingJoin] == "invite" && !live || !g.mayLetIn(s, true) && s.view.Role(g.self.Account) < roster.Admin {
 		return pb.Code_CODE_DENIED, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hima/internal/control/pb"
+	"hima/internal/daemon"
 	"hima/internal/text"
 )
 
@@ -182,7 +183,12 @@ func (a *app) groupApply(ctx context.Context, req *pb.ApplyToGroupRequest) error
 	case kind == networkScheme:
 		return usage("usage.network_link").withHint("hint.network_link")
 	case kind == groupScheme && !req.GetWithdraw():
-		if err := a.newcomer(ctx); err != nil {
+		// An account for nothing would be all that somebody new has of a link that is over.
+		err := daemon.CheckGroupLink(req.GetGroup())
+		if err == nil {
+			err = a.newcomer(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -250,7 +250,7 @@ func (a *app) groupApplications(ctx context.Context, group string) error {
 		waiting = waiting || !v.Own && v.State == "waiting"
 		state := a.word("application", v.State)
 		if v.Reason != "" {
-			state += " (" + shortText(v.Reason) + ")"
+			state += " (" + shortText(firstOf(a.translated("reason", v.Reason), v.Reason)) + ")"
 		}
 		t.row(direction, firstOf(v.GroupName, shortGroup(v.Group)), firstOf(v.Name, "–"), shortAccount(v.Account), state,
 			localStamp(v.Time, now), text.OneLine(v.Message, maxIDCells))

@@ -182,16 +182,30 @@ func (m *Messenger) ApplyToGroup(ctx context.Context, group, message string) (Gr
 	return m.viewed(info.ID)
 }
 
+// CheckGroupLink tells what can be told of a group link before anything is done for it: whether it is whole, and has not run out.
+func CheckGroupLink(link string, now time.Time) error {
+	_, err := readGroupLink(link, now)
+	return err
+}
+
+func readGroupLink(link string, now time.Time) (identity.GroupLink, error) {
+	l, err := identity.ParseGroupLink(link)
+	if err != nil {
+		return l, brokenGroupLink()
+	}
+	if !l.Expires.IsZero() && !now.Before(l.Expires) {
+		return l, refuse(ErrExpired, "this group link has run out", "ask for a new one, or mend the clock of this machine if it is wrong")
+	}
+	return l, nil
+}
+
 // groupTarget finds the group that is meant by what was typed.
 func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target, error) {
 	if looksLikeGroupLink(name) {
-		l, err := identity.ParseGroupLink(name)
+		// Who made it decides, and would say no: nobody is asked, and no network joined for nothing.
+		l, err := readGroupLink(name, m.env.now())
 		if err != nil {
-			return groups.Target{}, brokenGroupLink()
-		}
-		// Who made it decides, and would not answer: nobody is asked, and no network joined for nothing.
-		if !l.Expires.IsZero() && !m.env.now().Before(l.Expires) {
-			return groups.Target{}, refuse(ErrExpired, "this group link has run out", "ask for a new one, or mend the clock of this machine if it is wrong")
+			return groups.Target{}, err
 		}
 		m.join(ctx, identity.Invite{Networks: l.Networks}, nil)
 		t := groups.Target{Group: groups.ID(l.Group), Name: l.Name, Asks: []groups.Contact{l.Asks}}
