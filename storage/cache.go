@@ -22,7 +22,7 @@ func (db *DB) Cache(f func(*Tx) error) error {
 		if cached := db.cached.Load(); cached != nil {
 			next.merge(cached)
 		}
-		tx := &Tx{snapshot: view.snapshot, own: next, below: view.below, overlay: db.overlays.Add(1)}
+		tx := &Tx{snapshot: view.snapshot, most: db.most, own: next, below: view.below, overlay: db.overlays.Add(1)}
 		return run(f, tx)
 	})
 	if err != nil {

@@ -251,7 +251,7 @@ func (db *DB) commitGroup(only *item) {
 	}
 	snapshot, below := &snapshot{db: db.badger}, db.published()
 	defer snapshot.discard()
-	for len(items) < maxGroupFuncs && group.bytes < maxGroupBytes && len(group.writes) < maxGroupKeys {
+	for len(items) < maxGroupFuncs && group.bytes < db.most.bytes && len(group.writes) < db.most.keys {
 		it := only
 		if only == nil {
 			it = db.pop()
@@ -267,12 +267,12 @@ func (db *DB) commitGroup(only *item) {
 			}
 			continue
 		}
-		it.tx = &Tx{snapshot: snapshot, own: group, below: below, recent: &db.recent, overlay: db.overlays.Add(1)}
+		it.tx = &Tx{snapshot: snapshot, own: group, below: below, recent: &db.recent, most: db.most, overlay: db.overlays.Add(1)}
 		it.err = run(it.f, it.tx)
 		switch {
 		case it.err != nil:
 			group.take()
-		case group.bytes > maxGroupBytes || len(group.writes) > maxGroupKeys:
+		case group.bytes > db.most.bytes || len(group.writes) > db.most.keys:
 			db.carry = &carried{item: it, writes: group.take()}
 			items = items[:len(items)-1]
 		default:

@@ -30,11 +30,15 @@ const (
 	// levelZeroLate is how many there may be at a start before the compaction begins at once; see patience.
 	levelZeroLate = 10
 
-	// Badger takes 15 % of a memtable in one transaction, counted in bytes and in entries of about 96 bytes each.
+	// Badger takes 15 % of a memtable in one transaction, counted in bytes and in entries of about 96 bytes each. This is
+	// what it takes with the size above.
 	maxGroupBytes = memTableSize * 14 / 100
 	maxGroupKeys  = 12_000
 	// maxGroupFuncs bounds how long the first of a group waits for the last.
 	maxGroupFuncs = 1024
+
+	// minMemTable is of what Badger takes a whole epoch of the journal at once.
+	minMemTable = 3 << 20
 
 	// defaultMinFree is what flushing both memtables and compacting one level may need, with a margin. Badger writes
 	// through memory maps of sparse files, where a full disk is a signal that kills the process and not an error, so
@@ -59,13 +63,20 @@ type Config struct {
 	Key        []byte                   // 32 bytes; nil only in memory
 	Logger     *slog.Logger             // nil: nothing is logged
 	Migrations []Migration              // ascending versions
+	MemTable   int64                    // bytes of each of two memtables, of which one function may write a seventh; 0: 8 MiB, at least 3
 	MinFree    uint64                   // bytes of disk below which writes are refused; 0: 96 MiB
 	Fail       func(point string) error // tests: called at "before-" and "after-" "commit" and "flush"; an error acts like a crash there
 }
 
+// bounds are what one transaction of Badger takes.
+type bounds struct{ bytes, keys int }
+
 func (c Config) check() error {
 	if c.Dir != "" && len(c.Key) != 32 {
 		return fmt.Errorf("checking the configuration: key of %d bytes", len(c.Key))
+	}
+	if c.MemTable != 0 && c.MemTable < minMemTable {
+		return fmt.Errorf("checking the configuration: memtables of %d bytes", c.MemTable)
 	}
 	last := baseVersion
 	for _, m := range c.Migrations {
@@ -83,6 +94,7 @@ type DB struct {
 	config  Config
 	log     *slog.Logger
 	release func() error // lets go of the folder
+	most    bounds       // of a group
 
 	mu      sync.Mutex    // guards the fields below
 	idle    *sync.Cond    // signalled when running or readers change
@@ -125,6 +137,11 @@ func Open(config Config) (*DB, error) {
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
 	}
+	if db.config.MemTable == 0 {
+		db.config.MemTable = memTableSize
+	}
+	share := float64(db.config.MemTable) / memTableSize
+	db.most = bounds{bytes: int(share * maxGroupBytes), keys: int(share * maxGroupKeys)}
 	if db.config.MinFree == 0 {
 		db.config.MinFree = defaultMinFree
 	}
@@ -193,7 +210,7 @@ func (db *DB) open() (err error) {
 		WithInMemory(db.config.Dir == "").
 		WithBypassLockGuard(true).
 		WithSyncWrites(db.config.Dir != "").
-		WithMemTableSize(memTableSize).
+		WithMemTableSize(db.config.MemTable).
 		WithNumMemtables(2).
 		WithValueLogFileSize(valueLogSize).
 		WithVerifyValueChecksum(true).
@@ -205,7 +222,8 @@ func (db *DB) open() (err error) {
 		WithNumGoroutines(2).
 		WithCompression(options.None).
 		WithMetricsEnabled(false).
-		WithDetectConflicts(false)
+		WithDetectConflicts(false).
+		WithValueThreshold(min(1<<20, int64(db.most.bytes))) // in memory there is no value log
 	if db.config.Dir != "" {
 		o = o.WithEncryptionKey(db.config.Key).WithValueThreshold(valueThreshold)
 	}

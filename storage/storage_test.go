@@ -280,6 +280,33 @@ func TestGroupsAreBounded(t *testing.T) {
 	require.Equal(t, n, count)
 }
 
+// TestSmallMemTable: what Badger would not take is refused before it gets there, and an epoch of the journal is not.
+func TestSmallMemTable(t *testing.T) {
+	_, err := Open(Config{MemTable: minMemTable - 1})
+	require.Error(t, err)
+	db := openAt(t, Config{Dir: t.TempDir(), MemTable: minMemTable})
+	from := 0
+	rows := func(n, size int) error {
+		from += n
+		return db.Update(t.Context(), func(tx *Tx) error {
+			for i := range n {
+				if err := tx.Set(fmt.Append(nil, "row", from+i), make([]byte, size)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.ErrorIs(t, rows(1, minMemTable/7), ErrTooLarge)
+	require.ErrorIs(t, rows(maxGroupKeys/2, 1), ErrTooLarge)
+	require.NoError(t, rows(1, minMemTable/8))
+	require.NoError(t, rows(maxGroupKeys/3, 1))
+	for epoch := db.journal.epoch; db.journal.epoch < epoch+2; {
+		require.NoError(t, rows(200, 1)) // each row another one
+	}
+	require.NoError(t, db.Close())
+}
+
 func TestUpdateContext(t *testing.T) {
 	db := openAt(t, Config{})
 	release := blockCommitter(db)

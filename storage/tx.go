@@ -20,6 +20,7 @@ type Tx struct {
 	recent   *recent    // what Badger is known to say; nil in View
 	overlay  uint64     // this overlay's number
 	size     int        // bytes it wrote
+	most     bounds     // of what it may write
 	hooks    []func()
 	failed   error // a write was refused; the overlay is discarded even if the function carries on
 	ended    bool
@@ -112,7 +113,7 @@ func (tx *Tx) put(key []byte, w write) error {
 	}
 	w.overlay = tx.overlay
 	tx.size += tx.own.set(string(key), w)
-	if tx.size > maxGroupBytes || len(tx.own.undo) > maxGroupKeys {
+	if tx.size > tx.most.bytes || len(tx.own.undo) > tx.most.keys {
 		tx.failed = ErrTooLarge
 	}
 	return tx.failed
