@@ -7,6 +7,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"hima/groups"
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/storage"
 )
 
 // BenchmarkSend measures durable sends by many callers, without a network.
@@ -84,5 +89,35 @@ func BenchmarkNewest50(b *testing.B) {
 				require.Len(b, h.Messages, 50)
 			}
 		})
+	}
+}
+
+// BenchmarkGroupPage reads a page of own messages in a group of 500, of which each member has another part.
+func BenchmarkGroupPage(b *testing.B) {
+	id, people := crowd(b, "alice", "bob")
+	alice := people[0]
+	group := alice.groups.groups[id]
+	for range 498 {
+		group.members = append(group.members, groups.Member{Account: identity.GenerateAccountKey().ID(), Role: groups.RoleMember})
+	}
+	for i := range 50 {
+		alice.tells("Hikers", fmt.Sprint("message ", i))
+	}
+	require.NoError(b, alice.db.Update(context.Background(), func(tx *storage.Tx) error {
+		for i, m := range group.members[2:] {
+			row, _, err := alice.m.feeds.get(tx, alice.feeds.OwnFeed(id, feed.Chat))
+			if err == nil {
+				err = alice.m.reached(tx, &row, m.Account, 1, uint64(i%50+1), uint64(i%20))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for b.Loop() {
+		h, err := alice.m.History(context.Background(), HistoryQuery{Who: "Hikers", Limit: 50})
+		require.NoError(b, err)
+		require.Equal(b, 499, h.Messages[49].Members)
 	}
 }

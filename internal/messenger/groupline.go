@@ -199,7 +199,7 @@ func (r *renderer) groupMessage(msg *Message, e *feed.Entry, row *feedRow) error
 		}
 		r.many.reach[row.local] = rows
 	}
-	a.count(rows, e.Seq)
+	a.count(row.local, rows, e.Seq)
 	msg.Members, msg.DeliveredTo, msg.ReadBy = len(a.members), a.delivered, a.read
 	msg.State = a.state(row, e.Seq)
 	return nil

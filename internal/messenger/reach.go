@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	"hima/identity"
@@ -193,19 +194,28 @@ type audience struct {
 	members   []identity.AccountID
 	delivered int
 	read      int
+
+	local       localFeed
+	acked, seen []uint64 // of the members, in ascending order, for that feed; nil: not yet
 }
 
-func (a *audience) count(rows map[identity.AccountID]reach, seq uint64) {
-	a.delivered, a.read = 0, 0
-	for _, member := range a.members {
-		r := rows[member]
-		if r.acked >= seq {
-			a.delivered++
+// count counts for one entry of a feed. How far the members are is put in order once per feed: a page of a large group looks
+// at every member for every line otherwise.
+func (a *audience) count(local localFeed, rows map[identity.AccountID]reach, seq uint64) {
+	if a.acked == nil || a.local != local {
+		a.local, a.acked, a.seen = local, make([]uint64, 0, len(a.members)), make([]uint64, 0, len(a.members))
+		for _, member := range a.members {
+			r := rows[member]
+			a.acked, a.seen = append(a.acked, r.acked), append(a.seen, r.read)
 		}
-		if r.read >= seq {
-			a.read++
-		}
+		slices.Sort(a.acked)
+		slices.Sort(a.seen)
 	}
+	from := func(sorted []uint64) int {
+		i, _ := slices.BinarySearch(sorted, seq)
+		return len(sorted) - i
+	}
+	a.delivered, a.read = from(a.acked), from(a.seen)
 }
 
 // groupState is how far an own message to a group got. row says whether anybody at all ever held it, who may be gone since.
