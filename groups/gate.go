@@ -270,6 +270,7 @@ type rateKey struct {
 
 type bucket struct {
 	left float64
+	size float64 // the largest burst so far
 	at   time.Time
 	told time.Time
 }
@@ -286,8 +287,12 @@ func (r *rates) take(k rateKey, n int, rate, burst float64, now time.Time) (ok, 
 				break
 			}
 		}
-		b = &bucket{left: burst, at: now}
+		b = &bucket{left: burst, size: burst, at: now}
 		r.at[k] = b
+	}
+	if burst > b.size {
+		// The author became an admin, or for a newcomer, who takes an admin's first acts before knowing one, turned out to be one.
+		b.left, b.size = b.left+burst-b.size, burst
 	}
 	if d := now.Sub(b.at).Seconds(); d > 0 {
 		b.left, b.at = min(burst, b.left+d*rate), now

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -299,4 +300,17 @@ func TestUnknownControlKindIsReadOnly(t *testing.T) {
 	require.ErrorIs(t, err, ErrReadOnly)
 	require.ErrorIs(t, bob.g.Leave(context.Background(), conv), ErrReadOnly)
 	require.Equal(t, 1, bob.heard(NewsReadOnly))
+}
+
+// TestAdminsMayActMore: the acts that say who is an admin come first, and count by what is known then.
+func TestAdminsMayActMore(t *testing.T) {
+	r := &rates{at: map[rateKey]*bucket{}}
+	now, k := time.Now(), rateKey{control: true}
+	take := func(n int, burst float64) bool { ok, _ := r.take(k, n, 0, burst, now); return ok }
+	require.True(t, take(10, 10))
+	require.False(t, take(1, 10))
+	require.True(t, take(90, 100), "ten were taken of a hundred")
+	require.False(t, take(1, 100))
+	require.False(t, take(1, 10))
+	require.False(t, take(1, 100), "to be made an admin again is worth nothing more")
 }
