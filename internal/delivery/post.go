@@ -206,9 +206,10 @@ func (m *Mail) posted(p *poster, err error) {
 		p.tries++
 	}
 	m.stalePosts = true
+	device := p.peer.Device
 	m.mu.Unlock()
 	if err != nil && !errors.Is(err, context.Canceled) {
-		m.log.Debug("posting", "device", p.peer.Device.Short(), "error", err)
+		m.log.Debug("posting", "device", device.Short(), "error", err)
 	}
 	m.poke()
 }
