@@ -13,6 +13,7 @@ const (
 // Cache runs f on the cache: what it writes is seen by every transaction that begins later, and is written together
 // with the next durable write, or after five seconds. A crash may lose it, so it is for what can be found out again.
 // Keys written here should not be written by Update too: the two are not ordered against each other.
+// ErrTooLarge: the disk was full for so long that no more can wait.
 func (db *DB) Cache(f func(*Tx) error) error {
 	db.cacheMu.Lock()
 	defer db.cacheMu.Unlock()
@@ -31,6 +32,9 @@ func (db *DB) Cache(f func(*Tx) error) error {
 	next.keep()
 	if len(next.writes) == 0 {
 		return nil
+	}
+	if next.bytes > db.most.bytes/2 || len(next.writes) > db.most.keys/2 {
+		return ErrTooLarge // nothing was written for long; a group begins with what lies here
 	}
 	next.freeze()
 	db.cached.Store(next)

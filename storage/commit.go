@@ -251,7 +251,7 @@ func (db *DB) commitGroup(only *item) {
 	}
 	snapshot, below := &snapshot{db: db.badger}, db.published()
 	defer snapshot.discard()
-	for len(items) < maxGroupFuncs && group.bytes < db.most.bytes && len(group.writes) < db.most.keys {
+	for len(items) == 0 || len(items) < maxGroupFuncs && group.bytes < db.most.bytes && len(group.writes) < db.most.keys {
 		it := only
 		if only == nil {
 			it = db.pop()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -425,4 +426,29 @@ func TestOldLayersAreNotLaidOnNewSnapshots(t *testing.T) {
 	set(t, db, "k", string(make([]byte, journalGroup))) // to Badger, past what before says of it
 	_, ok = db.snapshotUnder(before)
 	require.False(t, ok)
+}
+
+// TestCloseEndsTheMoveThatTheCacheBegan: what the cache holds may be what does not fit the journal any more. The files are
+// closed after the move that this begins, not during it.
+func TestCloseEndsTheMoveThatTheCacheBegan(t *testing.T) {
+	dir, slow := t.TempDir(), false
+	db := openAt(t, Config{Dir: dir, Fail: func(p string) error {
+		if slow && p == "before-flush" {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	}})
+	n := 0
+	for db.journal.fits(&pending{bytes: journalGroup / 2}) {
+		set(t, db, fmt.Sprint("k", n), fmt.Sprint(n)+string(make([]byte, journalGroup/2-100)))
+		n++
+	}
+	slow = true
+	require.NoError(t, db.Cache(func(tx *Tx) error { return tx.Set([]byte("cached"), make([]byte, journalGroup/2)) }))
+	require.NoError(t, db.Close())
+	require.Nil(t, db.moving)
+	require.NoError(t, db.broken())
+	db = openAt(t, Config{Dir: dir})
+	holds(t, db, n)
+	require.Len(t, get(t, db, "cached"), journalGroup/2)
 }

@@ -244,6 +244,10 @@ func (db *DB) take(all *pending, next uint64) error {
 // rows each are enough to set off a compaction when somebody is waiting for his first screen; so a journal with room in it
 // is left to the next process. The empty record behind the others shows damage in the last of them for what it is.
 func (db *DB) leave() error {
+	// The cache, which was written last, may have begun a move.
+	if err := db.settle(true); err != nil {
+		return err
+	}
 	switch {
 	case len(db.published()) == 0:
 		return nil
