@@ -149,3 +149,30 @@ func TestCutOfForkedChat(t *testing.T) {
 	require.Equal(t, first.Seq, cut.Seq)
 	require.Equal(t, [32]byte(first.ID), cut.Hash)
 }
+
+// A device of somebody who left was stolen, which had said nothing. Its thief leaves as well, as if nobody had left yet, and
+// names what was said with it since.
+func TestThiefLeavesToo(t *testing.T) {
+	w := begin(t)
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	bob2 := w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob, carol)
+	bob.gives(bob2)
+	w.meet()
+	for range 3 {
+		alice.says(conv, "talk")
+		alice.gives(bob2)
+	}
+	require.NoError(t, bob2.g.Leave(context.Background(), conv))
+	bob2.gives(alice)
+	w.meet(alice, carol)
+	bob.says(conv, "forged")
+	require.NoError(t, bob.g.Leave(context.Background(), conv))
+	bob.givesGroup(alice, conv)
+	bob.givesGroup(carol, conv)
+	bob.givesGroup(alice, conv)
+	w.meet(alice, carol)
+	for _, p := range []*peer{alice, carol} {
+		require.Equal(t, []string{"talk", "talk", "talk"}, p.texts(conv), p.name)
+	}
+}

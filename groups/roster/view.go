@@ -218,6 +218,14 @@ func (r *Roster) lowestCuts(out []int) []Cut {
 			}
 		}
 	}
+	// What one leaving did not know of counts for nobody, whatever another one says that was made on another device.
+	for _, i := range out {
+		if n := r.nodes[i]; n.Kind == Leave {
+			maps.DeleteFunc(low, func(k place, _ Cut) bool {
+				return !slices.ContainsFunc(n.Cuts, func(c Cut) bool { return k == place{c.Device, c.Feed} })
+			})
+		}
+	}
 	cuts := slices.Collect(maps.Values(low))
 	slices.SortFunc(cuts, func(a, b Cut) int {
 		return cmp.Or(compareIDs(ID(a.Device), ID(b.Device)), cmp.Compare(a.Feed, b.Feed))

@@ -57,6 +57,9 @@ func (d decisions) overrules(r *Roster, i int, note map[int]int) bool {
 		if by == i || r.nodes[by].anc.has(i) || n.anc.has(by) {
 			continue
 		}
+		if n.Kind == Leave && r.nodes[by].Kind == Leave {
+			continue // of one account: both say where its feeds end, one of them perhaps on a stolen device
+		}
 		_, left, lowers := r.nodes[by].lowers()
 		if lowers && n.need > left || !lowers && r.nodes[by].Revoked == n.Device {
 			note[i] = by
