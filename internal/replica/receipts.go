@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -501,6 +502,13 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 		}
 		was := before[id]
 		item := ReceiptItem{Feed: id, Acked: max(i.Acked, was.GetAcked()), Read: max(i.Read, was.GetRead()), First: max(i.First, was.GetFirst())}
+		if r.former.keys[id.Device] && !r.owes(id) {
+			end, err := r.vouched(tx, id, i)
+			if err != nil {
+				return err
+			}
+			item.Acked, item.Read = min(item.Acked, end), min(item.Read, end)
+		}
 		told.Items = append(told.Items, item)
 	}
 	if err := tx.Set(receiptKey(name), rec.raw); err != nil {
@@ -510,6 +518,23 @@ func (r *Replica) takeReceipt(tx *storage.Tx, from Peer, rec checkedReceipt) err
 		return fmt.Errorf("telling of a receipt: %w", err)
 	}
 	return nil
+}
+
+// vouched is up to where a receipt speaks of what is held here of a former feed: what is unsettled may be something else there.
+func (r *Replica) vouched(tx *storage.Tx, id feed.FeedID, i *pb.ReceiptItem) (uint64, error) {
+	st, ok, err := loadFeed(tx, id)
+	if !ok || err != nil || st.ahead == 0 || i.Acked <= st.last {
+		return math.MaxUint64, err
+	}
+	s, ok, err := loadStored(tx, st.local, i.Acked)
+	if !ok || err != nil {
+		return st.last, err
+	}
+	e, err := s.entry()
+	if err == nil && e.ID == feed.EntryID(i.AckedHash) {
+		return math.MaxUint64, nil
+	}
+	return st.last, err
 }
 
 func receiptFeed(conv feed.ConversationID, i *pb.ReceiptItem) feed.FeedID {
