@@ -25,12 +25,13 @@ const (
 	stateRead      = "read"
 	stateNotTaken  = "not_taken"
 	stateCancelled = "cancelled"
+	stateUnknown   = "unknown"
 )
 
 // rank orders the states; 0 for those that lead nowhere.
 func rank(state string) int {
 	switch state {
-	case statePending:
+	case statePending, stateUnknown:
 		return 1
 	case stateSent:
 		return 2
