@@ -122,6 +122,16 @@ func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password id
 			what = copied
 		}
 	}
+	if what != continued && !fresh {
+		// A vault put back alone brings a former key back: the database went on under another since.
+		back, err := replica.GivenUp(db, v.DeviceKey.ID())
+		if err != nil {
+			return errors.Join(err, db.Close())
+		}
+		if back {
+			what = continued
+		}
+	}
 	if what != original {
 		if v, err = p.replaceKey(ctx, v, password, db, what); err != nil {
 			return errors.Join(err, db.Close())
@@ -184,7 +194,7 @@ func (p *profile) replaceKey(ctx context.Context, v identity.Vault, password ide
 		return v, err
 	}
 	if what == copied {
-		if err := replica.Seal(ctx, db, v.DeviceKey); err != nil {
+		if err := replica.Seal(ctx, db, v.Account, v.DeviceKey, v.Former); err != nil {
 			return v, err
 		}
 	}

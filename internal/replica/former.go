@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -36,9 +37,9 @@ const keyTail = "r/x/"
 func tailKey(id feed.FeedID) []byte { return append([]byte(keyTail), feedKey(id)[len(keyFeed):]...) }
 
 // Seal signs what was written under a device key and acknowledged by nobody, so that it can be served when the key is gone.
-// To be called before the key is replaced, and only if nothing was written under it since the copy was made.
-func Seal(ctx context.Context, db *storage.DB, key identity.DeviceKey) error {
-	r := &Replica{cfg: Config{DB: db, Key: key}, self: key.ID()}
+// To be called before the key is replaced, and only if nothing was written under it since the copy was made. former are the keys of before.
+func Seal(ctx context.Context, db *storage.DB, account identity.AccountID, key identity.DeviceKey, former []identity.DeviceID) error {
+	r := &Replica{cfg: Config{DB: db, Account: account, Key: key, Former: former}, self: key.ID()}
 	var own []feed.FeedID
 	err := db.View(func(tx *storage.Tx) error {
 		return scanFeeds(tx, []byte(keyFeed), func(id feed.FeedID, st feedState) (bool, error) {
@@ -99,10 +100,19 @@ func (r *Replica) sealSome(tx *storage.Tx, id feed.FeedID) (more bool, err error
 	return err == nil, err
 }
 
-// ackedMost is up to where any device has acknowledged a feed.
+// ackedMost is up to where any device has acknowledged a feed. Own devices do not count where others are to have it (R14).
 func (r *Replica) ackedMost(tx *storage.Tx, id feed.FeedID) (most uint64, err error) {
-	err = r.AckedBy(tx, id, func(_ identity.DeviceID, last uint64) (bool, error) {
-		most = max(most, last)
+	own := slices.Clone(r.cfg.Former)
+	if r.cfg.Records != nil {
+		own = append(own, r.cfg.Records.Devices(r.cfg.Account)...)
+	}
+	if id.Conversation == feed.SelfConversation(r.cfg.Account) {
+		own = nil
+	}
+	err = r.AckedBy(tx, id, func(device identity.DeviceID, last uint64) (bool, error) {
+		if !slices.Contains(own, device) {
+			most = max(most, last)
+		}
 		return true, nil
 	})
 	return most, err
@@ -228,9 +238,14 @@ func (r *Replica) owes(id feed.FeedID) bool {
 // of, so that what it said can be said again.
 func (r *Replica) dropUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64) error {
 	var gone []feed.Entry
+	all, theirs := uint32(0), false
 	err := scanStored(tx, st.local, from, 0, func(_ uint64, s stored) (bool, error) {
+		all++
 		e, err := s.entry()
-		gone = append(gone, e)
+		// What does not follow came from others, of whose branch it is. They show it again.
+		if theirs = theirs || len(gone) > 0 && e.Prev != gone[len(gone)-1].ID; !theirs {
+			gone = append(gone, e)
+		}
 		return err == nil, err
 	})
 	if err != nil {
@@ -239,7 +254,7 @@ func (r *Replica) dropUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, f
 	if err := deleteAbove(tx, st.local, from-1); err != nil {
 		return err
 	}
-	st.ahead -= min(st.ahead, uint32(len(gone)))
+	st.ahead -= min(st.ahead, all)
 	if err := saveFeed(tx, id, st); err != nil {
 		return err
 	}
@@ -250,4 +265,19 @@ func (r *Replica) dropUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, f
 		return fmt.Errorf("telling of entries that were replaced: %w", err)
 	}
 	return nil
+}
+
+// GivenUp says whether a database was written under another key after this one, so that what stood under this one was
+// settled as of a former key: numbers below what it wrote are free again then, and must never be used (R1).
+func GivenUp(db *storage.DB, device identity.DeviceID) (found bool, err error) {
+	err = db.View(func(tx *storage.Tx) error {
+		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyTail)}, func(k, _ []byte) (bool, error) {
+			found = bytes.HasSuffix(k, device[:])
+			return !found, nil
+		})
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for what a key wrote: %w", err)
+	}
+	return found, nil
 }

@@ -73,7 +73,7 @@ func (c *copied) open(t *testing.T) *side {
 func TestSealedTailIsServed(t *testing.T) {
 	c := newCopied(t)
 	c.old.say(c.b.person, "two", "three")
-	if err := Seal(context.Background(), c.old.db, c.old.deviceKey); err != nil {
+	if err := Seal(context.Background(), c.old.db, c.old.account(), c.old.deviceKey, nil); err != nil {
 		t.Fatal(err)
 	}
 	c.open(t)
