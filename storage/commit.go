@@ -251,7 +251,11 @@ func (db *DB) commitGroup(only *item) {
 	}
 	snapshot, below := &snapshot{db: db.badger}, db.published()
 	defer snapshot.discard()
-	for len(items) == 0 || len(items) < maxGroupFuncs && group.bytes < db.most.bytes && len(group.writes) < db.most.keys {
+	most := maxGroupFuncs
+	if only != nil {
+		most = 1
+	}
+	for len(items) == 0 || len(items) < most && group.bytes < db.most.bytes && len(group.writes) < db.most.keys {
 		it := only
 		if only == nil {
 			it = db.pop()
@@ -262,9 +266,6 @@ func (db *DB) commitGroup(only *item) {
 		items = append(items, it)
 		if refused != nil {
 			it.err = refused
-			if only != nil {
-				break
-			}
 			continue
 		}
 		it.tx = &Tx{snapshot: snapshot, own: group, below: below, recent: &db.recent, most: db.most, overlay: db.overlays.Add(1)}
@@ -278,7 +279,7 @@ func (db *DB) commitGroup(only *item) {
 		default:
 			group.keep()
 		}
-		if db.carry != nil || only != nil {
+		if db.carry != nil {
 			break
 		}
 	}
@@ -295,8 +296,8 @@ func (db *DB) commitGroup(only *item) {
 	for _, it := range finished {
 		db.finish(it, err)
 	}
-	// Whoever waits was told first, and goes first, here and now: this may copy a thousand rows, and to wake another processor
-	// for who was told takes longer than what he does mostly.
+	// Whoever waits was told first, and goes first on this processor, for which nobody has to wake another: joining may copy a
+	// thousand rows.
 	runtime.Gosched()
 	if l := db.published(); len(l)-db.fixed() > 1 {
 		db.publish(l.joined(db.fixed()))

@@ -37,8 +37,8 @@ const (
 	// maxGroupFuncs bounds how long the first of a group waits for the last.
 	maxGroupFuncs = 1024
 
-	// minMemTable is of what Badger takes a whole epoch of the journal at once.
-	minMemTable = 3 << 20
+	// minMemTable is of what Badger takes two epochs of the journal at once, as a process that did not close may leave them.
+	minMemTable = 6 << 20
 
 	// defaultMinFree is what flushing both memtables and compacting one level may need, with a margin. Badger writes
 	// through memory maps of sparse files, where a full disk is a signal that kills the process and not an error, so
@@ -63,7 +63,7 @@ type Config struct {
 	Key        []byte                   // 32 bytes; nil only in memory
 	Logger     *slog.Logger             // nil: nothing is logged
 	Migrations []Migration              // ascending versions
-	MemTable   int64                    // bytes of each of two memtables, of which one function may write a seventh; 0: 8 MiB, at least 3
+	MemTable   int64                    // bytes of each of two memtables, of which one function may write a seventh; 0: 8 MiB, at least 6
 	MinFree    uint64                   // bytes of disk below which writes are refused; 0: 96 MiB
 	Fail       func(point string) error // tests: called at "before-" and "after-" "commit" and "flush"; an error acts like a crash there
 }

@@ -298,9 +298,9 @@ func TestSmallMemTable(t *testing.T) {
 		})
 	}
 	require.ErrorIs(t, rows(1, minMemTable/7), ErrTooLarge)
-	require.ErrorIs(t, rows(maxGroupKeys/2, 1), ErrTooLarge)
+	require.ErrorIs(t, rows(maxGroupKeys, 1), ErrTooLarge)
 	require.NoError(t, rows(1, minMemTable/8))
-	require.NoError(t, rows(maxGroupKeys/3, 1))
+	require.NoError(t, rows(2*journalKeys, 1))
 	for epoch := db.journal.epoch; db.journal.epoch < epoch+2; {
 		require.NoError(t, rows(200, 1)) // each row another one
 	}

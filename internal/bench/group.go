@@ -116,7 +116,7 @@ func (m *member) open() (err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	config := storage.Config{MemTable: 5 << 20} // so that a thousand members fit one machine
+	config := storage.Config{MemTable: 6 << 20} // so that a thousand members fit one machine
 	if m.dir != "" {
 		config = storage.Config{Dir: filepath.Join(m.dir, m.name), Key: make([]byte, 32)}
 	}
