@@ -102,9 +102,6 @@ func (p *profile) unlockAfter(ctx context.Context, v identity.Vault, password id
 		return &control.Error{Code: control.Unavailable, Message: "the node is stopping", Hint: "try again in a moment"}
 	}
 	what, err := p.copied(fresh)
-	if err == nil && what != original {
-		err = mayReplace(v)
-	}
 	if err != nil {
 		return err
 	}
