@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"google.golang.org/protobuf/proto"
+
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -80,26 +82,27 @@ func (m *Messenger) Replaced(tx *storage.Tx, gone []feed.Entry) error {
 	return nil
 }
 
-// writeAgain writes what an entry said, with its time. What may not be written any more is left out.
+// writeAgain writes what an entry said, with its time. A text that may not be written there any more goes to the owner's notes.
 func (m *Messenger) writeAgain(tx *storage.Tx, e *feed.Entry, group bool) error {
 	again, err := tx.Has(againKey(e.ID))
 	if err != nil || again || !e.HasBody() || e.Number == feed.Chat && e.Kind != feed.KindText || group && e.Number == feed.Control {
 		return err
 	}
 	content, err := e.Content()
-	if err != nil || m.writable(tx, e.Conversation) != nil {
-		return nil // nobody could read it, or a newer version is needed to write here
+	if err != nil {
+		return nil // nobody could read it
 	}
 	d := replica.Draft{Conversation: e.Conversation, Number: e.Number, Kind: e.Kind, Content: content}
-	if group {
+	err = m.writable(tx, e.Conversation)
+	if err == nil && group {
 		d, err = m.env.groups.Draft(tx, e.Conversation, e.Kind, content)
-		if refusal, ok := errors.AsType[*Error](groupRefusal(err)); ok {
-			m.env.log.Warn("a message is not written again", "conversation", e.Conversation.Short(), "why", refusal.Message)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+		err = groupRefusal(err)
+	}
+	if _, refused := errors.AsType[*Error](err); refused {
+		return m.keepAsNote(tx, e, content)
+	}
+	if err != nil {
+		return err
 	}
 	d.Time = e.Time()
 	written, err := m.write(tx, d)
@@ -107,6 +110,26 @@ func (m *Messenger) writeAgain(tx *storage.Tx, e *feed.Entry, group bool) error 
 		return err
 	}
 	return tx.Set(againKey(e.ID), written[0].ID[:])
+}
+
+// keepAsNote puts a text that can be said nowhere any more among the owner's notes, as it is shown nowhere else, and warns.
+func (m *Messenger) keepAsNote(tx *storage.Tx, e *feed.Entry, content []byte) error {
+	var said pb.Text
+	if e.Number != feed.Chat || proto.Unmarshal(content, &said) != nil {
+		return nil // an act, which is nothing without its conversation, or nothing that anybody could read
+	}
+	note, err := m.sender.writeText(tx, m.env.self, said.GetText())
+	if _, refused := errors.AsType[*Error](err); refused {
+		m.env.log.Warn("a message is kept nowhere", "conversation", e.Conversation.Short(), "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.events.add(tx, plain(EventWarning, identity.AccountID{}, e.Conversation, "kept_as_note")); err != nil {
+		return err
+	}
+	return tx.Set(againKey(e.ID), note.ID[:])
 }
 
 func againKey(id feed.EntryID) []byte { return append([]byte(keyAgain), id[:]...) }
@@ -144,27 +167,17 @@ func (m *Messenger) Resend(ctx context.Context, message string) (out Message, er
 		if err != nil {
 			return err
 		}
-		d, err := m.sender.template(tx, &sendJob{account: conv.peer, conv: conv.id, content: content})
+		job := &sendJob{account: conv.peer, conv: conv.id, content: content}
+		d, err := m.sender.template(tx, job)
 		if err != nil {
 			return err
 		}
 		d.Content = content
-		written, err := m.write(tx, d)
-		if err != nil {
+		if err := m.sender.append(tx, []*sendJob{job}, []replica.Draft{d}); err != nil {
 			return err
 		}
-		if err := tx.Set(againKey(e.ID), written[0].ID[:]); err != nil {
-			return err
-		}
-		r, err := m.renderer(tx, e.Conversation)
-		if err != nil {
-			return err
-		}
-		if row, _, err = m.feeds.get(tx, written[0].Feed()); err != nil {
-			return err
-		}
-		out, err = r.rendered(&written[0], &row, arrival{})
-		return err
+		out = job.message
+		return tx.Set(againKey(e.ID), out.ID[:])
 	})
 	return out, err
 }

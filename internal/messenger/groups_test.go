@@ -297,6 +297,36 @@ func TestGroupSendRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrReadOnly)
 }
 
+// What others hold something else in the place of, and may be said in its group no more, is kept for its author.
+func TestReplacedInAGroupThatIsClosed(t *testing.T) {
+	id, people := crowd(t, "alice", "bob")
+	alice := people[0]
+	msg := alice.tells("Hikers", "what I meant to say")
+	alice.groups.groups[id].draft = groups.ErrDissolved
+	since := alice.events(0)
+	for range 2 {
+		require.NoError(t, alice.db.Update(t.Context(), func(tx *storage.Tx) error {
+			e, err := alice.feeds.Entry(tx, alice.feeds.OwnFeed(id, feed.Chat), msg.Seq)
+			if err != nil {
+				return err
+			}
+			return alice.m.Replaced(tx, []feed.Entry{e})
+		}))
+	}
+	notes := alice.history("self")
+	require.Len(t, notes, 1)
+	require.Equal(t, "what I meant to say", notes[0].Text)
+	var warned int
+	for _, e := range alice.events(since[len(since)-1].Seq) {
+		if e.Type == EventWarning {
+			require.Equal(t, "kept_as_note", e.Detail)
+			require.Equal(t, id, *e.Conversation)
+			warned++
+		}
+	}
+	require.Equal(t, 1, warned)
+}
+
 // Members answers replica: groups are asked of package groups, the rest stays as it was.
 func TestGroupMembersAndGate(t *testing.T) {
 	id, people := crowd(t, "alice", "bob")
