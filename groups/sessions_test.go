@@ -28,13 +28,47 @@ func (p *villager) roleOf(conv ID, o *villager) (role roster.Role) {
 	return role
 }
 
-// apart cuts all roads between some people.
+// apart cuts all roads between some people, and waits until they noticed.
 func (v *village) apart(people ...*villager) {
+	v.t.Helper()
 	for i, a := range people {
 		for _, b := range people[:i] {
 			v.w.Cut(a.i, b.i)
 		}
 	}
+	for i, a := range people {
+		for _, b := range people[:i] {
+			v.until(a.name+" misses "+b.name, 5*time.Minute, func() bool { return !a.meets(b) && !b.meets(a) })
+		}
+	}
+}
+
+// told lets two people meet, and waits until the one knows all acts of the other that may be known.
+func (v *village) told(conv ID, a, b *villager) {
+	v.t.Helper()
+	v.together(a, b)
+	v.until(a.name+" tells "+b.name, time.Minute, func() bool {
+		for _, id := range a.parents(conv) {
+			if !b.acted(conv, roster.ID(id)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// acted tells whether an act is in a roster, or waits for another one.
+func (p *villager) acted(conv ID, act roster.ID) (known bool) {
+	_ = p.db.View(func(tx *txn) error {
+		gr, _, err := p.g.open(tx, conv, false)
+		if err == nil {
+			gr.mu.Lock()
+			defer gr.mu.Unlock()
+			_, known = gr.places[act]
+		}
+		return err
+	})
+	return known
 }
 
 // together heals one road and waits for a session on it: whoever was dialled in vain is for a while not dialled again.
@@ -84,9 +118,7 @@ func TestRemovedHearsWhyInTheSameSession(t *testing.T) {
 					})
 				}
 				v.apart(all...)
-				time.Sleep(2 * time.Minute)
 				v.together(dave, frank)
-				time.Sleep(10 * time.Second)
 				begun := frank.rep.Sessions()
 				require.Len(t, begun, 1)
 				require.NoError(t, bob.g.Remove(ctx, conv, dave.self.Account))
@@ -99,8 +131,7 @@ func TestRemovedHearsWhyInTheSameSession(t *testing.T) {
 							a, b = step[:i], step[i+1:]
 						}
 					}
-					v.together(who[a], who[b])
-					time.Sleep(20 * time.Second)
+					v.told(conv, who[a], who[b])
 				}
 				require.Equal(t, roster.None, frank.roleOf(conv, dave))
 				v.until("dave knows that he is out", time.Minute, func() bool { return dave.state(conv) == StateRemoved })
@@ -255,7 +286,6 @@ func forkedVillage(t *testing.T, v *village) (conv ID, mallory *twoFaced, alice,
 	}
 	v.apart(alice, bob, carol, dave)
 	mallory = m.turns(conv, feed.Control)
-	time.Sleep(2 * time.Minute)
 	mallory.shows(mallory.next(mallory.common, bob, "left", "left again"), bob)
 	mallory.shows(mallory.next(mallory.common, carol, "right"), carol)
 	require.NoError(t, bob.g.Set(context.Background(), conv, roster.SettingDescription, "bob's"))
@@ -278,7 +308,6 @@ func (p *villager) names(conv ID) (out []string, err error) {
 func (v *village) agree(conv ID, limit time.Duration, people ...*villager) {
 	v.t.Helper()
 	v.until("the same history", limit, func() bool {
-		time.Sleep(time.Second) // to look costs something
 		want, _ := people[0].account(conv)
 		for _, p := range people {
 			got, waiting := p.account(conv)
@@ -293,22 +322,17 @@ func (v *village) agree(conv ID, limit time.Duration, people ...*villager) {
 // Members who hold different branches of a feed, and one who holds neither, come to the same over their sessions, in whatever order
 // they meet, and are told that the feed has two branches.
 func TestForkOverSessions(t *testing.T) {
-	for name, meet := range map[string]func(v *village, alice, bob, carol, dave *villager){
-		"through one who holds neither": func(v *village, alice, bob, carol, dave *villager) {
-			v.together(bob, dave)
-			time.Sleep(20 * time.Second)
+	for name, meet := range map[string]func(v *village, conv ID, alice, bob, carol, dave *villager){
+		"through one who holds neither": func(v *village, conv ID, alice, bob, carol, dave *villager) {
+			v.told(conv, bob, dave)
 			v.together(dave, carol)
 			v.together(dave, alice)
 		},
-		"one after the other": func(v *village, alice, bob, carol, dave *villager) {
-			v.together(bob, dave)
-			time.Sleep(20 * time.Second)
+		"one after the other": func(v *village, conv ID, alice, bob, carol, dave *villager) {
+			v.told(conv, bob, dave)
 			v.apart(bob, dave)
-			time.Sleep(2 * time.Minute)
-			v.together(carol, alice)
-			time.Sleep(20 * time.Second)
-			v.together(alice, dave)
-			time.Sleep(20 * time.Second)
+			v.told(conv, carol, alice)
+			v.told(conv, alice, dave)
 			v.together(alice, bob)
 		},
 	} {
@@ -316,7 +340,7 @@ func TestForkOverSessions(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := newVillage(t, 6)
 				conv, _, alice, bob, carol, dave := forkedVillage(t, v)
-				meet(v, alice, bob, carol, dave)
+				meet(v, conv, alice, bob, carol, dave)
 				v.agree(conv, 15*time.Minute, bob, carol, dave, alice)
 				in := alice.info(conv)
 				require.Equal(t, "carol's", in.Name)
@@ -340,14 +364,12 @@ func TestForkedChatOverSessions(t *testing.T) {
 		}
 		v.apart(bob, carol, dave)
 		mallory := m.turns(conv, feed.Chat)
-		time.Sleep(2 * time.Minute)
 		mallory.shows(mallory.says(mallory.common, "left", "left again"), bob)
 		mallory.shows(mallory.says(mallory.common, "right"), carol)
 		v.together(bob, dave)
 		v.until("dave reads", time.Minute, func() bool { return dave.has(conv, "left again") })
 		v.together(dave, carol)
 		v.until("the same history", time.Minute, func() bool {
-			time.Sleep(time.Second)
 			for _, p := range []*villager{bob, carol, dave} {
 				if got, _ := p.account(conv); !slices.Equal(got[1:], []string{"common", "hello"}) {
 					return false
@@ -377,7 +399,6 @@ func TestForkBringsBackInTheSameSession(t *testing.T) {
 		}
 		v.apart(all...)
 		mallory := m.turns(conv, feed.Control)
-		time.Sleep(2 * time.Minute)
 		v.together(bob, dave)
 		mallory.shows(mallory.acts(mallory.common, bob, roster.Act{Kind: roster.Remove, Account: dave.self.Account}), bob)
 		mallory.shows(mallory.next(mallory.common, carol, "right"), carol)
@@ -386,10 +407,9 @@ func TestForkBringsBackInTheSameSession(t *testing.T) {
 		begun := dave.rep.Sessions()
 		v.together(bob, carol)
 		v.until("dave is in again", time.Minute, func() bool { return dave.state(conv) == StateMember && bob.roleOf(conv, dave) == roster.Member })
-		time.Sleep(30 * time.Second)
-		require.True(t, dave.has(conv, "meanwhile"))
+		v.until("dave reads what he missed", time.Minute, func() bool { return dave.has(conv, "meanwhile") })
 		carol.text(conv, "welcome back")
-		v.until("dave reads", time.Minute, func() bool { return dave.has(conv, "meanwhile") && dave.has(conv, "welcome back") })
+		v.until("dave reads", time.Minute, func() bool { return dave.has(conv, "welcome back") })
 		require.Equal(t, begun[0].Since, dave.rep.Sessions()[0].Since)
 	})
 }
