@@ -299,8 +299,9 @@ func (db *DB) commitGroup(only *item) {
 	// Whoever waits was told first, and goes first on this processor, for which nobody has to wake another: joining may copy a
 	// thousand rows.
 	runtime.Gosched()
-	if l := db.published(); len(l)-db.fixed() > 1 {
-		db.publish(l.joined(db.fixed()))
+	before := db.published()
+	if l := before.joined(db.fixed()); len(l) < len(before) {
+		db.publish(l)
 	}
 }
 

@@ -268,6 +268,38 @@ func TestWritingGoesOnWhileTheJournalMoves(t *testing.T) {
 	}
 }
 
+// TestCrashAgainWithTwoEpochs: two epochs that a process left behind have no room beside them for a third. The second process ends
+// in the middle of the move, too.
+func TestCrashAgainWithTwoEpochs(t *testing.T) {
+	dir, end := t.TempDir(), make(chan struct{})
+	crashing := Config{Dir: dir, Fail: func(p string) error {
+		if p != "before-flush" {
+			return nil
+		}
+		<-end
+		return errors.New("crash")
+	}}
+	db := openAt(t, crashing)
+	n := fill(t, db, 0)
+	close(end)
+	require.NoError(t, db.Close())
+	db = openAt(t, crashing)
+	var err error
+	for i := n; err == nil && i < n+2*journalSize/journalGroup*2; i++ {
+		err = db.Update(t.Context(), func(tx *Tx) error {
+			return tx.Set(fmt.Append(nil, "k", i), fmt.Append(nil, i, string(make([]byte, journalGroup/2))))
+		})
+		if err == nil {
+			n = i + 1
+		}
+	}
+	require.ErrorIs(t, err, ErrFailed)
+	require.NoError(t, db.Close())
+	db = openAt(t, Config{Dir: dir})
+	holds(t, db, n)
+	require.Equal(t, "-", get(t, db, fmt.Sprint("k", n)))
+}
+
 func holds(t *testing.T, db *DB, n int) {
 	t.Helper()
 	for i := range n {
@@ -410,6 +442,13 @@ func TestLayersStayFew(t *testing.T) {
 		epochs[db.journal.epoch] = true
 	}
 	require.Len(t, epochs, 2)
+	rested(db)
+	require.NoError(t, db.settle(true))
+	left := 0
+	for _, l := range db.published() {
+		left += len(l.writes)
+	}
+	require.Less(t, left, 400, "what moved to Badger is in memory no more")
 	for i := range 400 {
 		require.Len(t, get(t, db, fmt.Sprint("k", i)), 1000)
 	}
@@ -419,6 +458,7 @@ func TestLayersStayFew(t *testing.T) {
 func TestOldLayersAreNotLaidOnNewSnapshots(t *testing.T) {
 	db := openAt(t, Config{})
 	set(t, db, "k", "small")
+	rested(db)
 	before := db.layers.Load()
 	s, ok := db.snapshotUnder(before)
 	require.True(t, ok)
