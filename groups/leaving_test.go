@@ -9,6 +9,7 @@ import (
 
 	"hima/groups/roster"
 	"hima/internal/feed"
+	"hima/internal/replica"
 )
 
 // A run of one device that begins before its account left and ends after it, on another device, is everybody's too: some took it
@@ -125,6 +126,34 @@ func TestGoingTwice(t *testing.T) {
 	}
 }
 
+// branch is a run of one text that follows an entry, whatever else does.
+func (p *peer) branch(after feed.Entry, text string) feed.Run {
+	p.w.t.Helper()
+	author := feed.NewAuthor(p.self.Account, p.self.Device, p.w.certs[p.self.Account][0])
+	e, err := author.NextInGroup(after.Tip(), after.Conversation, feed.Chat, feed.KindText, after.Clock+1, p.w.now.UnixMilli(), []byte(text), feed.Group{Epoch: after.Epoch})
+	require.NoError(p.w.t, err)
+	run, err := feed.Assemble([]feed.Entry{e}, feed.SignRun(p.key, e))
+	require.NoError(p.w.t, err)
+	return run
+}
+
+// Whoever stole the device before anybody had those last words cannot put others in their place.
+func TestLastWordsAreThoseNamed(t *testing.T) {
+	w := begin(t)
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{}, bob)
+	one := bob.says(conv, "one")
+	w.meet()
+	bob.says(conv, "farewell")
+	require.NoError(t, bob.g.Leave(context.Background(), conv))
+	acts, err := bob.rep.ReadRun(bob.rep.OwnFeed(conv, feed.Control), 1)
+	require.NoError(t, err)
+	require.NoError(t, alice.rep.Take(context.Background(), bob.self, acts))
+	require.ErrorIs(t, alice.rep.Take(context.Background(), bob.self, bob.branch(one, "forged").PB()), replica.ErrRefused)
+	bob.gives(alice)
+	require.Equal(t, []string{"farewell", "one"}, alice.texts(conv))
+}
+
 // A removal and a leaving leave what somebody said before their chat forked (R3).
 func TestCutOfForkedChat(t *testing.T) {
 	w := begin(t)
@@ -133,16 +162,8 @@ func TestCutOfForkedChat(t *testing.T) {
 	first := bob.says(conv, "first")
 	bob.gives(alice)
 	id := first.Feed()
-	branch := func(text string) feed.Run {
-		author := feed.NewAuthor(bob.self.Account, bob.self.Device, w.certs[bob.self.Account][0])
-		e, err := author.NextInGroup(first.Tip(), conv, feed.Chat, feed.KindText, first.Clock+1, w.now.UnixMilli(), []byte(text), feed.Group{Epoch: first.Epoch})
-		require.NoError(t, err)
-		run, err := feed.Assemble([]feed.Entry{e}, feed.SignRun(bob.key, e))
-		require.NoError(t, err)
-		return run
-	}
-	require.NoError(t, alice.rep.Take(context.Background(), bob.self, branch("left").PB()))
-	require.ErrorIs(t, alice.rep.Take(context.Background(), bob.self, branch("right").PB()), feed.ErrFork)
+	require.NoError(t, alice.rep.Take(context.Background(), bob.self, bob.branch(first, "left").PB()))
+	require.ErrorIs(t, alice.rep.Take(context.Background(), bob.self, bob.branch(first, "right").PB()), feed.ErrFork)
 	require.NoError(t, alice.g.Remove(context.Background(), conv, bob.self.Account))
 	v := alice.rosterView(conv)
 	cut := find(v.Cuts(bob.self.Account), id)
