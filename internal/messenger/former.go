@@ -154,7 +154,7 @@ func (m *Messenger) Resend(ctx context.Context, message string) (out Message, er
 		case err != nil:
 			return err
 		case again:
-			return refuse(ErrExists, "the message was sent again already", "")
+			return refuse(ErrExists, "the message was sent again already", "`hima why` says how far a message got")
 		}
 		if !unsettled || e.Number != feed.Chat || e.Kind != feed.KindText || !e.HasBody() {
 			return refuse(ErrInvalid, "only a message of which it is not known whether it arrived can be sent again", "`hima why` says how far a message got")
