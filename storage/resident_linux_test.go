@@ -3,9 +3,12 @@ package storage
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -53,6 +56,41 @@ func testReleased(t *testing.T, size int) {
 	resident, err := mappedResident()
 	require.NoError(t, err)
 	require.NotZero(t, resident)
+}
+
+// What is asked for in a value log is read and not megabytes beside it, also in one that was begun later.
+func TestValueLogsAreReadScattered(t *testing.T) {
+	dir := t.TempDir()
+	db := openAt(t, Config{Dir: dir})
+	for begun := len(scattered(t, dir)); len(scattered(t, dir)) == begun; {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			return tx.Set(fmt.Appendf(nil, "k/%d", time.Now().UnixNano()), make([]byte, 256<<10))
+		}))
+	}
+	require.Contains(t, slices.Collect(maps.Values(scattered(t, dir))), false, "the new one")
+	db.adviseReading()
+	for name, at := range scattered(t, dir) {
+		require.True(t, at, name)
+	}
+}
+
+// scattered says of each mapped value log in dir whether the kernel reads no more of it than what is asked for.
+func scattered(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/smaps")
+	require.NoError(t, err)
+	out, name := map[string]bool{}, ""
+	for line := range strings.Lines(string(raw)) {
+		line = strings.TrimSpace(line)
+		if at := strings.Index(line, dir); at >= 0 {
+			name = line[at:]
+		}
+		if flags, ok := strings.CutPrefix(line, "VmFlags:"); ok && strings.HasSuffix(name, ".vlog") {
+			out[name] = slices.Contains(strings.Fields(flags), "rr")
+			name = ""
+		}
+	}
+	return out
 }
 
 // residentTables adds up the resident kilobytes of the tables and value logs in dir.

@@ -232,7 +232,18 @@ func (db *DB) open() (err error) {
 		return fmt.Errorf("opening the database: %w", openError(err))
 	}
 	db.badger = b
+	db.adviseReading()
 	return nil
+}
+
+// adviseReading says how value logs are read, those too that were begun since it was last called. Nothing depends on it but time.
+func (db *DB) adviseReading() {
+	if db.config.Dir == "" {
+		return
+	}
+	if err := readScattered(db.config.Dir); err != nil {
+		db.log.Debug("saying how value logs are read", "error", err)
+	}
 }
 
 // Close waits for running reads and for all writes submitted so far, and closes the files. Calls after it get
@@ -304,8 +315,8 @@ func (db *DB) View(f func(*Tx) error) error {
 	return f(tx)
 }
 
-// RunMaintenance collects garbage of the value log and gives back the pages of tables that nobody reads any more, on
-// timers, until ctx ends.
+// RunMaintenance collects garbage of the value log, gives back the pages of tables that nobody reads any more, and says how
+// new value logs are read, on timers, until ctx ends.
 func (db *DB) RunMaintenance(ctx context.Context) error {
 	if db.config.Dir == "" {
 		<-ctx.Done()
@@ -319,6 +330,7 @@ func (db *DB) RunMaintenance(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-release.C:
+			db.adviseReading()
 			db.releaseIdle()
 		case <-collect.C:
 			for db.collect() && ctx.Err() == nil {
