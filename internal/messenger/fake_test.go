@@ -139,6 +139,22 @@ func (f *fakeFeeds) Head(tx *storage.Tx, id feed.FeedID) (feed.Head, bool, error
 	return feed.Head{Number: id.Number, Device: id.Device, Account: t.Account, First: first, Last: t.Seq, Hash: t.Hash}, t.Seq > 0, nil
 }
 
+func (f *fakeFeeds) FeedEnds(tx *storage.Tx, conv feed.ConversationID, each func(feed.FeedID, replica.End) error) error {
+	prefix := append([]byte("r/l/"), conv[:]...)
+	return tx.Scan(storage.ScanOptions{Prefix: prefix, KeysOnly: true}, func(key, _ []byte) (bool, error) {
+		id, err := parseFeedSuffix(key[len("r/l/"):])
+		if err != nil {
+			return false, err
+		}
+		t, first := f.tip(tx, id)
+		end := replica.End{First: first, Last: t.Seq, Clock: t.Clock}
+		if end.Last < end.First {
+			end.Clock = 0
+		}
+		return true, each(id, end)
+	})
+}
+
 func (f *fakeFeeds) Acked(tx *storage.Tx, id feed.FeedID, d identity.DeviceID) (uint64, error) {
 	return fakeUint(tx, fakeKey("a", id, d[:]...)), nil
 }

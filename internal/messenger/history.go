@@ -67,13 +67,6 @@ type line struct {
 	note  int64 // entry is none, Unix ms of a change of devices
 }
 
-// source gives lines from the newest to the oldest.
-type source interface {
-	// peek returns the next line without taking it; ok is false at the end.
-	peek(tx *storage.Tx) (l line, ok bool, err error)
-	take()
-}
-
 // feedSource walks one feed backwards.
 type feedSource struct {
 	m     *Messenger
@@ -83,6 +76,7 @@ type feedSource struct {
 	after feed.OrderKey
 	holes []replica.Hole
 	asked bool         // holes were read
+	chunk uint64       // how many entries are read next
 	ahead []feed.Entry // read already: consecutive numbers, the highest is the next
 	cur   line
 	have  bool
@@ -124,14 +118,16 @@ func (s *feedSource) step(tx *storage.Tx) error {
 	return nil
 }
 
-// readAhead is how many entries are read at a time. Neighbours lie in one row, so one alone costs as much as a dozen.
+// readAhead is how many entries are read at a time at most. Neighbours often lie in one row, so one alone costs as much as a dozen.
 const readAhead = 32
 
 // entry reads an entry and those before it, which are asked for next.
 func (s *feedSource) entry(tx *storage.Tx, seq uint64) (feed.Entry, error) {
 	if n := len(s.ahead); n == 0 || s.ahead[n-1].Seq != seq {
 		s.ahead = s.ahead[:0]
-		err := s.m.env.feeds.Entries(tx, s.row.id, seq-min(seq-1, readAhead-1), seq, func(e feed.Entry) (bool, error) {
+		from := seq - min(seq-1, s.chunk-1)
+		s.chunk = min(2*s.chunk, readAhead)
+		err := s.m.env.feeds.Entries(tx, s.row.id, from, seq, func(e feed.Entry) (bool, error) {
 			if n := len(s.ahead); n > 0 && s.ahead[n-1].Seq+1 != e.Seq {
 				s.ahead = s.ahead[:0]
 			}
@@ -274,51 +270,6 @@ func (m *Messenger) noteDevices(tx *storage.Tx, conv feed.ConversationID) error 
 	return tx.Set(key, nil)
 }
 
-// sources opens all feeds of a conversation right before a place, or at their ends.
-func (h *history) sources(tx *storage.Tx, conv feed.ConversationID, before *feed.OrderKey, limit int) ([]source, error) {
-	rows, err := h.m.feeds.of(tx, conv)
-	if err != nil {
-		return nil, err
-	}
-	notes, err := h.notes(tx, conv, before, limit)
-	if err != nil {
-		return nil, err
-	}
-	group, err := h.m.isGroup(tx, conv)
-	if err != nil {
-		return nil, err
-	}
-	out := []source{notes}
-	for i := range rows {
-		row := &rows[i]
-		row.many = group
-		if conv == h.m.env.self && row.id.Number == feed.Control {
-			continue
-		}
-		s := &feedSource{m: h.m, row: row, next: row.shownTo(), after: feed.OrderKey{Clock: 1<<63 - 1}}
-		if s.floor, err = h.floor(tx, row.id); err != nil {
-			return nil, err
-		}
-		if before != nil {
-			s.after = *before
-			if s.next, err = h.lastBefore(tx, row, *before, false); err != nil {
-				return nil, err
-			}
-			s.next = min(s.next, row.shownTo())
-		}
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-func (h *history) floor(tx *storage.Tx, id feed.FeedID) (uint64, error) {
-	head, ok, err := h.m.env.feeds.Head(tx, id)
-	if err != nil || !ok {
-		return 1, err
-	}
-	return max(head.First, 1), nil
-}
-
 // lastBefore finds the highest number of a feed that stands before a place, or also at it. Clocks grow with numbers, so
 // it is a binary search; a hole is judged by the entry behind it.
 func (h *history) lastBefore(tx *storage.Tx, row *feedRow, place feed.OrderKey, at bool) (uint64, error) {
@@ -388,36 +339,27 @@ func (h *history) find(tx *storage.Tx, id string) (found feed.Entry, err error) 
 }
 
 // page reads lines from the newest end, newest first.
-func (h *history) page(tx *storage.Tx, sources []source, limit int, since time.Time) (lines []line, more bool, err error) {
+func (h *history) page(tx *storage.Tx, m *merge, limit int, since time.Time) (lines []line, more bool, err error) {
 	older := 0
 	for {
-		best, bestLine := -1, line{}
-		for i, s := range sources {
-			l, ok, err := s.peek(tx)
-			if err != nil {
-				return nil, false, err
-			}
-			if ok && (best < 0 || feed.Less(bestLine.key, l.key)) {
-				best, bestLine = i, l
-			}
-		}
-		if best < 0 {
-			return lines, false, nil
+		l, ok, err := m.peek(tx)
+		if err != nil || !ok {
+			return lines, false, err
 		}
 		// Authors' clocks are not in order, so one early line does not end the search; many in a row do.
-		if !since.IsZero() && bestLine.hole == 0 && bestLine.note == 0 && bestLine.entry.Time().Before(since) {
+		if !since.IsZero() && l.hole == 0 && l.note == 0 && l.entry.Time().Before(since) {
 			if older++; older > 200 {
 				return lines, false, nil
 			}
-			sources[best].take()
+			m.take()
 			continue
 		}
 		if len(lines) == limit {
 			return lines, true, nil
 		}
 		older = 0
-		lines = append(lines, bestLine)
-		sources[best].take()
+		lines = append(lines, *l)
+		m.take()
 	}
 }
 
@@ -448,11 +390,11 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 			k := e.Order()
 			before = &k
 		}
-		sources, err := m.history.sources(tx, out.Conversation, before, limit)
+		merge, err := m.history.merge(tx, out.Conversation, before, limit)
 		if err != nil {
 			return err
 		}
-		lines, more, err := m.history.page(tx, sources, limit, q.Since)
+		lines, more, err := m.history.page(tx, merge, limit, q.Since)
 		if err != nil {
 			return err
 		}

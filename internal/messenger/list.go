@@ -113,11 +113,11 @@ func (m *Messenger) viewLast(tx *storage.Tx, row *convRow, c *Conversation) erro
 
 // newestLine reads the last line of history.
 func (m *Messenger) newestLine(tx *storage.Tx, conv feed.ConversationID) (*Message, error) {
-	sources, err := m.history.sources(tx, conv, nil, 1)
+	merge, err := m.history.merge(tx, conv, nil, 1)
 	if err != nil {
 		return nil, err
 	}
-	lines, _, err := m.history.page(tx, sources, 1, time.Time{})
+	lines, _, err := m.history.page(tx, merge, 1, time.Time{})
 	if err != nil || len(lines) == 0 {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ type Feeds interface {
 	Entries(tx *storage.Tx, id feed.FeedID, from, to uint64, f func(feed.Entry) (more bool, err error)) error
 	Erase(tx *storage.Tx, id feed.FeedID, seq uint64) error
 	Head(tx *storage.Tx, id feed.FeedID) (feed.Head, bool, error)
+	FeedEnds(tx *storage.Tx, conv feed.ConversationID, f func(feed.FeedID, replica.End) error) error
 	Acked(tx *storage.Tx, id feed.FeedID, device identity.DeviceID) (uint64, error)
 	Offered(tx *storage.Tx, id feed.FeedID) (uint64, error)
 	Holes(tx *storage.Tx, id feed.FeedID) ([]replica.Hole, error)

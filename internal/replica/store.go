@@ -138,6 +138,24 @@ func (r *Replica) Ends(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, e
 	return heads, err
 }
 
+// End is where a feed ends here.
+type End struct {
+	First uint64 // what is missing below is not missed
+	Last  uint64
+	Clock uint64 // of Last; 0: not known, or more is held than a chain from First to Last without a gap
+}
+
+// FeedEnds calls f for all feeds of a conversation that are known.
+func (r *Replica) FeedEnds(tx *storage.Tx, conv feed.ConversationID, f func(feed.FeedID, End) error) error {
+	return scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
+		end := End{First: st.first, Last: st.last, Clock: st.clock}
+		if st.ahead > 0 || st.forkAt != 0 || st.last < st.first {
+			end.Clock = 0
+		}
+		return true, f(id, end)
+	})
+}
+
 func scanFeeds(tx *storage.Tx, prefix []byte, f func(feed.FeedID, feedState) (bool, error)) error {
 	return tx.Scan(storage.ScanOptions{Prefix: prefix}, func(k, v []byte) (bool, error) {
 		id, err := parseFeedKey(k)

@@ -210,6 +210,36 @@ func TestEntriesAheadOfAGap(t *testing.T) {
 	})
 }
 
+// Where a feed ends is known only of a chain without a gap: who reads histories looks no further then.
+func TestFeedEnds(t *testing.T) {
+	s, o := storeSide(t)
+	a := newAuthor(o, s.person)
+	a.write(t, "1", "2", "3", "4")
+	ends := func(want End) {
+		t.Helper()
+		got := map[feed.FeedID]End{}
+		s.look(func(tx *storage.Tx) error {
+			return s.rep.FeedEnds(tx, a.conv, func(id feed.FeedID, e End) error {
+				got[id] = e
+				return nil
+			})
+		})
+		if len(got) != 1 || got[a.feed()] != want {
+			t.Errorf("ends %v, not %v", got, want)
+		}
+	}
+	s.take(o.peer(), a.run(1, 2))
+	ends(End{First: 1, Last: 2, Clock: a.all[1].Clock})
+	s.take(o.peer(), a.run(4, 4))
+	ends(End{First: 1, Last: 2})
+	s.take(o.peer(), a.run(3, 3))
+	ends(End{First: 1, Last: 4, Clock: a.all[3].Clock})
+	if err := s.db.Update(context.Background(), func(tx *storage.Tx) error { return s.rep.SetFloor(tx, a.feed(), 5) }); err != nil {
+		t.Fatal(err)
+	}
+	ends(End{First: 5, Last: 4})
+}
+
 func TestOnlySoManyAheadOfAGap(t *testing.T) {
 	s, o := storeSide(t)
 	a := newAuthor(o, s.person)
