@@ -22,11 +22,7 @@ func (l layers) with(group *pending) layers {
 // joined returns layers that say the same and are fewer; as many at the bottom as fixed says stay what they are.
 func (l layers) joined(fixed int) layers {
 	for len(l)-fixed > 1 && 2*len(l[0].writes) >= len(l[1].writes) {
-		both := &pending{}
-		both.merge(l[1])
-		both.merge(l[0])
-		both.freeze()
-		l = append(layers{both}, l[2:]...)
+		l = append(layers{joined(l[1], l[0])}, l[2:]...)
 	}
 	return l
 }

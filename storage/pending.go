@@ -1,6 +1,10 @@
 package storage
 
-import "slices"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 // chunkKeys bounds one chunk of a sorted index: inserting moves at most this many string headers (4 KiB).
 const chunkKeys = 256
@@ -22,6 +26,9 @@ type pending struct {
 	fresh   []string // keys in writes that are not in the index yet
 	chunks  [][]string
 	undo    []undo // what the running overlay replaced, in order
+
+	frozen  bool
+	ordered sync.Once // builds the index of a frozen one: most are joined to another one before anybody scans
 }
 
 // undo is what a key said before the running overlay wrote it for the first time.
@@ -88,14 +95,29 @@ func (p *pending) merge(o *pending) {
 	p.keep()
 }
 
-// freeze builds the index, after which reading changes nothing.
+// freeze says that nothing is written any more, so that many may read.
 func (p *pending) freeze() {
-	p.index()
+	p.undo, p.frozen = nil, true
+}
+
+// joined returns a frozen set that says what two frozen ones say, the upper one on top.
+func joined(lower, upper *pending) *pending {
+	both := &pending{writes: maps.Clone(lower.writes), bytes: lower.bytes + upper.bytes, frozen: true}
+	if both.writes == nil {
+		both.writes = make(map[string]write, len(upper.writes))
+	}
+	for key, w := range upper.writes {
+		if old, had := both.writes[key]; had {
+			both.bytes -= cost(key, old)
+		}
+		both.writes[key] = w
+	}
+	return both
 }
 
 // seek returns the first indexed key at or after from, or with after set strictly after it.
 func (p *pending) seek(from string, after bool) (string, bool) {
-	p.index()
+	p.order()
 	ci, ki := p.locate(from)
 	if ci < len(p.chunks) && ki < len(p.chunks[ci]) && after && p.chunks[ci][ki] == from {
 		ki++
@@ -111,7 +133,7 @@ func (p *pending) seek(from string, after bool) (string, bool) {
 
 // seekBack returns the last indexed key before the given one; with none set, the very last.
 func (p *pending) seekBack(before string, none bool) (string, bool) {
-	p.index()
+	p.order()
 	ci, ki := len(p.chunks), 0
 	if !none {
 		ci, ki = p.locate(before)
@@ -146,6 +168,15 @@ func compare(a, b string) int {
 		return 1
 	}
 	return 0
+}
+
+// order makes the sorted index what is needed to search it.
+func (p *pending) order() {
+	if p.frozen {
+		p.ordered.Do(p.index)
+		return
+	}
+	p.index()
 }
 
 // index brings the sorted index up to date.
