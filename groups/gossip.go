@@ -33,8 +33,10 @@ const (
 	publishPause = 20 * time.Millisecond
 	// maxPublish is how many runs of one feed are published at once; who writes faster is caught up with by sync.
 	maxPublish = 16
-	// maxTakes and maxTakeBytes bound the runs that wait for the disk.
-	maxTakes, maxTakeBytes = 1024, 8 << 20
+	// maxTakes and maxTakeBytes bound the runs that wait for the disk; one device may have so many of them, or whoever floods
+	// a group would leave no room for what others say.
+	maxTakes, maxTakeBytes     = 1024, 8 << 20
+	maxTakesOf, maxTakeBytesOf = maxTakes / 8, maxTakeBytes / 8
 	// recentFor is how long a message that plays again what is held counts as one that came by two roads.
 	recentFor = time.Minute
 	// maxRecent is how many entries are remembered for that, twice.
@@ -83,9 +85,16 @@ type gossip struct {
 	own     map[feed.FeedID]uint64     // first number that is not published
 	recent  [2]map[feed.EntryID]bool   // stored lately, the newer ones first
 	turned  time.Time                  // when recent was turned over
-	takes   int                        // runs that wait for the disk
-	waiting int                        // their bytes
+	takes   queued                     // runs that wait for the disk
+	takesOf map[identity.DeviceID]queued
 }
+
+// queued is how much waits for the disk.
+type queued struct{ runs, bytes int }
+
+func (q queued) add(runs, bytes int) queued { return queued{q.runs + runs, q.bytes + bytes} }
+
+func (q queued) beyond(runs, bytes int) bool { return q.runs > runs || q.bytes > bytes }
 
 // room is one group.
 type room struct {
@@ -111,6 +120,7 @@ func newGossip(self replica.Peer, db *storage.DB, log *slog.Logger, now func() t
 		self: self, db: db, log: log, now: now, known: func(identity.AccountID) []identity.DeviceID { return nil },
 		changed: make(chan struct{}, 1), fresh: make(chan struct{}, 1), moved: make(chan struct{}, 1), all: true, stale: map[ID]bool{}, rooms: map[ID]*room{},
 		allowed: map[identity.DeviceID]bool{}, own: map[feed.FeedID]uint64{}, recent: [2]map[feed.EntryID]bool{{}, {}},
+		takesOf: map[identity.DeviceID]queued{},
 	}
 }
 
@@ -445,31 +455,44 @@ func (s *gossip) holds(id feed.FeedID, seq uint64) (held bool, err error) {
 	return held, nil
 }
 
-// hand puts a run in line for the disk, or lets it go if the line is full. It does not wait: the message is passed on
-// meanwhile. The committer keeps the order, and joins what waits to one sync.
+// hand puts a run in line for the disk, or lets it go if the line or its author's part of it is full. It does not wait: the
+// message is passed on meanwhile. The committer keeps the order, and joins what waits to one sync.
 func (s *gossip) hand(run feed.Run) {
-	size := run.WireSize()
-	s.mu.Lock()
-	full := s.takes >= maxTakes || s.waiting+size > maxTakeBytes
-	if !full {
-		s.takes++
-		s.waiting += size
-	}
-	s.mu.Unlock()
-	if full {
+	size, author := run.WireSize(), run.Feed().Device
+	if !s.queue(author, size) {
 		return
 	}
 	s.storing.Add(1)
 	s.feeds.SubmitRun(replica.Peer{}, run, true, func(err error) {
 		defer s.storing.Done()
-		s.mu.Lock()
-		s.takes--
-		s.waiting -= size
-		s.mu.Unlock()
+		s.unqueue(author, size)
 		if err != nil && !errors.Is(err, replica.ErrRefused) && !errors.Is(err, feed.ErrKnown) && !errors.Is(err, storage.ErrClosed) {
-			s.log.Debug("storing what gossip brought", "feed", run.Feed().Device.Short(), "error", err)
+			s.log.Debug("storing what gossip brought", "feed", author.Short(), "error", err)
 		}
 	})
+}
+
+// queue takes a place in line for a run of a device, if there is one.
+func (s *gossip) queue(author identity.DeviceID, size int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, of := s.takes.add(1, size), s.takesOf[author].add(1, size)
+	if all.beyond(maxTakes, maxTakeBytes) || of.beyond(maxTakesOf, maxTakeBytesOf) {
+		return false
+	}
+	s.takes, s.takesOf[author] = all, of
+	return true
+}
+
+func (s *gossip) unqueue(author identity.DeviceID, size int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takes = s.takes.add(-1, -size)
+	if of := s.takesOf[author].add(-1, -size); of.runs > 0 {
+		s.takesOf[author] = of
+	} else {
+		delete(s.takesOf, author)
+	}
 }
 
 // publishAll publishes own entries as they come: at once after a pause, and under load in runs.

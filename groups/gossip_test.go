@@ -439,7 +439,7 @@ func TestGossipJudges(t *testing.T) {
 
 		// A full line costs nobody but ourselves.
 		me.mu.Lock()
-		me.waiting = maxTakeBytes
+		me.takes.bytes = maxTakeBytes
 		me.mu.Unlock()
 		require.Equal(t, node.Accept, judge(seal(e.key, e.id, dev, run(1, 3).PB())))
 		time.Sleep(time.Second)
@@ -473,4 +473,47 @@ func TestGossipSurvivesFailures(t *testing.T) {
 		c.write(1, "first", 1, true)
 		c.reach(1, 1, time.Second)
 	})
+}
+
+// slowDisk keeps what is submitted.
+type slowDisk struct {
+	Feeds
+	kept []kept
+}
+
+type kept struct {
+	author identity.DeviceID
+	done   func(error)
+}
+
+func (d *slowDisk) SubmitRun(_ replica.Peer, run feed.Run, _ bool, done func(error)) {
+	d.kept = append(d.kept, kept{run.Feed().Device, done})
+}
+
+// Who floods a group uses up no more than a part of the line before the disk: what others say is stored.
+func TestGossipFloodLeavesRoomForOthers(t *testing.T) {
+	disk := &slowDisk{}
+	g := newGossip(replica.Peer{}, nil, slog.New(slog.DiscardHandler), time.Now)
+	g.feeds = disk
+	group, epoch := ID(testHash("club")), feed.EntryID{1}
+	for _, name := range []string{"flooder", "other"} {
+		w := newEnvelopeWriter(name)
+		var tip feed.Tip
+		for range 2 * maxTakesOf {
+			run := w.runAfter(t, tip, group, epoch, 1)
+			tip = run.Last().Tip()
+			g.hand(run)
+		}
+	}
+	require.Len(t, disk.kept, 2*maxTakesOf, "each has its part")
+	flooder := disk.kept[0]
+	require.NotEqual(t, flooder.author, disk.kept[maxTakesOf].author)
+	flooder.done(nil)
+	g.hand(newEnvelopeWriter("flooder").run(t, group, epoch, 1))
+	require.Len(t, disk.kept, 2*maxTakesOf+1, "there is room again")
+	for _, k := range disk.kept[1:] {
+		k.done(nil)
+	}
+	require.Equal(t, queued{}, g.takes)
+	require.Empty(t, g.takesOf)
 }
