@@ -3,6 +3,7 @@ package groups
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 
 	"hima/groups/roster"
 	"hima/identity"
@@ -32,6 +33,7 @@ const (
 	candidate                  // who is asked, or asks
 	decider                    // a member who may let in
 	clock                      // time passed
+	act                        // an admission counts
 )
 
 // deed is a step.
@@ -43,6 +45,7 @@ const (
 	agree                    // accept, approve
 	refuse                   // decline, reject
 	lapse                    // expire
+	enter                    // is in, by an act
 )
 
 // advance gives the state after a step; false: nobody like that may take it from there.
@@ -53,6 +56,9 @@ func advance(what thing, from string, do deed, by actor) (to string, ok bool) {
 			return Waiting, true
 		}
 		return "", false
+	}
+	if what == anApplication && do == enter && by == act && slices.Contains([]string{Waiting, Rejected, Withdrawn, Expired}, from) {
+		return Approved, true // the group's word, whatever was said before
 	}
 	if from != Waiting {
 		return "", false

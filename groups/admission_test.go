@@ -21,12 +21,14 @@ func TestAdvance(t *testing.T) {
 		{anInvitation, Waiting, refuse, candidate}: Declined, {anInvitation, Waiting, lapse, clock}: Expired,
 		{anApplication, Waiting, takeBack, candidate}: Withdrawn, {anApplication, Waiting, agree, decider}: Approved,
 		{anApplication, Waiting, refuse, decider}: Rejected, {anApplication, Waiting, lapse, clock}: Expired,
+		{anApplication, Waiting, enter, act}: Approved, {anApplication, Rejected, enter, act}: Approved,
+		{anApplication, Withdrawn, enter, act}: Approved, {anApplication, Expired, enter, act}: Approved,
 	}
 	n := 0
 	for _, what := range []thing{anInvitation, anApplication} {
 		for _, from := range []string{"", Waiting, Accepted, Declined, Approved, Rejected, Withdrawn, Expired} {
-			for do := ask; do <= lapse; do++ {
-				for by := inviter; by <= clock; by++ {
+			for do := ask; do <= enter; do++ {
+				for by := inviter; by <= act; by++ {
 					to, ok := advance(what, from, do, by)
 					want, may := allowed[[4]any{what, from, do, by}]
 					if do == ask {
@@ -42,7 +44,7 @@ func TestAdvance(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, 8+2*8, n)
+	require.Equal(t, 12+2*8, n)
 }
 
 func target(conv ID, asks ...*peer) Target {

@@ -86,7 +86,7 @@ func (g *Groups) WithdrawApplication(ctx context.Context, conv ID) error {
 		if !may {
 			return ErrNotFound
 		}
-		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:]})
+		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:], ApplicationMs: row.Applied.Time})
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (g *Groups) Applications(tx *storage.Tx, conv ID) ([]Application, error) {
 	add := func(group ID, account identity.AccountID, row applicationRow, name string) {
 		a := Application{
 			Group: group, GroupName: name, Account: account, Own: account == g.self.Account, Message: row.Message, Time: atMS(row.Time),
-			Expires: atMS(row.Expires), State: row.State, Reason: row.Reason, ByLink: row.ByLink,
+			Expires: atMS(row.Expires), State: row.State, Reason: row.Reason, By: row.By, ByLink: row.ByLink,
 		}
 		if a.State == Waiting && !g.now().Before(a.Expires) {
 			a.State = Expired
@@ -152,7 +152,8 @@ func (g *Groups) countApplications(tx *storage.Tx, conv ID) (n int, err error) {
 	return n, err
 }
 
-// Decide approves an application, or turns it down with a reason. Another admin may still approve what one turned down.
+// Decide approves an application, or turns it down with a reason. ErrConflict: it does not wait any more; what became of it comes with
+// the error.
 func (g *Groups) Decide(ctx context.Context, conv ID, account identity.AccountID, approve bool, reason string) (Application, error) {
 	var out Application
 	err := g.do(ctx, "deciding an application", func(tx *storage.Tx) (err error) {
@@ -187,12 +188,15 @@ func (g *Groups) decide(tx *storage.Tx, conv ID, account identity.AccountID, app
 	case !ok:
 		return Application{}, ErrNotFound
 	case !may:
-		return Application{}, fmt.Errorf("it is %s: %w", row.State, ErrConflict)
+		return s.application(conv, account, row), fmt.Errorf("it is %s: %w", row.State, ErrConflict)
 	case g.now().UnixMilli() >= row.Expires:
 		return Application{}, ErrExpired
 	}
 	consent := row.Consent
 	row.State, row.Reason, row.Consent = to, reason, nil
+	if !approve {
+		row.By = g.self.Account
+	}
 	if err := putRow(tx, k, row); err != nil {
 		return Application{}, err
 	}
@@ -204,46 +208,18 @@ func (g *Groups) decide(tx *storage.Tx, conv ID, account identity.AccountID, app
 		if err != nil && !errors.Is(err, ErrExists) {
 			return Application{}, err
 		}
-	} else if err := g.sayVerdict(tx, conv, account, reason); err != nil {
+	} else if err := g.reject(tx, s, conv, account, row); err != nil {
 		return Application{}, err
 	}
+	return s.application(conv, account, row), nil
+}
+
+// application shows a row to those who decide.
+func (s *snapshot) application(conv ID, account identity.AccountID, row applicationRow) Application {
 	return Application{
 		Group: conv, GroupName: s.view.Settings[roster.SettingName], Account: account, Message: row.Message, Time: atMS(row.Time),
-		Expires: atMS(row.Expires), State: row.State, Reason: reason, ByLink: row.ByLink,
-	}, nil
-}
-
-func (g *Groups) sayVerdict(tx *storage.Tx, conv ID, account identity.AccountID, reason string) error {
-	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], Reason: reason})
-	if err != nil {
-		return err
+		Expires: atMS(row.Expires), State: row.State, Reason: row.Reason, By: row.By, ByLink: row.ByLink,
 	}
-	return g.say(tx, account, feed.KindGroupVerdict, content)
-}
-
-// letIn settles what was under way with somebody who is in now.
-func (g *Groups) letIn(tx *storage.Tx, c *change, account identity.AccountID) error {
-	k := applyKey(c.conv, account)
-	app, ok, err := getRow[applicationRow](tx, k)
-	if err != nil {
-		return err
-	}
-	if to, may := advance(anApplication, app.State, agree, decider); ok && may {
-		app.State, app.Consent = to, nil
-		if err := putRow(tx, k, app); err != nil {
-			return err
-		}
-		if err := g.tell(tx, News{Group: c.conv, Kind: NewsApproved, Subject: account}); err != nil {
-			return err
-		}
-	}
-	k = inviteKey(outgoing, c.conv, account)
-	in, ok, err := getRow[invitationRow](tx, k)
-	if to, may := advance(anInvitation, in.State, agree, candidate); err == nil && ok && may {
-		in.State = to
-		err = putRow(tx, k, in)
-	}
-	return err
 }
 
 // saidApplication takes an application, one taken back, one that an admin hands on, or what another own device did.
@@ -257,7 +233,7 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 		return g.appliedElsewhere(tx, conv, to, &m)
 	}
 	if len(m.Consent) == 0 {
-		return g.unapplied(tx, conv, from)
+		return g.unapplied(tx, conv, from, m.ApplicationMs)
 	}
 	c, err := identity.ParseConsent(m.Consent)
 	if err != nil {
@@ -280,7 +256,7 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 	}
 	if s.view.Settings[roster.SettingJoin] == "invite" && !live && !handedOn {
 		if over != "" && g.mayLetIn(s, true) {
-			return g.sayVerdict(tx, conv, c.Account, over)
+			return g.sayOver(tx, conv, c, over)
 		}
 		return fmt.Errorf("an application to a closed group: %w", ErrNotAllowed)
 	}
@@ -290,7 +266,7 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 		}
 		return g.handOn(tx, s, content)
 	}
-	arrived := arrivedBy{live: live, handedOn: handedOn}
+	arrived := arrivedBy{live: live, from: from}
 	if live {
 		arrived.token = m.Token
 	}
@@ -299,34 +275,38 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 
 // arrivedBy is how an application came.
 type arrivedBy struct {
-	live     bool   // by a link that is live
-	token    []byte // of that link
-	handedOn bool   // by another admin
+	live  bool               // by a link that is live
+	token []byte             // of that link
+	from  identity.AccountID // the applicant, or the admin who handed it on
 }
 
 // applied keeps an application that we may decide. In an open group it is decided by that.
 func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, by arrivedBy, content []byte) error {
 	k := applyKey(conv, c.Account)
 	before, again, err := getRow[applicationRow](tx, k)
+	handedOn := by.from != c.Account
 	if err != nil || again && before.Time >= c.Time.UnixMilli() && before.State != "" {
+		if err == nil && handedOn && before.Time == c.Time.UnixMilli() && before.from(by.from) {
+			err = putRow(tx, k, before)
+		}
 		return err // known, and perhaps decided
 	}
 	limit := g.cfg.Limits.Applications
-	if by.live || by.handedOn {
+	if by.live || handedOn {
 		limit *= 2 // strangers alone do not use up all the room
 	}
 	if n, err := g.countApplications(tx, conv); err != nil || n >= limit {
 		return errors.Join(err, fmt.Errorf("an application: %w", ErrFull))
 	}
-	err = trim(tx, key(keyApply, conv[:]), 4*g.cfg.Limits.Applications, func(row applicationRow) (bool, int64) {
-		return row.State != Waiting, row.Time
-	})
-	if err != nil {
+	if err := g.trimApplications(tx, conv); err != nil {
 		return err
 	}
 	row := applicationRow{
 		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: by.live, Token: by.token,
 		Name: s.view.Settings[roster.SettingName],
+	}
+	if handedOn {
+		row.from(by.from)
 	}
 	row.State, _ = advance(anApplication, before.State, ask, candidate)
 	if err := putRow(tx, k, row); err != nil {
@@ -350,7 +330,7 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	if err := g.tell(tx, News{Group: conv, Kind: NewsApplication, Account: c.Account, Subject: c.Account, Text: c.Message}); err != nil {
 		return err
 	}
-	if by.handedOn {
+	if handedOn {
 		return nil
 	}
 	return g.handOn(tx, s, content)
@@ -364,56 +344,23 @@ func (g *Groups) mayAutomatically(conv ID) bool {
 	return ok
 }
 
-// maxHandedOn is to how many other admins an application is handed on, so that any of them decides.
-const maxHandedOn = 4
-
-func (g *Groups) handOn(tx *storage.Tx, s *snapshot, content []byte) error {
-	if s.view.Role(g.self.Account) < roster.Admin {
-		return nil // only admins are believed to hand on
-	}
-	n := 0
-	for _, p := range s.view.People { // strongest first
-		if p.Role < roster.Admin || n == maxHandedOn {
-			break
-		}
-		if p.Account == g.self.Account {
-			continue
-		}
-		n++
-		if err := g.say(tx, p.Account, feed.KindGroupApplication, content); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *Groups) unapplied(tx *storage.Tx, conv ID, from identity.AccountID) error {
-	k := applyKey(conv, from)
-	row, ok, err := getRow[applicationRow](tx, k)
-	if err != nil {
-		return err
-	}
-	to, may := advance(anApplication, row.State, takeBack, candidate)
-	if !ok || !may {
-		return nil
-	}
-	row.State, row.Consent = to, nil
-	if err := putRow(tx, k, row); err != nil {
-		return err
-	}
-	return g.tell(tx, News{Group: conv, Kind: NewsApplicationWithdrawn, Account: from, Subject: from})
-}
-
 func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID, m *pb.GroupApplication) error {
 	row, known, err := getRow[groupRow](tx, groupKey(conv))
 	if err != nil || known && !outside(row.State) {
 		return err // or an own device hands on what somebody applied for
 	}
 	if len(m.Consent) == 0 {
-		if row.Applied != nil {
-			row.Applied.State = Withdrawn
+		switch {
+		case row.Applied != nil && m.ApplicationMs != 0 && row.Applied.Time > m.ApplicationMs:
+			return nil // what is applied for now is another
+		case m.ApplicationMs > 0 && (row.Applied == nil || row.Applied.Time < m.ApplicationMs):
+			// A third device applied, of which we hear later.
+			row.Applied = &applicationRow{Time: m.ApplicationMs, Expires: m.ApplicationMs + g.cfg.Limits.Invitation.Milliseconds()}
+		case row.Applied == nil:
+			return nil
 		}
-		if row.State == StateApplied {
+		row.Applied.State = Withdrawn
+		if row.State == StateApplied || !known {
 			row.State = row.idle()
 		}
 		return putRow(tx, groupKey(conv), row)
@@ -423,54 +370,21 @@ func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID
 		return err
 	}
 	app := &applicationRow{Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), State: Waiting, ByLink: len(m.Token) > 0}
-	if row.Applied != nil && row.Applied.Time == app.Time {
-		app = row.Applied
+	if row.Applied != nil && row.Applied.Time >= app.Time {
+		app = row.Applied // the same, said to another admin, or a newer one
 	}
 	if !slices.Contains(app.To, to) && len(app.To) < identity.MaxGroupContacts {
 		app.To = append(app.To, to)
 	}
-	if row.State != StateJoining {
+	if row.State != StateJoining && app.State == Waiting {
 		row.State = StateApplied
 	}
 	row.Applied, row.Asks = app, mergeAsks(row.Asks, []contactRow{{Account: to}})
 	if err := putRow(tx, groupKey(conv), row); err != nil {
 		return err
 	}
+	if err := g.refusedBefore(tx, conv, to); err != nil {
+		return err
+	}
 	return g.shareWith(tx, conv, row.Asks)
-}
-
-// saidVerdict takes a refusal of what we asked for, or one that another own device said.
-func (g *Groups) saidVerdict(tx *storage.Tx, from, to identity.AccountID, content []byte) error {
-	var m pb.GroupVerdict
-	if err := proto.Unmarshal(content, &m); err != nil || len(m.Group) != 32 || len(m.Reason) > MaxReason {
-		return fmt.Errorf("reading a verdict: %w", ErrInvalid)
-	}
-	conv := ID(m.Group)
-	if from == g.self.Account {
-		row, ok, err := getRow[applicationRow](tx, applyKey(conv, to))
-		next, may := advance(anApplication, row.State, refuse, decider)
-		if err != nil || !ok || !may {
-			return err
-		}
-		row.State, row.Reason, row.Consent = next, m.Reason, nil
-		return putRow(tx, applyKey(conv, to), row)
-	}
-	row, ok, err := getRow[groupRow](tx, groupKey(conv))
-	if err != nil {
-		return err
-	}
-	asked := slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })
-	if !ok || !asked || row.State != StateApplied && row.State != StateJoining {
-		return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
-	}
-	if row.Applied != nil {
-		if to, may := advance(anApplication, row.Applied.State, refuse, decider); may {
-			row.Applied.State, row.Applied.Reason = to, m.Reason
-		}
-	}
-	row.State = StateRejected
-	if err := putRow(tx, groupKey(conv), row); err != nil {
-		return err
-	}
-	return g.tell(tx, News{Group: conv, Kind: NewsRejected, Account: from, Subject: g.self.Account, Text: m.Reason})
 }

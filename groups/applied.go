@@ -292,9 +292,9 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 	case is != roster.None:
 		c.row.State = StateMember
 		if app := c.row.Applied; app != nil {
-			if to, may := advance(anApplication, app.State, agree, decider); may {
+			if to, may := c.approved(*app, g.self.Account); may {
 				done := *app
-				done.State, c.row.Applied = to, &done
+				done.State, done.Reason, done.By, c.row.Applied = to, "", identity.AccountID{}, &done
 			}
 		}
 		if c.after.view.Dissolved {

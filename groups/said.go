@@ -72,10 +72,22 @@ func (g *Groups) Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind
 		if proto.Unmarshal(content, &m) != nil || len(m.Group) != 32 {
 			return pb.Code_CODE_DENIED, nil
 		}
-		row, ok, err := getRow[groupRow](tx, groupKey(ID(m.Group)))
-		return welcome(ok && slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })), err
+		return g.listensToVerdict(tx, from, ID(m.Group))
 	}
 	return pb.Code_CODE_DENIED, nil
+}
+
+// listensToVerdict: whom we asked may answer, and other admins say what became of somebody's application.
+func (g *Groups) listensToVerdict(tx *storage.Tx, from identity.AccountID, conv ID) (pb.Code, error) {
+	row, ok, err := getRow[groupRow](tx, groupKey(conv))
+	if err != nil || !ok || row.State != StateMember {
+		return welcome(slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })), err
+	}
+	_, s, err := g.open(tx, conv, false)
+	if err != nil {
+		return 0, err
+	}
+	return welcome(s.view.Role(from) >= roster.Admin && s.view.Role(g.self.Account) >= roster.Admin), nil
 }
 
 func welcome(ok bool) pb.Code {

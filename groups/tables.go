@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,22 +17,23 @@ import (
 
 // The keys of this package. Numbers are big endian.
 const (
-	keyGroup  = "g/r/" // group 32: group row
-	keyCount  = "g/v/" // group 32: how many acts are kept, which is also the version of the roster
-	keyAct    = "g/a/" // group 32, clock 8, entry 32: act, see appendAct
-	keyMember = "g/m/" // account 32, group 32: empty; whom a group is shared with
-	keyEpoch  = "g/e/" // group 32, epoch 32: chat entries under it 8
-	keyFirst  = "g/w/" // group 32, device 32, epoch 32: first chat entry of a feed under an epoch 8
-	keyOwn    = "g/h/" // group 32: up to where the own chat feed is in the two above 8
-	keyKey    = "g/k/" // group 32, epoch 32: key 32
-	keyEarly  = "g/q/" // group 32, epoch 32: time 8, key 32 of an epoch whose act is not there yet
-	keyInvite = "g/i/" // direction 1, group 32, account 32: invitation row
-	keyApply  = "g/p/" // group 32, account 32: application row
-	keyLink   = "g/l/" // group 32, token 16: link row
-	keyFork   = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
-	keyBranch = "g/y/" // group 32, entry 32: payer 32, header of an entry where its feed has two branches
-	keyProof  = "g/o/" // group 32, device 32: proof that a control feed has two branches, for those headers
-	keyNick   = "g/n/" // group 32, account 32: the name somebody had who is not in any more
+	keyGroup   = "g/r/" // group 32: group row
+	keyCount   = "g/v/" // group 32: how many acts are kept, which is also the version of the roster
+	keyAct     = "g/a/" // group 32, clock 8, entry 32: act, see appendAct
+	keyMember  = "g/m/" // account 32, group 32: empty; whom a group is shared with
+	keyEpoch   = "g/e/" // group 32, epoch 32: chat entries under it 8
+	keyFirst   = "g/w/" // group 32, device 32, epoch 32: first chat entry of a feed under an epoch 8
+	keyOwn     = "g/h/" // group 32: up to where the own chat feed is in the two above 8
+	keyKey     = "g/k/" // group 32, epoch 32: key 32
+	keyEarly   = "g/q/" // group 32, epoch 32: time 8, key 32 of an epoch whose act is not there yet
+	keyInvite  = "g/i/" // direction 1, group 32, account 32: invitation row
+	keyApply   = "g/p/" // group 32, account 32: application row
+	keyVerdict = "g/u/" // group 32, account 32: verdict row, on an application that this device has not heard of yet
+	keyLink    = "g/l/" // group 32, token 16: link row
+	keyFork    = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
+	keyBranch  = "g/y/" // group 32, entry 32: payer 32, header of an entry where its feed has two branches
+	keyProof   = "g/o/" // group 32, device 32: proof that a control feed has two branches, for those headers
+	keyNick    = "g/n/" // group 32, account 32: the name somebody had who is not in any more
 )
 
 // The directions of invitations.
@@ -139,8 +141,19 @@ type applicationRow struct {
 	Expires int64                `json:"e"`
 	State   string               `json:"s"`
 	Reason  string               `json:"r,omitempty"`
+	By      identity.AccountID   `json:"b,omitzero"`  // who turned it down
+	From    []identity.AccountID `json:"f,omitempty"` // which admins handed it on
 	ByLink  bool                 `json:"l,omitempty"`
 	Name    string               `json:"n,omitempty"` // of the group
+}
+
+// from notes who handed an application on; false: that is known, or enough are.
+func (r *applicationRow) from(admin identity.AccountID) bool {
+	if len(r.From) >= maxHandedOn || slices.Contains(r.From, admin) {
+		return false
+	}
+	r.From = append(r.From, admin)
+	return true
 }
 
 // linkRow is a link of ours.

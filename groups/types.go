@@ -125,8 +125,9 @@ type Application struct {
 	Message   string
 	Time      time.Time
 	Expires   time.Time
-	State     string // waiting, approved, rejected, withdrawn, expired
-	Reason    string // of a rejection
+	State     string             // waiting, approved, rejected, withdrawn, expired
+	Reason    string             // of a rejection
+	By        identity.AccountID // who turned it down; zero: nobody known
 	ByLink    bool
 }
 

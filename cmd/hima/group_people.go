@@ -249,6 +249,9 @@ func (a *app) groupApplications(ctx context.Context, group string) error {
 		}
 		waiting = waiting || !v.Own && v.State == "waiting"
 		state := a.word("application", v.State)
+		if v.State == "rejected" && v.By != "" {
+			state = a.t("application.rejected_by", "Name", firstOf(v.ByName, shortAccount(v.By)))
+		}
 		if v.Reason != "" {
 			state += " (" + shortText(firstOf(a.translated("reason", v.Reason), v.Reason)) + ")"
 		}

@@ -185,7 +185,7 @@ func fakeClub() *fakeNode {
 			},
 			applications: []*pb.Application{
 				{Group: idHikers, GroupName: "hikers", Account: idCarol, Name: "Carol", Message: "I know the way", TimeMs: longAgo, ExpiresMs: farAhead, State: "waiting", ByLink: true},
-				{Group: idPhotos, GroupName: "photos", Account: idAlice, Name: "Ali", Own: true, TimeMs: longAgo, ExpiresMs: farAhead, State: "rejected", Reason: "we are full"},
+				{Group: idPhotos, GroupName: "photos", Account: idAlice, Name: "Ali", Own: true, TimeMs: longAgo, ExpiresMs: farAhead, State: "rejected", Reason: "we are full", By: idBob, ByName: "Bob"},
 			},
 			history: &pb.HistoryResponse{Conversation: idHikers, Messages: []*pb.Message{
 				old, act("group-created", "Bob", "", ""), act("group-admitted", "Bob", "Carol", ""), act("group-role", "Bob", "Carol", "admin"),

@@ -153,12 +153,14 @@ type applicationView struct {
 	Expires   string `json:"expires"`
 	State     string `json:"state"`
 	Reason    string `json:"reason"`
+	By        string `json:"by"`
+	ByName    string `json:"by_name"`
 }
 
 func applicationOf(a *pb.Application) applicationView {
 	return applicationView{
 		Group: plain(a.GetGroup()), GroupName: name(a.GetGroupName()), Account: plain(a.GetAccount()), Name: name(a.GetName()),
 		Message: text.Message(a.GetMessage()), Own: a.GetOwn(), ByLink: a.GetByLink(), Time: stamp(a.GetTimeMs()),
-		Expires: stamp(a.GetExpiresMs()), State: plain(a.GetState()), Reason: text.Message(a.GetReason()),
+		Expires: stamp(a.GetExpiresMs()), State: plain(a.GetState()), Reason: text.Message(a.GetReason()), By: plain(a.GetBy()), ByName: name(a.GetByName()),
 	}
 }

@@ -52,6 +52,7 @@ type fakeGroups struct {
 	forks   []replica.Fork
 	fail    error
 
+	decidedBy            identity.AccountID // whoever turned down what Decide is called for
 	remembered, restored []groups.Remembered
 }
 
@@ -221,7 +222,7 @@ func (f *fakeGroups) Answer(_ context.Context, id groups.ID, accept bool) (group
 }
 
 func (f *fakeGroups) Decide(_ context.Context, id groups.ID, a identity.AccountID, approve bool, reason string) (groups.Application, error) {
-	return groups.Application{Group: id, Account: a, State: groups.Rejected, Reason: reason}, f.act("decide", a)
+	return groups.Application{Group: id, Account: a, State: groups.Rejected, Reason: reason, By: f.decidedBy}, f.act("decide", a)
 }
 
 func (f *fakeGroups) Apply(_ context.Context, t groups.Target, _ string) (groups.Info, error) {

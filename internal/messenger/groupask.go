@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -306,13 +307,16 @@ func (m *Messenger) applicationView(tx *storage.Tx, a *groups.Application) (Grou
 	v := GroupApplication{
 		Group: a.Group, GroupName: text.OneLine(a.GroupName, maxField), Account: a.Account, Own: a.Own,
 		Message: text.Message(clip(a.Message, maxRequestText)), Time: a.Time, Expires: a.Expires, State: a.State,
-		Reason: text.Message(clip(a.Reason, maxRequestText)), ByLink: a.ByLink,
+		Reason: text.Message(clip(a.Reason, maxRequestText)), By: a.By, ByLink: a.ByLink,
 	}
 	if v.GroupName == "" {
 		v.GroupName = a.Group.Short()
 	}
+	n := m.names(tx, a.Group)
 	var err error
-	v.Name, err = m.names(tx, a.Group).of(a.Account)
+	if v.Name, err = n.of(a.Account); err == nil && !a.By.IsZero() {
+		v.ByName, err = n.of(a.By)
+	}
 	return v, err
 }
 
@@ -343,19 +347,32 @@ func (m *Messenger) DecideApplication(ctx context.Context, group, who string, ap
 	if err != nil {
 		return GroupApplication{}, err
 	}
-	a, err := m.env.groups.Decide(ctx, id, account, approve, reason)
-	if errors.Is(err, groups.ErrConflict) {
-		return GroupApplication{}, refuse(ErrConflict, "this application does not wait any more", "`hima group applications` shows what became of it")
-	}
-	if err != nil {
-		return GroupApplication{}, groupRefusal(err)
+	a, failed := m.env.groups.Decide(ctx, id, account, approve, reason)
+	over := errors.Is(failed, groups.ErrConflict)
+	if failed != nil && !over {
+		return GroupApplication{}, groupRefusal(failed)
 	}
 	var v GroupApplication
 	err = m.env.db.View(func(tx *storage.Tx) error {
 		v, err = m.applicationView(tx, &a)
 		return err
 	})
+	if err == nil && over {
+		return GroupApplication{}, m.decided(&v)
+	}
 	return v, err
+}
+
+// decided refuses to decide an application that does not wait any more. One that was turned down is not approved behind the back of the
+// applicant, who was told: there are two ways on, and both ask them.
+func (m *Messenger) decided(v *GroupApplication) error {
+	switch {
+	case v.State != groups.Rejected || v.By.IsZero():
+		return refuse(ErrConflict, "this application does not wait any more", "`hima group applications` shows what became of it")
+	case v.By == m.env.account:
+		return refuse(ErrConflict, "you turned this application down", "they can apply again, or be asked in with `hima group invite`")
+	}
+	return refuse(ErrConflict, strconv.Quote(v.ByName)+" turned this application down", "they can apply again, or be asked in with `hima group invite`")
 }
 
 // InviteToGroup asks people into a group, or takes invitations back. What became of each stands in the answer; one that

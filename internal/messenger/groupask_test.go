@@ -144,6 +144,16 @@ func TestActOnMembers(t *testing.T) {
 	_, err = a.m.DecideApplication(t.Context(), "Hikers", c.id(), true, "")
 	require.ErrorIs(t, err, ErrConflict)
 	require.ErrorContains(t, err, "does not wait")
+	a.groups.decidedBy = b.account
+	_, err = a.m.DecideApplication(t.Context(), "Hikers", c.id(), true, "")
+	require.ErrorIs(t, err, ErrConflict)
+	require.ErrorContains(t, err, `"Cook" turned this application down`)
+	var refused *Error
+	require.ErrorAs(t, err, &refused)
+	require.Contains(t, refused.Hint, "apply again")
+	a.groups.decidedBy = a.account
+	_, err = a.m.DecideApplication(t.Context(), "Hikers", c.id(), true, "")
+	require.ErrorContains(t, err, "you turned this application down")
 }
 
 func TestInviteToGroup(t *testing.T) {

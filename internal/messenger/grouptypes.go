@@ -128,8 +128,10 @@ type GroupApplication struct {
 	Message   string
 	Time      time.Time
 	Expires   time.Time
-	State     string // waiting, approved, rejected, withdrawn, expired
-	Reason    string // of a rejection
+	State     string             // waiting, approved, rejected, withdrawn, expired
+	Reason    string             // of a rejection
+	By        identity.AccountID // who turned it down; zero: nobody known
+	ByName    string
 	ByLink    bool
 }
 

@@ -7945,6 +7945,8 @@ type Application struct {
 	Own           bool                   `protobuf:"varint,9,opt,name=own,proto3" json:"own,omitempty"`    // ours, to a group
 	ByLink        bool                   `protobuf:"varint,10,opt,name=by_link,json=byLink,proto3" json:"by_link,omitempty"`
 	Reason        string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"` // of a rejection
+	By            string                 `protobuf:"bytes,12,opt,name=by,proto3" json:"by,omitempty"`         // account of the admin who turned it down; empty: nobody known
+	ByName        string                 `protobuf:"bytes,13,opt,name=by_name,json=byName,proto3" json:"by_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8052,6 +8054,20 @@ func (x *Application) GetByLink() bool {
 func (x *Application) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Application) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Application) GetByName() string {
+	if x != nil {
+		return x.ByName
 	}
 	return ""
 }
@@ -9083,7 +9099,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
 	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"D\n" +
 	"\x14ApplyToGroupResponse\x12,\n" +
-	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\x9b\x02\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\xc4\x02\n" +
 	"\vApplication\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1d\n" +
 	"\n" +
@@ -9098,7 +9114,9 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x03own\x18\t \x01(\bR\x03own\x12\x17\n" +
 	"\aby_link\x18\n" +
 	" \x01(\bR\x06byLink\x12\x16\n" +
-	"\x06reason\x18\v \x01(\tR\x06reason\"/\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\f \x01(\tR\x02by\x12\x17\n" +
+	"\aby_name\x18\r \x01(\tR\x06byName\"/\n" +
 	"\x17ListApplicationsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\\\n" +
 	"\x18ListApplicationsResponse\x12@\n" +

@@ -256,5 +256,6 @@ func applicationOf(a messenger.GroupApplication) *pb.Application {
 	return &pb.Application{
 		Group: groupText(a.Group), GroupName: a.GroupName, Account: accountText(a.Account), Name: a.Name, Message: a.Message,
 		TimeMs: ms(a.Time), ExpiresMs: ms(a.Expires), State: a.State, Own: a.Own, ByLink: a.ByLink, Reason: a.Reason,
+		By: accountText(a.By), ByName: a.ByName,
 	}
 }

@@ -4759,8 +4759,9 @@ func (x *GroupAnswer) GetConsent() []byte {
 type GroupApplication struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Consent       []byte                 `protobuf:"bytes,2,opt,name=consent,proto3" json:"consent,omitempty"` // Signed Consent with applied set; empty: withdrawn
-	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`     // of a group link; empty: none
+	Consent       []byte                 `protobuf:"bytes,2,opt,name=consent,proto3" json:"consent,omitempty"`                                   // Signed Consent with applied set; empty: withdrawn
+	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`                                       // of a group link; empty: none
+	ApplicationMs int64                  `protobuf:"varint,4,opt,name=application_ms,json=applicationMs,proto3" json:"application_ms,omitempty"` // of one that is withdrawn: time of its consent
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4816,11 +4817,22 @@ func (x *GroupApplication) GetToken() []byte {
 	return nil
 }
 
-// GroupVerdict, control kind 24 of a direct conversation: an application was turned down. Approval is an admission.
+func (x *GroupApplication) GetApplicationMs() int64 {
+	if x != nil {
+		return x.ApplicationMs
+	}
+	return 0
+}
+
+// GroupVerdict, control kind 24 of a direct conversation: an application was turned down, as the applicant and the other admins are
+// told. Approval is an admission.
 type GroupVerdict struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Account       []byte                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`                                   // whose application an admin turned down; empty: no admin did
+	ApplicationMs int64                  `protobuf:"varint,4,opt,name=application_ms,json=applicationMs,proto3" json:"application_ms,omitempty"` // time of the application's consent; 0: none is meant
+	Withdrawn     bool                   `protobuf:"varint,5,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"`                              // to an admin: the applicant took it back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4867,6 +4879,27 @@ func (x *GroupVerdict) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *GroupVerdict) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *GroupVerdict) GetApplicationMs() int64 {
+	if x != nil {
+		return x.ApplicationMs
+	}
+	return 0
+}
+
+func (x *GroupVerdict) GetWithdrawn() bool {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return false
 }
 
 // Consent is the payload by which an account agrees to be in a group; domain "hima/group-consent/1", signed by its device.
@@ -8130,14 +8163,18 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\adevices\x18\x02 \x03(\v2\x1a.hima.wire.v1.InviteDeviceR\adevices\"=\n" +
 	"\vGroupAnswer\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
-	"\aconsent\x18\x02 \x01(\fR\aconsent\"X\n" +
+	"\aconsent\x18\x02 \x01(\fR\aconsent\"\x7f\n" +
 	"\x10GroupApplication\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
 	"\aconsent\x18\x02 \x01(\fR\aconsent\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\fR\x05token\"<\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\x12%\n" +
+	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\"\x9b\x01\n" +
 	"\fGroupVerdict\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xc7\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\fR\aaccount\x12%\n" +
+	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\x12\x1c\n" +
+	"\twithdrawn\x18\x05 \x01(\bR\twithdrawn\"\xc7\x01\n" +
 	"\aConsent\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12 \n" +
