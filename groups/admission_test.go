@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/wire/pb"
+	"hima/storage"
 )
 
 // The table of steps, whole: whoever is not named in it may not.
@@ -382,4 +384,55 @@ func TestOwnDevices(t *testing.T) {
 	w.meet()
 	require.NotContains(t, bob2.keysHeld(conv), roster.ID(said.Epoch))
 	require.Contains(t, bob.keysHeld(conv), roster.ID(said.Epoch))
+}
+
+// However often one account changes from one link to another and back, it uses up each of them once.
+func TestAlternatingLinks(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol, dave := w.person("alice"), w.person("bob"), w.person("carol"), w.person("dave")
+	conv := alice.create(Options{})
+	tokens := make([]identity.InviteToken, 2)
+	for i := range tokens {
+		l, err := alice.g.NewLink(ctx, conv, 0, 2)
+		require.NoError(t, err)
+		tokens[i] = l.Token
+	}
+	apply := func(p *peer, token identity.InviteToken, want State) {
+		t.Helper()
+		w.now = w.now.Add(time.Second)
+		_, err := p.g.Apply(ctx, Target{Group: conv, Name: "tea", Token: token[:], Asks: []Contact{{Account: alice.self.Account}}}, "")
+		require.NoError(t, err)
+		w.deliver()
+		require.Equal(t, want, p.info(conv).State)
+	}
+	used := func(want ...int) {
+		t.Helper()
+		alice.view(func(tx *txn) error {
+			links, err := alice.g.Links(tx, conv)
+			for _, l := range links {
+				require.Equal(t, want[slices.Index(tokens, l.Token)], l.Used)
+			}
+			return err
+		})
+	}
+	for range 3 {
+		apply(bob, tokens[0], StateApplied)
+		apply(bob, tokens[1], StateApplied)
+	}
+	used(1, 1)
+	apply(carol, tokens[0], StateApplied)
+	apply(dave, tokens[0], StateRejected)
+	apply(bob, tokens[1], StateApplied)
+	apply(bob, tokens[0], StateApplied) // used up, but bob is one of those who did
+	used(2, 1)
+	_, err := alice.g.RevokeLink(ctx, conv, tokens[0])
+	require.NoError(t, err)
+	apply(bob, tokens[0], StateRejected)
+	alice.view(func(tx *txn) error {
+		n := 0
+		err := tx.Scan(storage.ScanOptions{Prefix: []byte(keyUsed), KeysOnly: true}, func([]byte, []byte) (bool, error) { n++; return true, nil })
+		require.Equal(t, 1, n, "of a link that is gone nothing is kept")
+		return err
+	})
 }

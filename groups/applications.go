@@ -1,7 +1,6 @@
 package groups
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -302,7 +301,7 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 		return err
 	}
 	row := applicationRow{
-		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: by.live, Token: by.token,
+		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: by.live,
 		Name: s.view.Settings[roster.SettingName],
 	}
 	if handedOn {
@@ -312,9 +311,8 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	if err := putRow(tx, k, row); err != nil {
 		return err
 	}
-	// Who comes again by the same link is one and the same; by another, or with one only now, they use it up like anybody.
-	if by.live && !bytes.Equal(before.Token, by.token) {
-		if err := g.useLink(tx, conv, by.token); err != nil {
+	if by.live {
+		if err := g.useLink(tx, conv, by.token, c.Account); err != nil {
 			return err
 		}
 	}

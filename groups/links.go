@@ -1,8 +1,8 @@
 package groups
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -91,6 +91,13 @@ func (g *Groups) RevokeLink(ctx context.Context, conv ID, token identity.InviteT
 			return ErrNotFound
 		}
 		row.Revoked = true
+		// Nobody comes by it any more, so who did need not be known.
+		err = tx.Scan(storage.ScanOptions{Prefix: key(keyUsed, conv[:], token[:]), KeysOnly: true}, func(k, _ []byte) (bool, error) {
+			return true, tx.Delete(k)
+		})
+		if err != nil {
+			return err
+		}
 		out = row.link(token)
 		return putRow(tx, linkKey(conv, token[:]), row)
 	})
@@ -130,11 +137,10 @@ func (g *Groups) liveToken(tx *storage.Tx, conv ID, token []byte, from identity.
 	if over = row.over(g.now()); over != ReasonUsedUp {
 		return over == "", over, nil
 	}
-	before, _, err := getRow[applicationRow](tx, applyKey(conv, from))
-	if before.ByLink && bytes.Equal(before.Token, token) {
-		return true, "", err
+	if counted, err := tx.Has(usedKey(conv, token, from)); err != nil || counted {
+		return counted, "", err
 	}
-	return false, over, err
+	return false, over, nil
 }
 
 // mayTellOver bounds how many strangers a group's link that is over lets in for an answer: each costs an entry or two for ever.
@@ -144,12 +150,22 @@ func (g *Groups) mayTellOver(conv ID) bool {
 	return ok
 }
 
-// useLink counts a use of the link that an application came by. Counts are about: each device of ours has its own.
-func (g *Groups) useLink(tx *storage.Tx, conv ID, token []byte) error {
+func usedKey(conv ID, token []byte, account identity.AccountID) []byte {
+	return key(keyUsed, conv[:], token, account[:])
+}
+
+// useLink counts a use of the link that an application came by: one of an account, however often and by whatever other links it
+// comes in between. Counts are about: each device of ours has its own. What is kept for that is as much as the link was used,
+// which is less than the applications themselves leave.
+func (g *Groups) useLink(tx *storage.Tx, conv ID, token []byte, account identity.AccountID) error {
 	row, ok, err := getRow[linkRow](tx, linkKey(conv, token))
 	if err != nil || !ok {
 		return err
 	}
+	k := usedKey(conv, token, account)
+	if counted, err := tx.Has(k); err != nil || counted {
+		return err
+	}
 	row.Used++
-	return putRow(tx, linkKey(conv, token), row)
+	return errors.Join(tx.Set(k, nil), putRow(tx, linkKey(conv, token), row))
 }

@@ -30,6 +30,7 @@ const (
 	keyApply   = "g/p/" // group 32, account 32: application row
 	keyVerdict = "g/u/" // group 32, account 32: verdict row, on an application that this device has not heard of yet
 	keyLink    = "g/l/" // group 32, token 16: link row
+	keyUsed    = "g/j/" // group 32, token 16, account 32: empty; a use of a link that was counted
 	keyFork    = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
 	keyBranch  = "g/y/" // group 32, entry 32: payer 32, header of an entry where its feed has two branches
 	keyProof   = "g/o/" // group 32, device 32: proof that a control feed has two branches, for those headers
