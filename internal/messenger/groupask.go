@@ -39,7 +39,7 @@ type foundCards struct {
 func (f *foundCards) keep(list []FoundCard) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range list {
+	for _, c := range joinCards(list) {
 		if len(f.cards) >= maxFoundCards {
 			clear(f.cards)
 		}
@@ -240,9 +240,7 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 				strings.Join(unreachable, ", "), "`hima network status` shows why")
 		}
 	}
-	// Cards of two who claim to own one group mean one group.
-	slices.SortStableFunc(found, func(a, b FoundCard) int { return slices.Compare(a.Card.Group[:], b.Card.Group[:]) })
-	found = slices.CompactFunc(found, func(a, b FoundCard) bool { return a.Card.Group == b.Card.Group })
+	found = joinCards(found)
 	switch len(found) {
 	case 0:
 		return groups.Target{}, refuse(ErrNotFound, "no public group of this name was found", "a private group is entered by invitation or link only")

@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -210,6 +211,36 @@ func (p *person) cardOf(name string) identity.GroupCard {
 	})
 	require.NoError(p.t, err)
 	return card
+}
+
+// Where two claim to own a group, the admins of both are asked, by name and by the ID that a search showed.
+func TestApplyToDisputedGroup(t *testing.T) {
+	a, b, c := newPerson(t, "alice"), newPerson(t, "bob"), newPerson(t, "carol")
+	first := b.cardOf("Hikers")
+	second := first
+	first.Join, second.Account, second.Admins = "invite", c.account, nil
+	for _, name := range []string{"carol", "dave", "bob", "eve", "frank"} {
+		second.Admins = append(second.Admins, identity.GroupContact{Account: newPerson(t, name).account})
+	}
+	asks := []identity.AccountID{b.account, c.account}
+	if bytes.Compare(c.account[:], b.account[:]) < 0 {
+		asks = []identity.AccountID{c.account, b.account}
+	}
+	asks = append(asks, second.Admins[1].Account, second.Admins[3].Account)
+	for _, found := range [][]FoundCard{{{Card: first}, {Card: second}}, {{Card: second}, {Card: first}}} {
+		a.m.env.findGroups = func(context.Context, string) ([]FoundCard, []string, error) { return found, nil, nil }
+		for _, by := range []string{"hikers", first.Group.String()} {
+			_, err := a.m.ApplyToGroup(t.Context(), by, "")
+			require.NoError(t, err)
+			target := a.groups.targets[len(a.groups.targets)-1]
+			require.Equal(t, "apply", target.Join)
+			got := make([]identity.AccountID, 0, len(target.Asks))
+			for _, x := range target.Asks {
+				got = append(got, x.Account)
+			}
+			require.Equal(t, asks, got)
+		}
+	}
 }
 
 func TestSearchAndApply(t *testing.T) {
