@@ -40,3 +40,28 @@ func TestManyScanFreshLayers(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// Nothing is compacted in memory, and writing never waits for it.
+func TestMemoryTakesManyTables(t *testing.T) {
+	db := openAt(t, Config{MemTable: minMemTable})
+	value := make([]byte, 256<<10)
+	n := 2 * levelZeroStall * minMemTable / len(value)
+	for i := range n {
+		value[0] = byte(i)
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			return tx.Set(fmt.Appendf(nil, "k/%d", i%100), value)
+		}))
+	}
+	got := 0
+	require.NoError(t, db.View(func(tx *Tx) error {
+		return tx.Scan(ScanOptions{Prefix: []byte("k/")}, func(k, v []byte) (bool, error) {
+			var key int
+			_, err := fmt.Sscanf(string(k), "k/%d", &key)
+			require.NoError(t, err)
+			require.Equal(t, byte(key+(n-1-key)/100*100), v[0], "the newest")
+			got++
+			return true, nil
+		})
+	}))
+	require.Equal(t, 100, got)
+}

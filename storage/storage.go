@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -226,6 +227,10 @@ func (db *DB) open() (err error) {
 		WithValueThreshold(min(1<<20, int64(db.most.bytes))) // in memory there is no value log
 	if db.config.Dir != "" {
 		o = o.WithEncryptionKey(db.config.Key).WithValueThreshold(valueThreshold)
+	} else {
+		// What lies in memory lives as long as a test. Compactors look around forty times a second, which is a quarter of the
+		// processor that a simulation of many members takes.
+		o = o.WithNumCompactors(0).WithNumLevelZeroTablesStall(math.MaxInt32)
 	}
 	b, err := badger.Open(o)
 	if err != nil {
