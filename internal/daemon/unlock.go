@@ -311,7 +311,7 @@ func (u *unlocked) openRoads(p *profile) error {
 	u.replica, err = replica.New(replica.Config{
 		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Former: v.Former,
 		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger, Side: &u.side,
-		Keys: u.groups, OnStored: u.groups.OnStored, OnReplaced: u.messenger.Replaced,
+		Keys: u.groups, OnStored: u.groups.OnStored, OnReplaced: u.messenger.Replaced, OnDropped: u.messenger.Dropped,
 		Logger: p.log, Now: p.now, Agent: agent(),
 	})
 	if err != nil {

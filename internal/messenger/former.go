@@ -3,6 +3,7 @@ package messenger
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -52,13 +53,27 @@ func (m *Messenger) formerPending(tx *storage.Tx, conv feed.ConversationID) (n i
 	return n, nil
 }
 
-// Replaced hears from the replica that entries under a former key stand where others hold something else. They are written
-// again under the present key: those others are shown nothing of them, whatever they are offered (R3).
+// againEntries and againBytes bound how much one transaction reads to write it again. Of a thousand messages that waited it takes
+// several, and the first of them goes with what else there is to write.
+const (
+	againEntries = 256
+	againBytes   = 384 << 10
+)
+
+// Replaced hears from the replica that entries of one feed under a former key stand where others hold something else. They are
+// written again under the present key: those others are shown nothing of them, whatever they are offered (R3).
 func (m *Messenger) Replaced(tx *storage.Tx, gone []feed.Entry) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	id, from := gone[0].Feed(), gone[0].Seq
+	if _, ok, err := m.feeds.get(tx, gone[0].Feed()); err != nil || !ok {
+		return err
+	}
+	return m.sayAgain(tx, gone)
+}
+
+// Dropped hears from the replica that what was replaced of a feed is not held any more, from a number on.
+func (m *Messenger) Dropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
 	row, ok, err := m.feeds.get(tx, id)
 	if err != nil || !ok {
 		return err
@@ -67,49 +82,63 @@ func (m *Messenger) Replaced(tx *storage.Tx, gone []feed.Entry) error {
 		return err
 	}
 	row.retreat(from)
-	if err := m.feeds.put(tx, row); err != nil {
-		return err
-	}
-	group, err := m.isGroup(tx, id.Conversation)
-	if err != nil {
-		return err
-	}
-	for i := range gone {
-		if err := m.writeAgain(tx, &gone[i], group); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.feeds.put(tx, row)
 }
 
-// writeAgain writes what an entry said, with its time. A text that may not be written there any more goes to the owner's notes.
-func (m *Messenger) writeAgain(tx *storage.Tx, e *feed.Entry, group bool) error {
-	again, err := tx.Has(againKey(e.ID))
-	if err != nil || again || !e.HasBody() || e.Number == feed.Chat && e.Kind != feed.KindText || group && e.Number == feed.Control {
-		return err
+// sayAgain writes what entries of one feed said, with their times, unless it did before. Texts that may not be written there any
+// more go to the owner's notes.
+func (m *Messenger) sayAgain(tx *storage.Tx, entries []feed.Entry) error {
+	if len(entries) == 0 {
+		return nil
 	}
-	content, err := e.Content()
-	if err != nil {
-		return nil // nobody could read it
-	}
-	d := replica.Draft{Conversation: e.Conversation, Number: e.Number, Kind: e.Kind, Content: content}
-	err = m.writable(tx, e.Conversation)
-	if err == nil && group {
-		d, err = m.env.groups.Draft(tx, e.Conversation, e.Kind, content)
-		err = groupRefusal(err)
-	}
-	if _, refused := errors.AsType[*Error](err); refused {
-		return m.keepAsNote(tx, e, content)
-	}
+	conv := entries[0].Conversation
+	group, err := m.isGroup(tx, conv)
 	if err != nil {
 		return err
 	}
-	d.Time = e.Time()
-	written, err := m.write(tx, d)
-	if err != nil {
-		return err
+	template, refusal := replica.Draft{Conversation: conv}, m.writable(tx, conv)
+	var drafts []replica.Draft
+	var instead []feed.EntryID
+	for i := range entries {
+		e := &entries[i]
+		again, err := tx.Has(againKey(e.ID))
+		if err != nil {
+			return err
+		}
+		if again || !e.HasBody() || e.Number == feed.Chat && e.Kind != feed.KindText || group && e.Number == feed.Control {
+			continue
+		}
+		content, err := e.Content()
+		if err != nil {
+			continue // nobody could read it
+		}
+		if group && refusal == nil && len(drafts) == 0 {
+			template, err = m.env.groups.Draft(tx, conv, e.Kind, content)
+			refusal = groupRefusal(err)
+		}
+		if refusal != nil {
+			if _, refused := errors.AsType[*Error](refusal); !refused {
+				return refusal
+			}
+			if err := m.keepAsNote(tx, e, content); err != nil {
+				return err
+			}
+			continue
+		}
+		d := template
+		d.Number, d.Kind, d.Content, d.Time = e.Number, e.Kind, content, e.Time()
+		drafts, instead = append(drafts, d), append(instead, e.ID)
 	}
-	return tx.Set(againKey(e.ID), written[0].ID[:])
+	if len(drafts) == 0 {
+		return nil
+	}
+	written, err := m.write(tx, drafts...)
+	for i := range written {
+		if err == nil {
+			err = tx.Set(againKey(instead[i]), written[i].ID[:])
+		}
+	}
+	return err
 }
 
 // keepAsNote puts a text that can be said nowhere any more among the owner's notes, as it is shown nowhere else, and warns.
@@ -194,57 +223,36 @@ func (m *Messenger) sentAgain(tx *storage.Tx, e feed.Entry) (feed.Entry, error) 
 	return m.history.find(tx, feed.EntryID(b).String())
 }
 
-// sayCut writes again what stands on a branch under a former key, which is shown to nobody. It is this profile's own branch.
-func (m *Messenger) sayCut(tx *storage.Tx, row *feedRow) error {
-	if row.cut == 0 || row.last < row.cut || row.id.Conversation == m.env.self {
-		return nil
+// sayCut writes again what stands on a branch under a former key from a number on, as much as one transaction takes, and returns
+// where to go on; 0: nowhere. Such a branch is shown to nobody. It is this profile's own.
+func (m *Messenger) sayCut(tx *storage.Tx, row *feedRow, from uint64) (next uint64, err error) {
+	if row.cut == 0 || row.id.Conversation == m.env.self {
+		return 0, nil
 	}
-	var cut []feed.Entry
-	err := m.env.feeds.Entries(tx, row.id, row.cut, row.last, func(e feed.Entry) (bool, error) {
-		cut = append(cut, e)
+	if from = max(from, row.cut); from > row.last {
+		return 0, nil
+	}
+	var part []feed.Entry
+	size := 0
+	err = m.env.feeds.Entries(tx, row.id, from, row.last, func(e feed.Entry) (bool, error) {
+		if len(part) == againEntries || size >= againBytes {
+			next = e.Seq
+			return false, nil
+		}
+		part, size = append(part, e), size+e.WireSize()
 		return true, nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	group, err := m.isGroup(tx, row.id.Conversation)
-	for i := range cut {
-		if err == nil {
-			err = m.writeAgain(tx, &cut[i], group)
-		}
-	}
-	return err
+	return next, m.sayAgain(tx, part)
 }
 
-// Recover is to be called after Bind: it does what is left to do of what stands under former keys. Contact requests are repeated,
-// since a request opens a conversation, and only the device that wrote it can do that; asked twice is asked once.
-func (m *Messenger) Recover(ctx context.Context) error {
-	if len(m.formers) == 0 {
-		return nil
-	}
-	return m.env.update(ctx, func(tx *storage.Tx) error {
-		waiting := map[identity.AccountID]string{}
-		err := m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
-			if row.State != pb.ContactState_STATE_ASKED || !row.Out.waiting() || row.Blocked {
-				return nil
-			}
-			f, err := m.feeds.local(tx, row.Out.Local)
-			if err == nil && m.former(f.id) && f.state(row.Out.Seq) == StatePending {
-				waiting[a] = row.Out.Message
-			}
-			return err
-		})
-		for a, message := range waiting {
-			if err == nil {
-				_, err = m.writeControl(tx, a, feed.KindRequest, &pb.Request{Message: message, Card: m.settings.card(tx)})
-			}
-			err = ignoreReadOnly(err)
-		}
-		if err != nil {
-			return err
-		}
-		var cut []feedRow
-		err = m.convs.each(tx, func(c convRow) error {
+// sayCuts does so with all branches under former keys.
+func (m *Messenger) sayCuts(ctx context.Context) error {
+	var cut []feedRow
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		return m.convs.each(tx, func(c convRow) error {
 			for d := range m.formers {
 				row, ok, err := m.feeds.get(tx, feed.FeedID{Conversation: c.id, Number: feed.Chat, Device: d})
 				if err != nil {
@@ -256,11 +264,74 @@ func (m *Messenger) Recover(ctx context.Context) error {
 			}
 			return nil
 		})
-		for i := range cut {
-			if err == nil {
-				err = m.sayCut(tx, &cut[i])
-			}
-		}
-		return err
 	})
+	for i := range cut {
+		for next := cut[i].cut; next > 0 && err == nil; {
+			err = m.env.update(ctx, func(tx *storage.Tx) (err error) {
+				next, err = m.sayCut(tx, &cut[i], next)
+				return err
+			})
+		}
+	}
+	return err
+}
+
+// askedAtOnce is how many contact requests one transaction repeats; each writes the entry and the rows of a contact.
+const askedAtOnce = 64
+
+// Recover is to be called after Bind: it does what is left to do of what stands under former keys. Contact requests are repeated,
+// since a request opens a conversation, and only the device that wrote it can do that; asked twice is asked once.
+func (m *Messenger) Recover(ctx context.Context) error {
+	if len(m.formers) == 0 {
+		return nil
+	}
+	var waiting []identity.AccountID
+	err := m.env.db.View(func(tx *storage.Tx) error {
+		return m.contacts.each(tx, func(a identity.AccountID, row contactRow) error {
+			asks, err := m.asksAsFormer(tx, &row)
+			if asks {
+				waiting = append(waiting, a)
+			}
+			return err
+		})
+	})
+	for part := range slices.Chunk(waiting, askedAtOnce) {
+		if err != nil {
+			return err
+		}
+		err = m.env.update(ctx, func(tx *storage.Tx) error { return m.askAgain(tx, part) })
+	}
+	if err != nil {
+		return err
+	}
+	return m.sayCuts(ctx)
+}
+
+// asksAsFormer tells whether a request that nobody has stands under a former key.
+func (m *Messenger) asksAsFormer(tx *storage.Tx, row *contactRow) (bool, error) {
+	if row.State != pb.ContactState_STATE_ASKED || !row.Out.waiting() || row.Blocked {
+		return false, nil
+	}
+	f, err := m.feeds.local(tx, row.Out.Local)
+	return err == nil && m.former(f.id) && f.state(row.Out.Seq) == StatePending, err
+}
+
+func (m *Messenger) askAgain(tx *storage.Tx, waiting []identity.AccountID) error {
+	for _, a := range waiting {
+		row, _, err := m.contacts.get(tx, a)
+		if err != nil {
+			return err
+		}
+		if asks, err := m.asksAsFormer(tx, &row); err != nil || !asks {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		_, err = m.writeControl(tx, a, feed.KindRequest, &pb.Request{Message: row.Out.Message, Card: m.settings.card(tx)})
+		if err = ignoreReadOnly(err); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -61,6 +61,7 @@ type Messenger struct {
 	counted   *counted
 	found     *foundCards
 	woken     chan struct{} // one slot: many changes are one upkeep
+	cut       chan struct{} // one slot: a branch under a former key is to be said again
 }
 
 // New checks the configuration. It reads a handful of keys and starts nothing.
@@ -99,7 +100,7 @@ func New(c Config) (*Messenger, error) {
 	m.grants, m.restored = newGrants(e), &restored{}
 	m.reaches, m.counted = &reaches{}, newCounted()
 	m.found = &foundCards{cards: make(map[groups.ID]FoundCard)}
-	m.woken = make(chan struct{}, 1)
+	m.woken, m.cut = make(chan struct{}, 1), make(chan struct{}, 1)
 	m.history = &history{m: m, pages: make(map[string]place)}
 	m.sender = newSender(m)
 	m.formers = make(map[identity.DeviceID]bool)

@@ -171,6 +171,8 @@ func (m *Messenger) Run(ctx context.Context) error {
 			err = m.flushCounts(ctx)
 		case <-forget.C:
 			err = m.env.update(ctx, m.sender.forget)
+		case <-m.cut:
+			err = m.sayCuts(ctx)
 		case <-m.woken:
 			if !due {
 				upkeep.Reset(upkeepDelay)

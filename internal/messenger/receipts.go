@@ -159,7 +159,16 @@ func (m *Messenger) Forked(tx *storage.Tx, f replica.Fork) error {
 	if err := m.events.add(tx, w); err != nil || !m.former(f.Feed) {
 		return err
 	}
-	return m.sayCut(tx, &row)
+	next, err := m.sayCut(tx, &row, 0)
+	if next > 0 {
+		tx.OnCommit(func() {
+			select {
+			case m.cut <- struct{}{}:
+			default:
+			}
+		})
+	}
+	return err
 }
 
 // OwnFeedDiverged implements replica.Hooks.

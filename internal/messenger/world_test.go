@@ -26,6 +26,7 @@ type person struct {
 	cert            identity.Certificate
 	account         identity.AccountID
 	device          identity.DeviceID
+	former          []identity.DeviceID
 	db              *storage.DB
 	m               *Messenger
 	feeds           *fakeFeeds
@@ -92,7 +93,7 @@ func newDevice(t testing.TB, account, device string) *person {
 func (p *person) open(db *storage.DB) {
 	p.db = db
 	m, err := New(Config{
-		DB: db, Account: p.account, Device: p.device, Username: p.name, Limits: p.limits,
+		DB: db, Account: p.account, Device: p.device, Former: p.former, Username: p.name, Limits: p.limits,
 		Now: func() time.Time { return p.clock },
 	})
 	require.NoError(p.t, err)

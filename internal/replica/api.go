@@ -202,9 +202,11 @@ type Config struct {
 	// the committer's goroutine, in commit order, and must not block. nil: nobody is told.
 	OnStored func(conv feed.ConversationID, entries []feed.Entry, from Peer)
 
-	// OnReplaced is told, inside the transaction, of entries under a former key that nobody had and that are gone now, because
-	// others hold something else under their numbers (R3). nil: nobody is told.
+	// OnReplaced is told, inside the transaction, of entries under a former key that nobody had and that are void, because others
+	// hold something else under their numbers (R3): in order, in parts, and it may be told of one again. nil: nobody is told.
 	OnReplaced func(tx *storage.Tx, entries []feed.Entry) error
+	// OnDropped is told, inside the transaction, that what was void of a feed is gone from a number on. nil: nobody is told.
+	OnDropped func(tx *storage.Tx, id feed.FeedID, from uint64) error
 }
 
 // Limits bounds what peers may cost. A zero field takes the value of DefaultLimits.

@@ -29,6 +29,7 @@ type former struct {
 	keys  map[identity.DeviceID]bool
 	tails map[feed.ConversationID][]feed.FeedID // control before chat
 	owed  map[feed.FeedID]uint64                // where the tail begins
+	void  chan struct{}                         // one slot: something is void
 }
 
 // keyTail is where it is kept that a former feed was looked at: where its tail begins, and where what can be served ends.
@@ -133,6 +134,7 @@ func servedTo(tx *storage.Tx, st feedState, acked uint64) (uint64, error) {
 // loadFormer looks at the feeds under former keys, the new ones among them for the first time.
 func (r *Replica) loadFormer() error {
 	f := &r.former
+	f.void = make(chan struct{}, 1)
 	f.keys, f.tails, f.owed = map[identity.DeviceID]bool{}, map[feed.ConversationID][]feed.FeedID{}, map[feed.FeedID]uint64{}
 	for _, d := range r.cfg.Former {
 		f.keys[d] = d != r.self
@@ -232,39 +234,6 @@ func (r *Replica) settleFormer(tx *storage.Tx, id feed.FeedID) (from, last uint6
 // owes says whether a feed is one whose acknowledgements matter: of this device, or the tail of a former one.
 func (r *Replica) owes(id feed.FeedID) bool {
 	return id.Device == r.self || r.former.owed[id] > 0
-}
-
-// dropUnsettled gives up the unsettled tail of a former feed from a number on: others hold something else there. It is told
-// of, so that what it said can be said again.
-func (r *Replica) dropUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64) error {
-	var gone []feed.Entry
-	all, theirs := uint32(0), false
-	err := scanStored(tx, st.local, from, 0, func(_ uint64, s stored) (bool, error) {
-		all++
-		e, err := s.entry()
-		// What does not follow came from others, of whose branch it is. They show it again.
-		if theirs = theirs || len(gone) > 0 && e.Prev != gone[len(gone)-1].ID; !theirs {
-			gone = append(gone, e)
-		}
-		return err == nil, err
-	})
-	if err != nil {
-		return err
-	}
-	if err := deleteAbove(tx, st.local, from-1); err != nil {
-		return err
-	}
-	st.ahead -= min(st.ahead, all)
-	if err := saveFeed(tx, id, st); err != nil {
-		return err
-	}
-	if r.cfg.OnReplaced == nil {
-		return nil
-	}
-	if err := r.cfg.OnReplaced(tx, gone); err != nil {
-		return fmt.Errorf("telling of entries that were replaced: %w", err)
-	}
-	return nil
 }
 
 // GivenUp says whether a database was written under another key after this one, so that what stood under this one was

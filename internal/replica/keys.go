@@ -22,6 +22,7 @@ import (
 //	r/p/<local>                 fork proof
 //	r/k/<local>                 certificate of the author's device, if the feed begins above 1 (R30)
 //	r/x/<conv><feed><device>    of a feed under a former device key (R3): where its tail begins, and up to where it is served
+//	r/y/<conv><feed><device>    of such a feed: from where on it is void, and what of that is to be said again next
 //	r/z/<conv><account>         the floor of the account's chat feeds is to be set to what is shown next (R16)
 const (
 	keyNext    = "r/n"

@@ -84,6 +84,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	r.cfg.Node.Handle(Protocol, func(st *node.Stream) { r.accept(ctx, st) })
 	defer r.streams.close()
 	wg.Go(func() { r.runReceipts(ctx) })
+	wg.Go(func() { r.runVoid(ctx) })
 	for {
 		select {
 		case d := <-r.streams.dials:

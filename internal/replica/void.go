@@ -1,0 +1,251 @@
+package replica
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"hima/internal/feed"
+	"hima/storage"
+)
+
+// What others hold something else in the place of is void, and is said again under the new key (R3). It may be what was written in
+// months, while a transaction takes about a megabyte. So a short tail is replaced at once, together with the run that shows what is
+// there instead. Of a longer one it is noted from where on it is void, and it is said again and taken away in steps, each a
+// transaction. Runs that contradict it are not taken meanwhile: what is left of it would not follow them, and be dropped unsaid.
+//
+// It is said again from its beginning, so that the order stays, and taken away from its end when all of it was said. Thus what is
+// stored is the beginning of the tail at every moment, and the note says where to go on after a crash.
+
+// keyVoid is where the note is kept: from where on a former feed is void, and what is to be said again next; 0: nothing any more.
+const keyVoid = "r/y/"
+
+const (
+	// voidAtOnce and voidBytesAtOnce are the tails that are replaced at once. A mail may show several in one transaction.
+	voidAtOnce      = 64
+	voidBytesAtOnce = 64 << 10
+	// voidEntries, voidBytes and voidRows bound a step. Whoever says an entry again writes little more than the entry.
+	voidEntries = 256
+	voidBytes   = 384 << 10
+	voidRows    = 256
+)
+
+type void struct{ from, next uint64 }
+
+func voidKey(id feed.FeedID) []byte { return append([]byte(keyVoid), feedKey(id)[len(keyFeed):]...) }
+
+func loadVoid(tx *storage.Tx, id feed.FeedID) (v void, ok bool, err error) {
+	b, err := tx.Get(voidKey(id))
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return v, false, nil
+	case err == nil && len(b) != 16:
+		err = fmt.Errorf("reading what is void of a feed: %w", errStored)
+	case err == nil:
+		v = void{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
+	}
+	return v, err == nil, err
+}
+
+func saveVoid(tx *storage.Tx, id feed.FeedID, v void) error {
+	return tx.Set(voidKey(id), binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, v.from), v.next))
+}
+
+// replaceUnsettled gives up the unsettled tail of a former feed from a number on: others hold something else there. It says
+// whether that is done, so that what they hold can be stored.
+func (r *Replica) replaceUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64) (done bool, err error) {
+	v, noted, err := loadVoid(tx, id)
+	if err != nil {
+		return false, err
+	}
+	if !noted {
+		n, size := 0, 0
+		err := scanStored(tx, st.local, from, 0, func(_ uint64, s stored) (bool, error) {
+			n, size = n+1, size+len(s.body)
+			return n <= voidAtOnce && size <= voidBytesAtOnce, nil
+		})
+		if err != nil {
+			return false, err
+		}
+		if n <= voidAtOnce && size <= voidBytesAtOnce {
+			gone, _, err := voidPart(tx, st.local, void{from, from})
+			if err == nil {
+				err = r.replaced(tx, gone)
+			}
+			if err == nil {
+				err = r.dropVoid(tx, id, st, from-1)
+			}
+			return true, err
+		}
+	}
+	if !noted || from < v.from {
+		err = saveVoid(tx, id, void{from, from})
+	}
+	tx.OnCommit(r.former.wakeVoid)
+	return false, err
+}
+
+// voidPart reads what is to be said again next of a void tail, and says whether nothing is behind it. What does not follow came
+// from others, of whose branch it is. They show it again.
+func voidPart(tx *storage.Tx, l localFeed, v void) (gone []feed.Entry, end bool, err error) {
+	var before feed.EntryID
+	if v.next > v.from {
+		s, ok, err := loadStored(tx, l, v.next-1)
+		if !ok || err != nil {
+			return nil, true, err
+		}
+		e, err := s.entry()
+		if err != nil {
+			return nil, false, err
+		}
+		before = e.ID
+	}
+	size := 0
+	end = true
+	err = scanStored(tx, l, v.next, 0, func(seq uint64, s stored) (bool, error) {
+		e, err := s.entry()
+		if err != nil || seq > v.from && e.Prev != before {
+			return false, err
+		}
+		if end = len(gone) < voidEntries && size < voidBytes; !end {
+			return false, nil
+		}
+		gone, before, size = append(gone, e), e.ID, size+e.WireSize()
+		return true, nil
+	})
+	return gone, end, err
+}
+
+func (r *Replica) replaced(tx *storage.Tx, gone []feed.Entry) error {
+	if r.cfg.OnReplaced == nil || len(gone) == 0 {
+		return nil
+	}
+	if err := r.cfg.OnReplaced(tx, gone); err != nil {
+		return fmt.Errorf("telling of entries that were replaced: %w", err)
+	}
+	return nil
+}
+
+// dropVoid forgets what stands above a number of a former feed.
+func (r *Replica) dropVoid(tx *storage.Tx, id feed.FeedID, st *feedState, above uint64) error {
+	all := uint32(0)
+	err := scanStored(tx, st.local, above+1, 0, func(uint64, stored) (bool, error) {
+		all++
+		return true, nil
+	})
+	if err == nil {
+		err = deleteAbove(tx, st.local, above)
+	}
+	if err != nil {
+		return err
+	}
+	st.ahead -= min(st.ahead, all)
+	if err := saveFeed(tx, id, st); err != nil {
+		return err
+	}
+	if r.cfg.OnDropped == nil {
+		return nil
+	}
+	if err := r.cfg.OnDropped(tx, id, above+1); err != nil {
+		return fmt.Errorf("telling of entries that are gone: %w", err)
+	}
+	return nil
+}
+
+// voidStep does the next step with a void tail and says whether there are more.
+func (r *Replica) voidStep(tx *storage.Tx, id feed.FeedID) (more bool, err error) {
+	v, noted, err := loadVoid(tx, id)
+	if !noted || err != nil {
+		return false, err
+	}
+	st, _, err := loadFeed(tx, id)
+	if err != nil {
+		return false, err
+	}
+	if st.last >= v.from {
+		return false, tx.Delete(voidKey(id)) // somebody had it after all
+	}
+	if v.next > 0 {
+		gone, end, err := voidPart(tx, st.local, v)
+		if err == nil {
+			err = r.replaced(tx, gone)
+		}
+		if err != nil {
+			return false, err
+		}
+		if v.next += uint64(len(gone)); end {
+			v.next = 0
+		}
+		return true, saveVoid(tx, id, v)
+	}
+	above, rows := v.from-1, 0
+	o := storage.ScanOptions{Prefix: localKey(keyEntry, st.local, 0), Reverse: true, KeysOnly: true, Limit: voidRows}
+	err = tx.Scan(o, func(k, _ []byte) (bool, error) {
+		seq := binary.BigEndian.Uint64(k[len(k)-8:])
+		if seq < v.from {
+			return false, nil
+		}
+		if rows++; rows == voidRows {
+			above = seq // the lowest of this step stays for the next one
+		}
+		return true, nil
+	})
+	// Of a feed that forked both branches stay, to prove it with.
+	if err == nil && st.forkAt == 0 {
+		err = r.dropVoid(tx, id, &st, above)
+	}
+	if err != nil || above >= v.from && st.forkAt == 0 {
+		return err == nil, err
+	}
+	return false, tx.Delete(voidKey(id))
+}
+
+// replaceVoid says again and takes away what was found to be void, and then lets others show what they hold in its place.
+func (r *Replica) replaceVoid(ctx context.Context) error {
+	var ids []feed.FeedID
+	err := r.view(func(tx *storage.Tx) error {
+		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyVoid), KeysOnly: true}, func(k, _ []byte) (bool, error) {
+			id, err := parseFeedKey(append([]byte(keyFeed), k[len(keyVoid):]...))
+			ids = append(ids, id)
+			return true, err
+		})
+	})
+	for _, id := range ids {
+		for more := err == nil; more; {
+			err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) (err error) {
+				more, err = r.voidStep(tx, id)
+				return err
+			})
+			more = more && err == nil
+		}
+		if err == nil {
+			r.Reannounce(id.Conversation)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("replacing what a former key wrote: %w", err)
+	}
+	return nil
+}
+
+// runVoid does so at the start and whenever more is found, until ctx ends. What failed is tried again when it is shown again.
+func (r *Replica) runVoid(ctx context.Context) {
+	for {
+		if err := r.replaceVoid(ctx); err != nil && ctx.Err() == nil {
+			r.log.Warn("working in the background", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.former.void:
+		}
+	}
+}
+
+func (f *former) wakeVoid() {
+	select {
+	case f.void <- struct{}{}:
+	default:
+	}
+}
