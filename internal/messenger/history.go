@@ -21,25 +21,34 @@ import (
 type history struct {
 	m *Messenger
 
-	mu    sync.Mutex // owns pages
-	pages map[string]place
+	mu     sync.Mutex // owns the rest
+	pages  map[string]place
+	marks  map[string]map[localFeed]mark // where feeds go on behind these ends
+	marked int                           // marks in all
 }
 
 // maxPages is how many ends of pages are remembered, so that turning pages need not search for them.
 const maxPages = 1024
 
 // remember notes where the oldest message of a page is: the next page is asked for by its ID.
-func (h *history) remember(lines []line) {
+func (h *history) remember(lines []line, m *merge) {
 	for i := len(lines) - 1; i >= 0; i-- {
-		if l := &lines[i]; l.entry.Seq != 0 {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if len(h.pages) >= maxPages {
-				clear(h.pages)
-			}
-			h.pages[l.entry.ID.String()] = place{feed: l.row.local, seq: l.entry.Seq}
-			return
+		l := &lines[i]
+		if l.entry.Seq == 0 {
+			m = nil // the feeds stand behind something else
+			continue
 		}
+		marks := m.marks(l.key)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if len(h.pages) >= maxPages || h.marks == nil || h.marked+len(marks) > maxMarks {
+			clear(h.pages)
+			h.marks, h.marked = make(map[string]map[localFeed]mark), 0
+		}
+		id := l.entry.ID.String()
+		h.marked += len(marks) - len(h.marks[id])
+		h.pages[id], h.marks[id] = place{feed: l.row.local, seq: l.entry.Seq}, marks
+		return
 	}
 }
 
@@ -80,9 +89,17 @@ type feedSource struct {
 	ahead []feed.Entry // read already: consecutive numbers, the highest is the next
 	cur   line
 	have  bool
+
+	before *feed.OrderKey // what does not stand before it is passed over; nil: nothing is
+	whole  bool           // nothing is missing of it, and it ends at the clock newest
+	newest uint64
+	mark   mark
 }
 
-func (s *feedSource) take() { s.have = false }
+func (s *feedSource) take() {
+	s.have = false
+	s.mark.next, s.mark.clock, s.mark.seq = s.cur.key.Seq-1, s.cur.key.Clock, s.cur.key.Seq
+}
 
 func (s *feedSource) peek(tx *storage.Tx) (line, bool, error) {
 	for !s.have && s.next > 0 {
@@ -107,6 +124,12 @@ func (s *feedSource) step(tx *storage.Tx) error {
 		return fmt.Errorf("reading history: %w", err)
 	}
 	s.next, s.after = seq-1, e.Order()
+	if seq == s.mark.next {
+		s.mark.clock, s.mark.seq = e.Clock, e.Seq
+	}
+	if s.before != nil && !feed.Less(s.after, *s.before) {
+		return nil
+	}
 	show, hole, err := s.m.history.visible(tx, &e, s.row)
 	if err != nil || !show && !hole {
 		return err
@@ -378,7 +401,7 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 	}
 	out := History{Conversation: conv}
 	err = m.env.db.View(func(tx *storage.Tx) error {
-		var before *feed.OrderKey
+		var before *feed.Entry
 		if q.Before != "" {
 			e, err := m.history.find(tx, q.Before)
 			if err != nil {
@@ -387,8 +410,7 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 			if e.Conversation != out.Conversation {
 				return refuse(ErrNotFound, "this message is in another conversation", "")
 			}
-			k := e.Order()
-			before = &k
+			before = &e
 		}
 		merge, err := m.history.merge(tx, out.Conversation, before, limit)
 		if err != nil {
@@ -399,7 +421,10 @@ func (m *Messenger) History(ctx context.Context, q HistoryQuery) (History, error
 			return err
 		}
 		out.More = more
-		m.history.remember(lines)
+		if !q.Since.IsZero() {
+			merge = nil // what was passed over is not on the page
+		}
+		m.history.remember(lines, merge)
 		out.Messages, err = m.render(tx, out.Conversation, lines)
 		return err
 	})

@@ -29,51 +29,15 @@ type strand struct {
 	place int // among the strands; of lines with equal keys the first comes first
 }
 
-// merge gives the lines of several sources in one order, from the newest to the oldest. It is a heap by where the sources stand.
-type merge []*strand
+// strands is a heap by where they stand, the newest first.
+type strands []*strand
 
-// add takes a source whose lines stand nowhere behind a place. The heap is made when all are there.
-func (m *merge) add(s source, at feed.OrderKey) {
-	*m = append(*m, &strand{source: s, at: at, place: len(*m)})
-}
+func (h strands) Len() int      { return len(h) }
+func (h strands) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *strands) Push(s any)   { *h = append(*h, s.(*strand)) }
 
-// nowhere is a place that stands behind all others: that of a source of which nothing is known.
-func nowhere() feed.OrderKey { return feed.OrderKey{Clock: math.MaxUint64} }
-
-// peek returns the next line of all without taking it; ok is false at the end.
-func (m *merge) peek(tx *storage.Tx) (l *line, ok bool, err error) {
-	for len(*m) > 0 {
-		s := (*m)[0]
-		if s.known {
-			return &s.next, true, nil
-		}
-		if s.next, s.known, err = s.source.peek(tx); err != nil {
-			return nil, false, err
-		}
-		if !s.known {
-			heap.Pop(m)
-			continue
-		}
-		s.at = s.next.key
-		heap.Fix(m, 0)
-	}
-	return nil, false, nil
-}
-
-// take takes what peek returned.
-func (m *merge) take() {
-	s := (*m)[0]
-	s.take()
-	s.known = false
-	heap.Fix(m, 0)
-}
-
-func (m *merge) Len() int      { return len(*m) }
-func (m *merge) Swap(i, j int) { (*m)[i], (*m)[j] = (*m)[j], (*m)[i] }
-func (m *merge) Push(s any)    { *m = append(*m, s.(*strand)) }
-
-func (m *merge) Less(i, j int) bool {
-	a, b := (*m)[i], (*m)[j]
+func (h strands) Less(i, j int) bool {
+	a, b := h[i], h[j]
 	if c := a.at.Compare(b.at); c != 0 {
 		return c > 0
 	}
@@ -83,20 +47,97 @@ func (m *merge) Less(i, j int) bool {
 	return a.place < b.place
 }
 
-func (m *merge) Pop() any {
-	last := len(*m) - 1
-	s := (*m)[last]
-	*m = (*m)[:last]
+func (h *strands) Pop() any {
+	last := len(*h) - 1
+	s := (*h)[last]
+	*h = (*h)[:last]
 	return s
 }
 
-// merge reads a conversation from right before a place, or from its end.
-func (h *history) merge(tx *storage.Tx, conv feed.ConversationID, before *feed.OrderKey, limit int) (*merge, error) {
+// merge gives the lines of several sources in one order, from the newest to the oldest.
+type merge struct {
+	heap  strands
+	feeds []*feedSource
+}
+
+// add takes a source whose lines stand nowhere behind a place. The heap is made when all are there.
+func (m *merge) add(s source, at feed.OrderKey) {
+	m.heap = append(m.heap, &strand{source: s, at: at, place: len(m.heap)})
+}
+
+// nowhere is a place that stands behind all others: that of a source of which nothing is known.
+func nowhere() feed.OrderKey { return feed.OrderKey{Clock: math.MaxUint64} }
+
+// peek returns the next line of all without taking it; ok is false at the end.
+func (m *merge) peek(tx *storage.Tx) (l *line, ok bool, err error) {
+	for len(m.heap) > 0 {
+		s := m.heap[0]
+		if s.known {
+			return &s.next, true, nil
+		}
+		if s.next, s.known, err = s.source.peek(tx); err != nil {
+			return nil, false, err
+		}
+		if !s.known {
+			heap.Pop(&m.heap)
+			continue
+		}
+		s.at = s.next.key
+		heap.Fix(&m.heap, 0)
+	}
+	return nil, false, nil
+}
+
+// take takes what peek returned.
+func (m *merge) take() {
+	s := m.heap[0]
+	s.take()
+	s.known = false
+	heap.Fix(&m.heap, 0)
+}
+
+// maxMarks bounds the marks of all pages that are remembered.
+const maxMarks = 1 << 15
+
+// mark is where a feed goes on behind a page, so that the next page need not search for that. What is held of a feed of which
+// nothing is missing does not change any more, and what is written later stands behind it. Only what was written under a former key
+// may be taken back.
+type mark struct {
+	last       uint64 // where the feed ended
+	next       uint64 // all above stands behind the end of the page
+	clock, seq uint64 // nothing from next on stands behind that
+}
+
+// marks says where the feeds go on before the last line that was taken. Of those that end before it nobody needs to be told.
+func (m *merge) marks(at feed.OrderKey) map[localFeed]mark {
+	if m == nil {
+		return nil
+	}
+	out := make(map[localFeed]mark)
+	for _, s := range m.feeds {
+		if s.whole && !s.m.former(s.row.id) && !feed.Less(s.row.place(s.newest, s.mark.last), at) {
+			out[s.row.local] = s.mark
+		}
+	}
+	return out
+}
+
+// merge reads a conversation from right before an entry, or from its end.
+func (h *history) merge(tx *storage.Tx, conv feed.ConversationID, before *feed.Entry, limit int) (*merge, error) {
 	rows, err := h.m.feeds.of(tx, conv)
 	if err != nil {
 		return nil, err
 	}
-	notes, err := h.notes(tx, conv, before, limit)
+	var place *feed.OrderKey
+	var marks map[localFeed]mark
+	if before != nil {
+		k := before.Order()
+		place = &k
+		h.mu.Lock()
+		marks = h.marks[before.ID.String()] // which nobody changes
+		h.mu.Unlock()
+	}
+	notes, err := h.notes(tx, conv, place, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +153,7 @@ func (h *history) merge(tx *storage.Tx, conv feed.ConversationID, before *feed.O
 	if err != nil {
 		return nil, err
 	}
-	m := make(merge, 0, len(rows)+1)
+	m := &merge{heap: make(strands, 0, len(rows)+1)}
 	m.add(notes, nowhere())
 	// Of many feeds each gives few lines.
 	chunk := min(max(2, 2*uint64(limit)/uint64(len(rows)+1)), readAhead)
@@ -122,32 +163,54 @@ func (h *history) merge(tx *storage.Tx, conv feed.ConversationID, before *feed.O
 		if conv == h.m.env.self && row.id.Number == feed.Control {
 			continue
 		}
-		end := ends[row.id]
-		s := &feedSource{
-			m: h.m, row: row, next: row.shownTo(), floor: max(end.First, 1), chunk: chunk, after: feed.OrderKey{Clock: 1<<63 - 1},
-		}
-		at := row.newest(end)
-		if before != nil {
-			s.after = *before
-			if !feed.Less(at, *before) {
-				at = nowhere()
-				if s.next, err = h.lastBefore(tx, row, *before, false); err != nil {
-					return nil, err
-				}
-				s.next = min(s.next, row.shownTo())
+		s, at := h.feedSource(row, ends[row.id])
+		s.chunk = chunk
+		if place != nil {
+			if at, err = s.from(tx, at, place, marks); err != nil {
+				return nil, err
 			}
 		}
 		m.add(s, at)
+		m.feeds = append(m.feeds, s)
 	}
-	heap.Init(&m)
-	return &m, nil
+	heap.Init(&m.heap)
+	return m, nil
 }
 
-// newest is a place behind which no line of a feed stands. Where something is missing, what is shown of that stands where the
-// entry behind it does, so nothing is known of such a feed, nor of one with two branches.
-func (f *feedRow) newest(end replica.End) feed.OrderKey {
-	if end.Clock == 0 || end.Last != f.shownTo() {
-		return nowhere()
+// feedSource walks a feed from its end. No line of it stands behind the place that is returned too. Where something is missing,
+// what is shown of that stands where the entry behind it does, so nothing is known of such a feed, nor of one with two branches.
+func (h *history) feedSource(row *feedRow, end replica.End) (*feedSource, feed.OrderKey) {
+	s := &feedSource{
+		m: h.m, row: row, next: row.shownTo(), floor: max(end.First, 1), after: feed.OrderKey{Clock: 1<<63 - 1},
+		whole: end.Clock != 0 && end.Last == row.shownTo(), newest: end.Clock,
 	}
-	return feed.OrderKey{Clock: end.Clock, Account: f.account, Device: f.id.Device, Number: f.id.Number, Seq: end.Last}
+	s.mark = mark{last: s.next, next: s.next, clock: end.Clock, seq: s.next}
+	if !s.whole {
+		return s, nowhere()
+	}
+	return s, row.place(end.Clock, end.Last)
+}
+
+// from lets a source begin right before a place.
+func (s *feedSource) from(tx *storage.Tx, at feed.OrderKey, place *feed.OrderKey, marks map[localFeed]mark) (feed.OrderKey, error) {
+	s.after = *place
+	if feed.Less(at, *place) {
+		return at, nil
+	}
+	if mark, ok := marks[s.row.local]; ok && s.whole && mark.last <= s.mark.last {
+		s.mark, s.next, s.before = mark, mark.next, place
+		if at = s.row.place(mark.clock, mark.seq); !feed.Less(at, *place) {
+			at = *place
+		}
+		return at, nil
+	}
+	last, err := s.m.history.lastBefore(tx, s.row, *place, false)
+	s.next = min(last, s.next)
+	s.mark.next, s.mark.clock, s.mark.seq = s.next, place.Clock, s.next
+	return nowhere(), err
+}
+
+// place is where an entry of a feed stands.
+func (f *feedRow) place(clock, seq uint64) feed.OrderKey {
+	return feed.OrderKey{Clock: clock, Account: f.account, Device: f.id.Device, Number: f.id.Number, Seq: seq}
 }

@@ -73,29 +73,35 @@ func (l *line) says() string {
 	return fmt.Sprint(l.key, l.hole, l.note, l.entry.ID)
 }
 
-// comparePages turns all pages of a conversation, of some size, and returns how many lines they have.
-func comparePages(t require.TestingT, m *Messenger, conv feed.ConversationID, limit int) (n int) {
-	var before *feed.OrderKey
+// comparePages turns all pages of a conversation, of some size, and returns how many lines they have. between is done between pages.
+func comparePages(t require.TestingT, m *Messenger, conv feed.ConversationID, limit int, between func()) (n int) {
+	var before *feed.Entry
 	for more := true; more; {
 		require.NoError(t, m.env.db.View(func(tx *storage.Tx) error {
-			plain, plainMore, err := plainPage(tx, m.history, conv, before, limit)
+			var at *feed.OrderKey
+			if before != nil {
+				k := before.Order()
+				at = &k
+			}
+			plain, plainMore, err := plainPage(tx, m.history, conv, at, limit)
 			require.NoError(t, err)
 			merge, err := m.history.merge(tx, conv, before, limit)
 			require.NoError(t, err)
 			quick, quickMore, err := m.history.page(tx, merge, limit, time.Time{})
 			require.NoError(t, err)
 			require.Equal(t, plainMore, quickMore)
+			m.history.remember(quick, merge)
 			require.Len(t, quick, len(plain))
 			more, n = false, n+len(plain)
 			for i := range plain {
 				require.Equal(t, plain[i].says(), quick[i].says())
 				if plain[i].entry.Seq != 0 {
-					k := plain[i].entry.Order()
-					before, more = &k, plainMore
+					before, more = &plain[i].entry, plainMore
 				}
 			}
 			return nil
 		}))
+		between()
 	}
 	return n
 }
@@ -103,7 +109,6 @@ func comparePages(t require.TestingT, m *Messenger, conv feed.ConversationID, li
 // speaker writes feeds of a group, of which somebody else gets to see what a test brings.
 type speaker struct {
 	guest
-	seen    map[feed.Number]uint64       // highest clock known to the speaker
 	written map[feed.Number][]feed.Entry // of each feed
 	brought map[feed.Number]int          // how many of these, from the first on
 }
@@ -180,7 +185,7 @@ func TestPageOpensWhatItNeeds(t *testing.T) {
 		somebody := rapid.SampledFrom(speakers)
 		number := rapid.SampledFrom([]feed.Number{feed.Chat, feed.Chat, feed.Control})
 		clock := uint64(1)
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		step := func() {
 			s, n := somebody.Draw(t, "who"), number.Draw(t, "feed")
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			case 0:
@@ -190,7 +195,8 @@ func TestPageOpensWhatItNeeds(t *testing.T) {
 			case 2:
 				delete(g.cut, s.cert.Account)
 			case 3:
-				g.void[place{seq: uint64(rapid.IntRange(1, 4).Draw(t, "void"))}] = true
+				at := place{seq: uint64(rapid.IntRange(1, 4).Draw(t, "void"))}
+				g.void[at] = !g.void[at]
 			case 4:
 				owner.branches(t, id, s, uint64(rapid.IntRange(1, 6).Draw(t, "branch")))
 			case 5, 6:
@@ -201,14 +207,16 @@ func TestPageOpensWhatItNeeds(t *testing.T) {
 				s.write(t, id, n, uint64(rapid.IntRange(1, int(clock)+1).Draw(t, "clock")))
 			}
 		}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			step()
+		}
 		for _, s := range speakers {
 			for _, n := range []feed.Number{feed.Chat, feed.Control} {
 				s.bring(t, owner, n)
 			}
 		}
-		limit := rapid.IntRange(1, 7).Draw(t, "limit")
-		comparePages(t, owner.m, id, limit)
-		comparePages(t, owner.m, id, 50)
+		comparePages(t, owner.m, id, rapid.IntRange(1, 7).Draw(t, "limit"), step)
+		comparePages(t, owner.m, id, 50, step)
 	})
 }
 
@@ -228,7 +236,7 @@ func (p *person) branches(t *rapid.T, conv feed.ConversationID, s *speaker, at u
 // The same over real rosters and real feeds.
 func TestCrowdPages(t *testing.T) {
 	h := newHall(t, 12, 5)
-	n := comparePages(t, h.m, h.conv, 7)
+	n := comparePages(t, h.m, h.conv, 7, func() {})
 	require.Greater(t, n, 11*5)
-	require.Equal(t, n, comparePages(t, h.m, h.conv, 50))
+	require.Equal(t, n, comparePages(t, h.m, h.conv, 50, func() {}))
 }
