@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"time"
 
 	"hima/groups/roster"
 	"hima/identity"
@@ -133,12 +134,11 @@ func (g *Groups) admit(tx *storage.Tx, conv ID, c identity.Consent) error {
 	return g.act(tx, conv, a, c.Raw())
 }
 
-// consents makes our consent to be in a group.
-func (g *Groups) consents(conv ID, applied bool, message string) (identity.Consent, error) {
-	now := g.now()
+// consents makes our consent of a time to be in a group.
+func (g *Groups) consents(conv ID, applied bool, message string, at time.Time) (identity.Consent, error) {
 	c, err := identity.NewConsent(g.cfg.Key, identity.Consent{
 		Group: identity.GroupID(conv), Account: g.self.Account, Certificate: g.cfg.Certificate, Applied: applied, Message: message,
-		Time: now, Expires: now.Add(g.cfg.Limits.Invitation),
+		Time: at, Expires: at.Add(g.cfg.Limits.Invitation),
 	})
 	if err != nil {
 		return identity.Consent{}, fmt.Errorf("agreeing to be in a group: %w: %w", ErrInvalid, err)

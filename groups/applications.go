@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -32,7 +33,14 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		case t.Join == "invite" && len(t.Token) == 0:
 			return ErrNotAllowed
 		}
-		c, err := g.consents(t.Group, true, message)
+		at := g.now()
+		if row.Applied != nil {
+			// An application is named by its time, and of two the later counts, also if the clock was put back in between.
+			if last := atMS(row.Applied.Time); !at.After(last) && last.Sub(at) < maxAhead {
+				at = last.Add(time.Millisecond)
+			}
+		}
+		c, err := g.consents(t.Group, true, message, at)
 		if err != nil {
 			return err
 		}
@@ -285,10 +293,10 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	before, again, err := getRow[applicationRow](tx, k)
 	handedOn := by.from != c.Account
 	if err != nil || again && before.Time >= c.Time.UnixMilli() && before.State != "" {
-		if err == nil && handedOn && before.Time == c.Time.UnixMilli() && before.from(by.from) {
-			err = putRow(tx, k, before)
+		if err != nil || before.Time > c.Time.UnixMilli() {
+			return err
 		}
-		return err // known, and perhaps decided
+		return g.saidAgain(tx, conv, c.Account, before, by) // known, and perhaps decided
 	}
 	limit := g.cfg.Limits.Applications
 	if by.live || handedOn {
@@ -302,7 +310,7 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	}
 	row := applicationRow{
 		Consent: c.Raw(), Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: by.live,
-		Name: s.view.Settings[roster.SettingName],
+		Name: s.view.Settings[roster.SettingName], Direct: !handedOn,
 	}
 	if handedOn {
 		row.from(by.from)
@@ -332,6 +340,22 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 		return nil
 	}
 	return g.handOn(tx, s, content)
+}
+
+// saidAgain notes who else told us of an application that is known. If another admin had turned it down before it came, the applicant
+// hears that from us now.
+func (g *Groups) saidAgain(tx *storage.Tx, conv ID, account identity.AccountID, row applicationRow, by arrivedBy) error {
+	if by.from != account {
+		if row.from(by.from) {
+			return putRow(tx, applyKey(conv, account), row)
+		}
+		return nil
+	}
+	if row.Direct {
+		return nil
+	}
+	row.Direct = true
+	return errors.Join(putRow(tx, applyKey(conv, account), row), g.passOn(tx, conv, account, row))
 }
 
 // mayAutomatically bounds how many are let in by nobody's decision: each costs the group an act for ever. The rest wait for

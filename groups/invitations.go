@@ -186,7 +186,7 @@ func (g *Groups) answer(tx *storage.Tx, conv ID, row *groupRow, accept bool) err
 	do, content := refuse, []byte(nil)
 	m := &pb.GroupAnswer{Group: conv[:]}
 	if accept {
-		c, err := g.consents(conv, false, "")
+		c, err := g.consents(conv, false, "", g.now())
 		if err != nil {
 			return err
 		}

@@ -91,8 +91,10 @@ func (g *Groups) RevokeLink(ctx context.Context, conv ID, token identity.InviteT
 			return ErrNotFound
 		}
 		row.Revoked = true
-		// Nobody comes by it any more, so who did need not be known.
-		err = tx.Scan(storage.ScanOptions{Prefix: key(keyUsed, conv[:], token[:]), KeysOnly: true}, func(k, _ []byte) (bool, error) {
+		// Nobody comes by it any more, so who did need not be known. Of a link that was posted somewhere that may be more than one
+		// transaction takes, and the rest does no harm.
+		used := storage.ScanOptions{Prefix: key(keyUsed, conv[:], token[:]), KeysOnly: true, Limit: maxForgotten}
+		err = tx.Scan(used, func(k, _ []byte) (bool, error) {
 			return true, tx.Delete(k)
 		})
 		if err != nil {
@@ -103,6 +105,9 @@ func (g *Groups) RevokeLink(ctx context.Context, conv ID, token identity.InviteT
 	})
 	return out, err
 }
+
+// maxForgotten is how many uses of a link are forgotten when it is revoked.
+const maxForgotten = 2048
 
 // The reasons that an applicant is given who came by a link that is over. Faces know them, to say them in their user's language.
 const (

@@ -145,6 +145,7 @@ type applicationRow struct {
 	By      identity.AccountID   `json:"b,omitzero"`  // who turned it down
 	From    []identity.AccountID `json:"f,omitempty"` // which admins handed it on
 	ByLink  bool                 `json:"l,omitempty"`
+	Direct  bool                 `json:"d,omitempty"` // the applicant said it to us
 	Name    string               `json:"n,omitempty"` // of the group
 }
 

@@ -52,14 +52,14 @@ func takenBack(at int64) ending {
 }
 
 // end notes how an application ended that we may decide, or will hear of. That changes nothing if it ended before, they applied again
-// since, or are in. Waited tells whether it was one that waited here.
+// since, or are in. Waited tells whether one waited here, that one or an earlier one, of which nobody wants to hear any more.
 func (g *Groups) end(tx *storage.Tx, conv ID, account identity.AccountID, e ending) (row applicationRow, waited bool, err error) {
 	k := applyKey(conv, account)
 	row, ok, err := getRow[applicationRow](tx, k)
 	if err != nil || ok && e.time != 0 && row.Time > e.time {
 		return row, false, err
 	}
-	waited = ok && row.State == Waiting && e.time <= row.Time
+	waited = ok && row.State == Waiting
 	if !ok || e.time > row.Time {
 		s, err := g.standing(tx, conv)
 		if err != nil || !e.told || s.view.Role(account) != roster.None {
@@ -74,6 +74,7 @@ func (g *Groups) end(tx *storage.Tx, conv ID, account identity.AccountID, e endi
 		}
 		row = applicationRow{
 			Time: e.time, Expires: e.time + g.cfg.Limits.Invitation.Milliseconds(), State: Waiting, Name: s.view.Settings[roster.SettingName],
+			From: row.From, Direct: row.Direct,
 		}
 	}
 	to, may := advance(anApplication, row.State, e.do, e.actor)
@@ -120,7 +121,7 @@ func (g *Groups) tellAdmins(tx *storage.Tx, s *snapshot, most int, besides []ide
 // reject tells an applicant that we turned them down, and the other admins, so that none of them goes on deciding. Members learn
 // nothing: that somebody applied is not theirs to know.
 func (g *Groups) reject(tx *storage.Tx, s *snapshot, conv ID, account identity.AccountID, row applicationRow) error {
-	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], Reason: row.Reason, Account: account[:], ApplicationMs: row.Time})
+	content, err := verdictOn(conv, account, row)
 	if err != nil {
 		return err
 	}
@@ -128,6 +129,22 @@ func (g *Groups) reject(tx *storage.Tx, s *snapshot, conv ID, account identity.A
 		return err
 	}
 	return g.tellAdmins(tx, s, maxToldOf, row.From, feed.KindGroupVerdict, content)
+}
+
+func verdictOn(conv ID, account identity.AccountID, row applicationRow) ([]byte, error) {
+	return proto.Marshal(&pb.GroupVerdict{Group: conv[:], Reason: row.Reason, Account: account[:], ApplicationMs: row.Time})
+}
+
+// passOn tells an applicant what another admin decided: who asked us, for instance by our link, listens to us and perhaps not to them.
+func (g *Groups) passOn(tx *storage.Tx, conv ID, account identity.AccountID, row applicationRow) error {
+	if !row.Direct || row.State != Rejected || row.By == g.self.Account || row.By.IsZero() || slices.Contains(row.From, row.By) {
+		return nil // whoever handed it on was asked too, and has told them
+	}
+	content, err := verdictOn(conv, account, row)
+	if err != nil {
+		return err
+	}
+	return g.say(tx, account, feed.KindGroupVerdict, content)
 }
 
 // sayOver tells an applicant that the link they came by is over. That is nobody's decision, and concerns no other admin.
@@ -236,8 +253,11 @@ func (g *Groups) saidVerdict(tx *storage.Tx, from, to identity.AccountID, conten
 		e, news = takenBack(m.ApplicationMs), News{Group: conv, Kind: NewsApplicationWithdrawn, Account: account, Subject: account}
 	}
 	e.told = e.told && len(m.Account) > 0 // else nobody decided: a link was over
-	_, waited, err := g.end(tx, conv, account, e)
+	row, waited, err := g.end(tx, conv, account, e)
 	if err != nil || !waited || own {
+		return err
+	}
+	if err := g.passOn(tx, conv, account, row); err != nil {
 		return err
 	}
 	return g.tell(tx, news)

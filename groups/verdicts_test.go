@@ -178,6 +178,43 @@ func TestRejectionReachesWhoeverHandedOn(t *testing.T) {
 	require.NoError(t, err)
 	w.deliver()
 	require.Equal(t, Rejected, last.application(conv, dave.self.Account).State)
+	require.Equal(t, StateRejected, dave.info(conv).State, "dave listens to nobody but whom he asked, who passes it on")
+}
+
+// Who asks again by a link that is over, and takes that back, wants nothing any more: what waited here from before is over as well.
+func TestTakingBackTheLastTakesBackAll(t *testing.T) {
+	d := beginDeciders(t)
+	d.applies([]*peer{d.alice}, []*peer{d.alice, d.bob})
+	first := d.alice.application(d.conv, d.dave.self.Account).Time
+	at := first.Add(time.Minute).UnixMilli()
+	require.NoError(t, d.alice.db.Update(t.Context(), func(tx *txn) error {
+		return d.alice.g.unapplied(tx, d.conv, d.dave.self.Account, at)
+	}))
+	d.meet()
+	require.Equal(t, Withdrawn, d.alice.application(d.conv, d.dave.self.Account).State)
+	require.Equal(t, Withdrawn, d.bob.application(d.conv, d.dave.self.Account).State, "who was told of the first is told of its end")
+}
+
+// An application is named by its time. One that is made after the clock was put back is a newer one all the same.
+func TestApplyingAfterTheClockWasPutBack(t *testing.T) {
+	w := begin(t)
+	alice, dave := w.person("alice"), w.person("dave")
+	conv := alice.create(Options{Public: true})
+	apply := func() time.Time {
+		_, err := dave.g.Apply(t.Context(), target(conv, alice), "")
+		require.NoError(t, err)
+		w.deliver()
+		return alice.application(conv, dave.self.Account).Time
+	}
+	now := dave.g.now
+	dave.g.now = func() time.Time { return now().Add(20 * time.Hour) }
+	first := apply()
+	_, err := alice.g.Decide(t.Context(), conv, dave.self.Account, false, "")
+	require.NoError(t, err)
+	w.deliver()
+	dave.g.now = now
+	require.True(t, apply().After(first))
+	require.Equal(t, Waiting, alice.application(conv, dave.self.Account).State)
 }
 
 // In whatever order it arrives: one admin turns somebody down whom another one, who has not heard of that, lets in. The act counts.
