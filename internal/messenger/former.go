@@ -254,24 +254,32 @@ func (m *Messenger) sayCuts(ctx context.Context) error {
 	err := m.env.db.View(func(tx *storage.Tx) error {
 		return m.convs.each(tx, func(c convRow) error {
 			for d := range m.formers {
-				row, ok, err := m.feeds.get(tx, feed.FeedID{Conversation: c.id, Number: feed.Chat, Device: d})
-				if err != nil {
-					return err
-				}
-				if ok && row.cut > 0 {
-					cut = append(cut, row)
+				for _, n := range []feed.Number{feed.Control, feed.Chat} {
+					row, ok, err := m.feeds.get(tx, feed.FeedID{Conversation: c.id, Number: n, Device: d})
+					if err != nil {
+						return err
+					}
+					if ok && row.cut > 0 {
+						cut = append(cut, row)
+					}
 				}
 			}
 			return nil
 		})
 	})
 	for i := range cut {
-		for next := cut[i].cut; next > 0 && err == nil; {
-			err = m.env.update(ctx, func(tx *storage.Tx) (err error) {
-				next, err = m.sayCut(tx, &cut[i], next)
-				return err
-			})
-		}
+		// What fails in one feed keeps no other from being said again.
+		err = errors.Join(err, m.sayBranch(ctx, &cut[i]))
+	}
+	return err
+}
+
+func (m *Messenger) sayBranch(ctx context.Context, row *feedRow) (err error) {
+	for next := row.cut; next > 0 && err == nil; {
+		err = m.env.update(ctx, func(tx *storage.Tx) (err error) {
+			next, err = m.sayCut(tx, row, next)
+			return err
+		})
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"hima/internal/feed"
 	"hima/storage"
@@ -92,8 +93,11 @@ func voidPart(tx *storage.Tx, l localFeed, v void) (gone []feed.Entry, end bool,
 	var before feed.EntryID
 	if v.next > v.from {
 		s, ok, err := loadStored(tx, l, v.next-1)
-		if !ok || err != nil {
-			return nil, true, err
+		if err == nil && !ok {
+			err = fmt.Errorf("saying again what is void from %d on: %w", v.from, errStored) // what is not said may not be taken away
+		}
+		if err != nil {
+			return nil, false, err
 		}
 		e, err := s.entry()
 		if err != nil {
@@ -159,11 +163,11 @@ func (r *Replica) voidStep(tx *storage.Tx, id feed.FeedID) (more bool, err error
 	if !noted || err != nil {
 		return false, err
 	}
-	st, _, err := loadFeed(tx, id)
+	st, known, err := loadFeed(tx, id)
 	if err != nil {
 		return false, err
 	}
-	if st.last >= v.from {
+	if !known || st.last >= v.from {
 		return false, tx.Delete(voidKey(id)) // somebody had it after all
 	}
 	if v.next > 0 {
@@ -212,16 +216,12 @@ func (r *Replica) replaceVoid(ctx context.Context) error {
 		})
 	})
 	for _, id := range ids {
-		for more := err == nil; more; {
-			err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) (err error) {
-				more, err = r.voidStep(tx, id)
-				return err
-			})
-			more = more && err == nil
+		// What fails in one feed keeps no other from going on.
+		if e := r.replaceFeed(ctx, id); e != nil {
+			err = errors.Join(err, e)
+			continue
 		}
-		if err == nil {
-			r.Reannounce(id.Conversation)
-		}
+		r.Reannounce(id.Conversation)
 	}
 	if err != nil {
 		return fmt.Errorf("replacing what a former key wrote: %w", err)
@@ -229,16 +229,35 @@ func (r *Replica) replaceVoid(ctx context.Context) error {
 	return nil
 }
 
-// runVoid does so at the start and whenever more is found, until ctx ends. What failed is tried again when it is shown again.
+func (r *Replica) replaceFeed(ctx context.Context, id feed.FeedID) (err error) {
+	for more := true; more && err == nil; {
+		err = r.cfg.DB.Update(ctx, func(tx *storage.Tx) (err error) {
+			more, err = r.voidStep(tx, id)
+			return err
+		})
+	}
+	return err
+}
+
+// voidRetry and voidRetryCap are the pauses after a step that failed, as on a full disk: nobody shows such a run again by himself.
+const voidRetry, voidRetryCap = 15 * time.Second, time.Hour
+
+// runVoid does so at the start, whenever more is found, and again after a failure, until ctx ends.
 func (r *Replica) runVoid(ctx context.Context) {
+	pause := voidRetry
 	for {
-		if err := r.replaceVoid(ctx); err != nil && ctx.Err() == nil {
+		var again <-chan time.Time
+		if err := r.replaceVoid(ctx); err == nil {
+			pause = voidRetry
+		} else if ctx.Err() == nil {
 			r.log.Warn("working in the background", "error", err)
+			again, pause = time.After(pause), min(2*pause, voidRetryCap)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.former.void:
+		case <-again:
 		}
 	}
 }

@@ -223,7 +223,8 @@ func TestThousandsAreReplaced(t *testing.T) {
 	}
 }
 
-// TestReplacingInASession: whoever shows what is there instead is refused while a long tail is replaced, and shows it again then.
+// TestReplacingInASession: whoever shows what is there instead is refused while a long tail is replaced, and shows it again then. A step that
+// fails is tried again.
 func TestReplacingInASession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := nodetest.New(t, 3)
@@ -249,8 +250,20 @@ func TestReplacingInASession(t *testing.T) {
 		var a *side
 		a = newSideOn(t, next, net.Node(2), old.db, old.fakes, func(conf *Config) {
 			conf.Former = []identity.DeviceID{old.device()}
-			conf.OnReplaced = func(tx *storage.Tx, entries []feed.Entry) error { return sayAgain(tx, a.rep, entries) }
+			full := true // for a moment
+			conf.OnReplaced = func(tx *storage.Tx, entries []feed.Entry) error {
+				if full {
+					full = false
+					return errors.New("disk is full")
+				}
+				return sayAgain(tx, a.rep, entries)
+			}
 		})
+		// A note that cannot be read keeps no other feed from going on.
+		err = a.db.Update(t.Context(), func(tx *storage.Tx) error { return tx.Set(voidKey(feed.FeedID{Number: feed.Chat}), []byte("?")) })
+		if err != nil {
+			t.Fatal(err)
+		}
 		net.Connect(1, 2)
 		a.open(b)
 		want := append([]string{"one", "TWO", "THREE"}, texts...)
