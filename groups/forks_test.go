@@ -104,7 +104,7 @@ func (q *quarrel) outsider(name string) (*peer, []byte) {
 	q.world.t.Helper()
 	p, others := q.person(name), slices.Clone(q.nodes)
 	p.joins(q.conv, others...)
-	c, err := p.g.consents(q.conv, false, "", time.Now())
+	c, err := p.g.consents(q.conv, false, "", p.g.now())
 	require.NoError(q.world.t, err)
 	return p, c.Raw()
 }
@@ -334,7 +334,7 @@ func TestLetInOnBranch(t *testing.T) {
 	w.meet(alice, bob, carol, mallory)
 	m := mallory.goesBad(conv)
 	erin.joins(conv, alice, bob, carol)
-	c, err := erin.g.consents(conv, false, "", time.Now())
+	c, err := erin.g.consents(conv, false, "", erin.g.now())
 	require.NoError(t, err)
 	m.shows(m.next(m.common, roster.Act{Kind: roster.Admit, Account: erin.self.Account}, bob, c.Raw()), bob)
 	m.shows(m.next(m.common, roster.Act{Kind: roster.Nickname, Value: "right"}, carol, nil), carol)

@@ -94,9 +94,9 @@ func TestForgedActs(t *testing.T) {
 	w.meet()
 	heads := func() []roster.ID { return nil2(mallory, conv) }
 	eve := w.person("eve")
-	c, err := eve.g.consents(conv, false, "", time.Now())
+	c, err := eve.g.consents(conv, false, "", eve.g.now())
 	require.NoError(t, err)
-	other, err := eve.g.consents(ID{5}, false, "", time.Now())
+	other, err := eve.g.consents(ID{5}, false, "", eve.g.now())
 	require.NoError(t, err)
 	for _, a := range []roster.Act{
 		{Kind: roster.Remove, Account: bob.self.Account},
