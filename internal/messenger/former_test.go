@@ -113,6 +113,9 @@ func (p *person) forkFormer(o *person) error {
 // TestThousandsAreSaidAgain: what stands on a branch that is shown to nobody is said again once and in order, however much it is and
 // wherever that is interrupted.
 func TestThousandsAreSaidAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands take minutes under the race detector, and nothing here runs beside anything else")
+	}
 	for name, c := range map[string]struct{ n, size, life int }{"short": {10_000, 200, 6}, "long": {100, 16 << 10, 3}} {
 		t.Run(name, func(t *testing.T) {
 			texts := make([]string, c.n)

@@ -141,6 +141,9 @@ var large = ExportOptions{MaxBytes: 512 << 10}
 
 // TestThousandsWaitUnderAFormerKey: what is noticed at once is signed and served, however much it is and wherever that is interrupted.
 func TestThousandsWaitUnderAFormerKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands take minutes under the race detector, and nothing here runs beside anything else")
+	}
 	for name, texts := range many {
 		t.Run(name, func(t *testing.T) {
 			w := newWornOut(t, texts)
@@ -178,6 +181,9 @@ func (w *wornOut) others(t testing.TB, texts ...string) []feed.Entry {
 // TestThousandsAreReplaced: what others hold something else in the place of is said again once and in order, however much it is and
 // wherever that is interrupted.
 func TestThousandsAreReplaced(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands take minutes under the race detector, and nothing here runs beside anything else")
+	}
 	for name, texts := range many {
 		t.Run(name, func(t *testing.T) {
 			w := newWornOut(t, texts)
