@@ -138,7 +138,7 @@ const countDelay = time.Second
 const forgetEvery = time.Hour
 
 // upkeepDelay gathers changes before grants are taken back and a snapshot is left, upkeepRetry is the pause after a
-// mailbox that did not answer.
+// mailbox that did not answer, or a branch that could not be said again.
 const (
 	upkeepDelay = 20 * time.Second
 	upkeepRetry = 5 * time.Minute
@@ -172,7 +172,9 @@ func (m *Messenger) Run(ctx context.Context) error {
 		case <-forget.C:
 			err = m.env.update(ctx, m.sender.forget)
 		case <-m.cut:
-			err = m.sayCuts(ctx)
+			if err = m.sayCuts(ctx); err != nil {
+				time.AfterFunc(upkeepRetry, m.wakeCut) // as on a disk that was full for a moment
+			}
 		case <-m.woken:
 			if !due {
 				upkeep.Reset(upkeepDelay)
@@ -188,6 +190,14 @@ func (m *Messenger) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			m.env.log.Warn("working in the background", "error", err)
 		}
+	}
+}
+
+// wakeCut asks for what stands on branches under former keys to be said again.
+func (m *Messenger) wakeCut() {
+	select {
+	case m.cut <- struct{}{}:
+	default:
 	}
 }
 

@@ -161,12 +161,7 @@ func (m *Messenger) Forked(tx *storage.Tx, f replica.Fork) error {
 	}
 	next, err := m.sayCut(tx, &row, 0)
 	if next > 0 {
-		tx.OnCommit(func() {
-			select {
-			case m.cut <- struct{}{}:
-			default:
-			}
-		})
+		tx.OnCommit(m.wakeCut)
 	}
 	return err
 }
