@@ -48,7 +48,7 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		if err != nil {
 			return err
 		}
-		app := applicationRow{Message: message, Token: t.Token, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: len(t.Token) > 0}
+		app := applicationRow{Message: message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: len(t.Token) > 0}
 		app.State, _ = advance(anApplication, "", ask, candidate)
 		for _, a := range asks {
 			app.To = append(app.To, a.Account)

@@ -136,7 +136,6 @@ type invitationRow struct {
 type applicationRow struct {
 	Consent []byte               `json:"c,omitempty"`
 	Message string               `json:"m,omitempty"`
-	Token   []byte               `json:"k,omitempty"`
 	To      []identity.AccountID `json:"a,omitempty"` // whom we asked
 	Time    int64                `json:"t"`
 	Expires int64                `json:"e"`
