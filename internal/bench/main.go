@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"time"
+
+	"hima/storage"
 )
 
 type flags struct {
@@ -32,6 +35,15 @@ func main() {
 	}
 }
 
+// tuneRuntime lets so many threads run Go as in the daemon. It returns how many the runtime itself chose.
+func tuneRuntime() (chosen int) {
+	chosen = runtime.GOMAXPROCS(0)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(storage.Processors(chosen))
+	}
+	return chosen
+}
+
 func run(ctx context.Context, args []string) error {
 	var o flags
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -50,6 +62,7 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, mailbox, group, grouprate, groupback, groupfar, groupsize, roster, traffic, joined")
 	}
 	what := set.Arg(0)
+	chosen := tuneRuntime()
 	if o.profile != "" {
 		end, err := profileTo(o.profile)
 		if err != nil {
@@ -96,7 +109,7 @@ func run(ctx context.Context, args []string) error {
 	case "mailbox":
 		return mailboxes(ctx, r, dir, def(100_000), o.watch)
 	case "group":
-		return groupLatency(ctx, r, dir, o.members, def(500))
+		return groupLatency(ctx, r, dir, o.members, def(500), chosen)
 	case "grouprate":
 		return groupRate(ctx, r, dir, def(20_000))
 	case "groupback":

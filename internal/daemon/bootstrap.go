@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +66,7 @@ func runBootstrap(ctx context.Context, c BootstrapConfig) error {
 		if err != nil {
 			return err
 		}
-		debug.SetMemoryLimit(limit)
+		tuneRuntime(limit)
 	}
 	b := &bootstrap{config: c, log: c.Logger, start: c.Now(), ending: newEnding(c.Logger, c.OwnProcess)}
 	if err := b.open(ctx); err != nil {

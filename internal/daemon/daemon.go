@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -39,8 +38,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Ready is called once, when the local API answers; nil: nobody.
 	Ready func()
-	// OwnProcess says that this process is the node's alone, so that Run may set the memory limit of the Go runtime and
-	// give memory back after bursts.
+	// OwnProcess says that this process is the node's alone, so that Run may tell the Go runtime how much memory and how
+	// many threads to use, and give memory back after bursts.
 	OwnProcess bool
 	// WorkFactor is that of scrypt; 0: the product's. Tests take a low one.
 	WorkFactor int
@@ -105,7 +104,7 @@ func run(ctx context.Context, c Config) error {
 		return err
 	}
 	if c.OwnProcess {
-		debug.SetMemoryLimit(limit)
+		tuneRuntime(limit)
 	}
 	if c.OwnProcess && c.Logger == nil {
 		stop, err := keepCrashes(dir)

@@ -2,9 +2,13 @@ package daemon
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"hima/storage"
 )
 
 const (
@@ -14,6 +18,17 @@ const (
 	// time must be held for giving back to be worth a collection.
 	trimAbove = 8 << 20
 )
+
+// tuneRuntime sets what the Go runtime of a process that is the node's alone should know: the soft limit of its heap in bytes,
+// and that it keeps a database. Who has set GOMAXPROCS keeps it.
+func tuneRuntime(memory int64) {
+	debug.SetMemoryLimit(memory)
+	n := runtime.GOMAXPROCS(0)
+	// Setting it, be it to the same, ends that the runtime follows what the system allows the process.
+	if want := storage.Processors(n); want != n && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(want)
+	}
+}
 
 // trimMemory gives freed heap back to the system once a burst is over: Go keeps it for minutes, and a messenger that is
 // left running is judged by what it holds while nothing happens. It looks again afterwards, since the database lets go of
