@@ -273,7 +273,7 @@ func (j *journal) append(group *pending) error {
 	if _, err := j.file.WriteAt(record, j.base()+j.at); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)
 	}
-	if err := j.file.Sync(); err != nil {
+	if err := syncData(j.file); err != nil {
 		return fmt.Errorf("syncing the journal: %w", err)
 	}
 	j.wrote(int64(len(record)), len(group.writes))
