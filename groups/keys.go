@@ -135,6 +135,10 @@ func (g *Groups) keysOf(tx *storage.Tx, conv ID, p replica.Peer) (*pb.GroupKeys,
 	if _, revoked := s.view.Revokes(p.Account, p.Device); revoked || s.view.Role(g.self.Account) == roster.None || s.view.Role(p.Account) == roster.None {
 		return nil, nil
 	}
+	// Who does not understand an act does not know who is in (R10).
+	if row, _, err := getRow[groupRow](tx, groupKey(conv)); err != nil || row.ReadOnly {
+		return nil, err
+	}
 	held, err := g.heldKeys(tx, conv)
 	if err != nil || len(held) == 0 {
 		return nil, err
@@ -191,6 +195,9 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 	}
 	conv := ID(k.Group)
 	took := false
+	if shared, err := g.sharedWith(conv, p.Account); err != nil || !shared {
+		return err // a session asks before; a mail may be anybody's
+	}
 	if err := g.tookBranches(ctx, conv, p, k); err != nil {
 		return err
 	}
@@ -210,6 +217,19 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 		return err
 	}
 	return g.cfg.DB.Update(ctx, func(tx *storage.Tx) error { return g.takeKeys(tx, conv, k.Keys) })
+}
+
+// sharedWith tells whether a group is one that Shared lists.
+func (g *Groups) sharedWith(conv ID, account identity.AccountID) (shared bool, err error) {
+	err = g.cfg.DB.View(func(tx *storage.Tx) error {
+		k := memberKey(account, conv)
+		if account == g.self.Account {
+			k = groupKey(conv)
+		}
+		shared, err = tx.Has(k)
+		return err
+	})
+	return shared, err
 }
 
 func (g *Groups) takeKeys(tx *storage.Tx, conv ID, keys []*pb.GroupKey) error {

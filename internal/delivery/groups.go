@@ -184,7 +184,7 @@ func (m *Mail) takeKeys(ctx context.Context, from replica.Peer, keys []*pb.Group
 		return nil
 	}
 	for _, k := range keys {
-		err := m.cfg.Keys.TookKeys(ctx, from, k)
+		err := m.cfg.Keys.TookKeys(ctx, from, &pb.GroupKeys{Group: k.GetGroup(), Keys: k.GetKeys()}) // a mail says nothing of branches
 		if errors.Is(err, replica.ErrProtocol) {
 			m.log.Debug("dropping keys of a group", "device", from.Device.Short(), "error", err)
 			continue
