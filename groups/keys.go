@@ -43,7 +43,10 @@ func (g *Groups) newEpoch(tx *storage.Tx, conv ID) error {
 	if err != nil {
 		return err
 	}
-	return tx.Set(key(keyKey, conv[:], id[:]), k.Bytes())
+	if err := tx.Set(key(keyKey, conv[:], id[:]), k.Bytes()); err != nil {
+		return err
+	}
+	return g.noteWritten(tx, conv, id)
 }
 
 // writable returns the epoch that we write under: the best one that is for us, made first if there is none (R28).
@@ -91,6 +94,9 @@ func (g *Groups) Draft(tx *storage.Tx, conv feed.ConversationID, kind feed.Kind,
 		return replica.Draft{}, err
 	}
 	e, err := g.writable(tx, conv)
+	if err == nil {
+		err = g.noteWritten(tx, conv, roster.ID(e))
+	}
 	if err != nil {
 		return replica.Draft{}, err
 	}
@@ -194,7 +200,7 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 		return fmt.Errorf("taking keys of a group: %w", replica.ErrProtocol)
 	}
 	conv := ID(k.Group)
-	took := false
+	took, shown := false, roster.ID{}
 	if shared, err := g.sharedWith(conv, p.Account); err != nil || !shared {
 		return err // a session asks before; a mail may be anybody's
 	}
@@ -211,8 +217,14 @@ func (g *Groups) TookKeys(ctx context.Context, p replica.Peer, k *pb.GroupKeys) 
 				took = true
 			}
 		}
+		if err == nil {
+			shown, err = g.shows(tx, conv, p, k.Keys)
+		}
 		return err
 	})
+	if err == nil && shown != (roster.ID{}) {
+		g.noteShown(conv, p.Device, shown)
+	}
 	if err != nil || !took {
 		return err
 	}

@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -87,6 +88,7 @@ type villager struct {
 	self  replica.Peer
 	db    *storage.DB
 	boxes []identity.MailboxRef
+	lost  bool // no mail of it leaves
 
 	g    *Groups
 	rep  *replica.Replica
@@ -98,6 +100,7 @@ type villager struct {
 	held    []delivery.Held
 	stored  map[feed.EntryID]int
 	news    map[NewsKind]int
+	keyed   map[identity.DeviceID]int // mails with keys that mailboxes took, by whom they are for
 }
 
 func (v *village) villager(name string, i int, boxes ...identity.MailboxRef) *villager {
@@ -107,6 +110,7 @@ func (v *village) villager(name string, i int, boxes ...identity.MailboxRef) *vi
 	p := &villager{
 		v: v, i: i, name: name, key: key, boxes: boxes, self: replica.Peer{Account: ak.ID(), Device: key.ID()},
 		friends: map[identity.AccountID]bool{}, stored: map[feed.EntryID]int{}, news: map[NewsKind]int{},
+		keyed: map[identity.DeviceID]int{},
 	}
 	p.cert = identity.NewCertificate(ak, key.ID(), time.Now().Add(-time.Hour))
 	rec, err := identity.NewAccountRecord(ak, identity.RecordConfig{Now: time.Now(), Devices: []identity.Certificate{p.cert}})
@@ -145,7 +149,13 @@ func (p *villager) up() *villager {
 	})
 	require.NoError(t, err)
 	p.mail, err = delivery.NewMail(delivery.MailConfig{
-		DB: p.db, Key: p.key, Account: p.self.Account, Certificate: p.cert, Feeds: p.rep, Client: client, Records: p, Hooks: villageHooks{p},
+		DB: p.db, Key: p.key, Account: p.self.Account, Certificate: p.cert, Feeds: villageFeeds{p.rep, p}, Client: client, Records: p, Hooks: villageHooks{p},
+		Fail: func(point string) error {
+			if p.lost && point == "before-deposit" {
+				return errors.New("no mail leaves")
+			}
+			return nil
+		},
 		Accepted: func(identity.AccountID) bool { return false }, Comember: p.comember, Keys: p.g, OnDevice: p.publish,
 		Logger: p.v.log(p.name + " mail"),
 	})
@@ -179,6 +189,23 @@ func (p *villager) down() {
 	if p.stop != nil {
 		p.stop()
 	}
+}
+
+// villageFeeds counts the mails that carry keys.
+type villageFeeds struct {
+	*replica.Replica
+	p *villager
+}
+
+func (f villageFeeds) Posted(tx *storage.Tx, e replica.Export, until time.Time) error {
+	if len(e.Keys) > 0 {
+		tx.OnCommit(func() {
+			f.p.mu.Lock()
+			defer f.p.mu.Unlock()
+			f.p.keyed[e.Peer.Device]++
+		})
+	}
+	return f.Replica.Posted(tx, e, until)
 }
 
 // villageSide is the side of a replica that exists before its mail does.

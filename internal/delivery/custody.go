@@ -165,7 +165,7 @@ func (m *Mail) keep(ctx context.Context, ex replica.Export, holder identity.Devi
 		if err := m.carry(tx, ex, until); err != nil {
 			return err
 		}
-		return m.cfg.Feeds.Posted(tx, ex)
+		return m.cfg.Feeds.Posted(tx, ex, until)
 	})
 	if err != nil {
 		return fmt.Errorf("keeping a receipt: %w", err)

@@ -22,6 +22,8 @@ import (
 const (
 	// oneTimeOfComembers is how many one-time prekeys a device holds that shares only groups: there are many of them.
 	oneTimeOfComembers = 2
+	// grantPause is the shortest time between two mails with nothing but keys to one device.
+	grantPause = 10 * time.Minute
 	// keysRoom bounds the keys in one mail.
 	keysRoom = 4 << 10
 	// maxCarried bounds what is noted of one device.
@@ -58,10 +60,11 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 		p.since, p.failed, p.tries, p.next = time.Time{}, false, 0, time.Time{}
 		return time.Time{}, false
 	}
-	var direct, control, chat bool
+	var direct, control, chat, key bool
 	for _, s := range p.debt {
 		switch {
 		case m.covered(p.peer.Device, s.Feed, s.From, now) >= s.Last:
+			key = key || s.Keyless
 		case !s.Lazy:
 			direct = true
 		case s.Feed.Number == feed.Control:
@@ -70,7 +73,7 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 			chat = true
 		}
 	}
-	if !direct && !control && !chat {
+	if !direct && !control && !chat && !key {
 		p.since = time.Time{}
 	} else if p.since.IsZero() {
 		p.since = now
@@ -91,6 +94,13 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 	if chat {
 		after(l.GroupChat, m.leaving)
 	}
+	if key {
+		pause := l.GroupKeys
+		if p.granted.After(p.since) { // and it is owed all the same: not at once again
+			pause += p.granted.Sub(p.since) + grantPause
+		}
+		after(pause, m.leaving && pause == l.GroupKeys)
+	}
 	lazy = !direct
 	if !p.receipt.IsZero() {
 		pause := l.Receipt
@@ -105,12 +115,21 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 	return at, lazy
 }
 
-// keysOf are the keys that go with an export: of the groups of which something is in it, as many as there is room for.
+// grants are the groups under whose keys something was written that a device may not be able to read. Called with mu held.
+func (p *poster) grants() (out []feed.ConversationID) {
+	for _, s := range p.debt {
+		if s.Keyless {
+			out = append(out, s.Feed.Conversation)
+		}
+	}
+	return out
+}
+
+// keysOf are the keys that go with an export: as many as there is room for.
 func keysOf(ex replica.Export) (keys []*pb.GroupKeys) {
 	size := 0
 	for _, k := range ex.Keys {
-		of := slices.ContainsFunc(ex.Spans, func(s replica.Span) bool { return string(s.Feed.Conversation[:]) == string(k.GetGroup()) })
-		if !of || len(k.Keys) == 0 || len(keys) == identity.MaxMailGroups {
+		if len(k.Keys) == 0 || len(keys) == identity.MaxMailGroups {
 			continue
 		}
 		k := proto.CloneOf(k)

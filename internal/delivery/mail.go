@@ -305,6 +305,7 @@ func (c MailConfig) withDefaults() MailConfig {
 	l.Left = cmp.Or(l.Left, d.Left)
 	l.GroupGrace = cmp.Or(l.GroupGrace, d.GroupGrace)
 	l.GroupChat = cmp.Or(l.GroupChat, d.GroupChat)
+	l.GroupKeys = cmp.Or(l.GroupKeys, d.GroupKeys)
 	l.GroupReceipt = cmp.Or(l.GroupReceipt, d.GroupReceipt)
 	l.Comembers = cmp.Or(l.Comembers, d.Comembers)
 	if c.Now == nil {

@@ -30,8 +30,8 @@ type MailFeeds interface {
 	Export(ctx context.Context, device identity.DeviceID, o replica.ExportOptions) (replica.Export, error)
 	// Import applies what came by mail in one transaction, in which also runs.
 	Import(ctx context.Context, in replica.Mailed, also func(*storage.Tx) error) (replica.Imported, error)
-	// Posted notes that a mailbox holds an export.
-	Posted(tx *storage.Tx, e replica.Export) error
+	// Posted notes that a mailbox holds an export until then.
+	Posted(tx *storage.Tx, e replica.Export, until time.Time) error
 	// Owed lists the devices that lack entries, ReceiptsDue those that lack a receipt; WatchOwed ticks when they changed.
 	Owed() ([]replica.Debt, error)
 	ReceiptsDue() ([]replica.Peer, error)
@@ -152,6 +152,7 @@ type MailLimits struct {
 
 	GroupGrace   time.Duration // how long members have before control entries of a group go by mail
 	GroupChat    time.Duration // how long members and the group's log have before its chat does
+	GroupKeys    time.Duration // how long members have before the key does under which chat lies in the group's log
 	GroupReceipt time.Duration // pause before a receipt of a group goes by mail
 	Comembers    int           // accounts that have an inbox here without being contacts
 }
@@ -172,6 +173,7 @@ func DefaultMailLimits() MailLimits {
 
 		GroupGrace:   8 * time.Second,
 		GroupChat:    25 * time.Second,
+		GroupKeys:    40 * time.Second,
 		GroupReceipt: time.Minute,
 		Comembers:    64,
 	}

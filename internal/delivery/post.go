@@ -47,6 +47,7 @@ type poster struct {
 	lazy    bool // busy for the sake of groups
 	tries   int
 	next    time.Time
+	granted time.Time // when all keys that it may lack last went out, as far as there were any
 }
 
 // Failed hears that a device could not be reached directly: it is posted to without waiting. Wire it to Config.OnFailed.
@@ -179,17 +180,17 @@ func (m *Mail) start(ctx context.Context, wg *sync.WaitGroup, now time.Time) (ne
 		m.posting++
 		m.lazyPosts += t.lazy
 		t.p.busy, t.p.lazy = true, t.lazy == 1
-		peer, newcomer := t.p.peer, t.p.newcomer()
+		peer, o := t.p.peer, replica.ExportOptions{MaxBytes: exportRoom, Control: t.p.newcomer(), Grant: t.p.grants()}
 		wg.Go(func() {
-			err := m.post(ctx, peer, newcomer, wg)
-			m.posted(t.p, err)
+			err := m.post(ctx, peer, o, wg)
+			m.posted(t.p, err, len(o.Grant) > 0)
 		})
 	}
 	return next
 }
 
 // posted plans the next try.
-func (m *Mail) posted(p *poster, err error) {
+func (m *Mail) posted(p *poster, err error, granted bool) {
 	now := m.cfg.Now()
 	m.mu.Lock()
 	m.posting--
@@ -205,6 +206,9 @@ func (m *Mail) posted(p *poster, err error) {
 		p.next = now.Add(jitter(min(l.Retry<<min(p.tries, 12), l.RetryCap)))
 		p.tries++
 	}
+	if granted && (err == nil || errors.Is(err, errNoRoad)) {
+		p.granted = now
+	}
 	m.stalePosts = true
 	device := p.peer.Device
 	m.mu.Unlock()
@@ -216,7 +220,7 @@ func (m *Mail) posted(p *poster, err error) {
 
 // post leaves what a device lacks in its mailboxes. One that fails is nothing but a road that did not work: the entries stay
 // pending and are tried again, here or directly.
-func (m *Mail) post(ctx context.Context, peer replica.Peer, newcomer bool, wg *sync.WaitGroup) error {
+func (m *Mail) post(ctx context.Context, peer replica.Peer, o replica.ExportOptions, wg *sync.WaitGroup) error {
 	for range postsInRow {
 		if m.cfg.Feeds.Connected(peer.Device) {
 			return nil
@@ -226,11 +230,12 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, newcomer bool, wg *s
 		if err != nil {
 			return err
 		}
-		ex, err := m.export(ctx, peer.Device, newcomer)
+		ex, err := m.export(ctx, peer.Device, o)
 		if err != nil || ex.Empty() {
 			return err
 		}
-		if len(ex.Runs) == 0 && r.work > 0 && !m.takesMailOf(peer.Account) {
+		ex.Keys = keysOf(ex)
+		if len(ex.Runs) == 0 && len(ex.Keys) == 0 && r.work > 0 && !m.takesMailOf(peer.Account) {
 			return nil // a receipt alone is not worth a stranger's place
 		}
 		if err := m.pickKey(ctx, peer.Device, &r); err != nil {
@@ -250,8 +255,8 @@ func (m *Mail) post(ctx context.Context, peer replica.Peer, newcomer bool, wg *s
 	return nil
 }
 
-// export gathers what no mailbox holds; for a newcomer also what others wrote about who is in its groups.
-func (m *Mail) export(ctx context.Context, dev identity.DeviceID, newcomer bool) (replica.Export, error) {
+// export gathers what no mailbox holds.
+func (m *Mail) export(ctx context.Context, dev identity.DeviceID, o replica.ExportOptions) (replica.Export, error) {
 	acked := func(id feed.FeedID) (n uint64) {
 		err := m.cfg.DB.View(func(tx *storage.Tx) (err error) {
 			n, err = m.cfg.Feeds.Acked(tx, id, dev)
@@ -281,9 +286,8 @@ func (m *Mail) export(ctx context.Context, dev identity.DeviceID, newcomer bool)
 		skips[id] = m.covered(dev, id, from, now)
 		m.mu.Unlock()
 	}
-	return m.cfg.Feeds.Export(ctx, dev, replica.ExportOptions{
-		Skip: func(id feed.FeedID) uint64 { return skips[id] }, MaxBytes: exportRoom, Control: newcomer,
-	})
+	o.Skip = func(id feed.FeedID) uint64 { return skips[id] }
+	return m.cfg.Feeds.Export(ctx, dev, o)
 }
 
 // way is how a device's mail is sealed and where it is left.
@@ -384,7 +388,7 @@ func (m *Mail) seal(ctx context.Context, ex replica.Export, w way) ([]byte, erro
 	}
 	mail := identity.Mail{
 		Certificate: m.cfg.Certificate, Recipient: ex.Peer.Device, Time: m.cfg.Now(), Runs: ex.Runs, Receipts: ex.Receipts, Offer: offer,
-		Token: ex.Token, Work: ex.Work, Keys: keysOf(ex),
+		Token: ex.Token, Work: ex.Work, Keys: ex.Keys,
 	}
 	if rec, ok := m.cfg.Records.Record(m.cfg.Account); ok {
 		mail.AccountRecord = rec

@@ -3,6 +3,7 @@ package messenger
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,7 +34,7 @@ func (s *side) mail(to *side) pb.Code {
 					return err
 				}
 			}
-			return s.rep.Posted(tx, out)
+			return s.rep.Posted(tx, out, time.Now().Add(time.Hour))
 		}))
 		record, _ := s.book.Record(s.p.account)
 		for range 2 { // an item may come twice

@@ -190,6 +190,7 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 	}
 	now := r.cfg.Now()
 	var list []Debt
+	keys := keyDebts{r: r, tx: tx, conv: conv}
 	for _, account := range append([]identity.AccountID{r.cfg.Account}, readers...) {
 		if rec, ok := r.cfg.Records.Record(account); ok && rec.Expired(now) {
 			continue
@@ -211,7 +212,11 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 				first, last, ok := sc.window.clip(f.id, f.st)
 				if from := max(f.acked[device]+1, first); ok && from <= last {
 					debt.Entries += last - from + 1
-					debt.Feeds = append(debt.Feeds, Span{Feed: f.id, From: from, Last: last, Lazy: sc.lazy})
+					span := Span{Feed: f.id, From: from, Last: last, Lazy: sc.lazy}
+					if span.Keyless, err = keys.owed(debt.Peer, span, f.acked[device]); err != nil {
+						return nil, err
+					}
+					debt.Feeds = append(debt.Feeds, span)
 				}
 			}
 			if debt.Entries > 0 {
@@ -220,6 +225,34 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 		}
 	}
 	return list, nil
+}
+
+// keyDebts finds out, in one transaction and of one conversation, who is to be mailed the key under which this device writes. It
+// is a debt of its own: what is written may lie in the group's log, where whoever lacks the key does not find it.
+type keyDebts struct {
+	r     *Replica
+	tx    *storage.Tx
+	conv  feed.ConversationID
+	asked bool
+	what  Lacking
+}
+
+// owed tells whether a device that lacks a span is to be mailed the key; acked is up to where it has that feed.
+func (k *keyDebts) owed(p Peer, span Span, acked uint64) (bool, error) {
+	if !span.Lazy || span.Feed.Number != feed.Chat || span.Feed.Device != k.r.self || k.r.cfg.Keys == nil {
+		return false, nil
+	}
+	if !k.asked {
+		var err error
+		if k.what, err = k.r.cfg.Keys.Lacking(k.tx, k.conv); err != nil {
+			return false, fmt.Errorf("asking who lacks a key: %w", err)
+		}
+		k.asked = true
+	}
+	if !k.what.Mails || k.what.Key == nil {
+		return false, nil
+	}
+	return k.what.Key(p, acked)
 }
 
 // ownFeed is a feed of this device and who acknowledged how much of it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,6 +22,7 @@ type Span struct {
 	Feed       feed.FeedID
 	From, Last uint64
 	Lazy       bool // the conversation is a group
+	Keyless    bool // of Debt: this device is to mail the key under which it writes there, for the other one may lack it
 }
 
 // ExportOptions bounds an export.
@@ -31,6 +33,8 @@ type ExportOptions struct {
 	MaxBytes int
 	// Control adds the control entries that others wrote in groups, so that a newcomer can begin with a mail alone.
 	Control bool
+	// Grant names groups of whose chat nothing is to be exported, but the key under which it was written if the device may lack it.
+	Grant []feed.ConversationID
 }
 
 // DefaultExportBytes leaves room in a mail for what goes with runs.
@@ -43,7 +47,7 @@ type Export struct {
 	Spans    []Span          // what the runs hold, in the same order
 	Receipts [][]byte        // signed receipts of this device that the other one may lack
 	Carried  []Span          // of Spans, those with the entries of others
-	Keys     []*pb.GroupKeys // of groups that both are in, from Config.Keys; only beside control entries of groups
+	Keys     []*pb.GroupKeys // of groups that both are in, from Config.Keys: beside control entries, and where the device may lack them
 	Knock    bool            // the first exchange with an account that has not answered: Token or Work is set
 	Token    []byte
 	Work     []byte
@@ -59,7 +63,7 @@ type postedReceipt struct {
 }
 
 // Empty says that there is nothing to send.
-func (e Export) Empty() bool { return len(e.Runs) == 0 && len(e.Receipts) == 0 }
+func (e Export) Empty() bool { return len(e.Runs) == 0 && len(e.Receipts) == 0 && len(e.Keys) == 0 }
 
 // Export collects what a device lacks of this device's own feeds, oldest first and as far as Members let its account
 // read it, and the receipts that it may lack. Before it returns it is durable that the entries were offered (R1): they
@@ -107,14 +111,25 @@ func (r *Replica) Export(ctx context.Context, device identity.DeviceID, o Export
 	return x.out, nil
 }
 
-// keys adds the keys of groups. They alone are no reason for a mail.
+// keys adds the keys of groups of which acts go along, and of those under whose keys was written what the device may not be able
+// to read. The latter alone are a reason for a mail.
 func (x *exporter) keys() error {
-	acts := slices.ContainsFunc(x.out.Spans, func(s Span) bool { return s.Lazy && s.Feed.Number == feed.Control })
-	if x.r.cfg.Keys == nil || !acts || x.out.Knock {
+	of := slices.Clone(x.lacking)
+	for _, s := range x.out.Spans {
+		if s.Lazy && s.Feed.Number == feed.Control {
+			of = append(of, s.Feed.Conversation)
+		}
+	}
+	if x.r.cfg.Keys == nil || len(of) == 0 || x.out.Knock {
 		return nil
 	}
-	return x.r.view(func(tx *storage.Tx) (err error) {
-		x.out.Keys, err = x.r.cfg.Keys.KeysFor(tx, x.to)
+	return x.r.view(func(tx *storage.Tx) error {
+		all, err := x.r.cfg.Keys.KeysFor(tx, x.to)
+		for _, k := range all {
+			if len(k.GetGroup()) == 32 && slices.Contains(of, feed.ConversationID(k.Group)) {
+				x.out.Keys = append(x.out.Keys, k)
+			}
+		}
 		return err
 	})
 }
@@ -150,6 +165,8 @@ type exporter struct {
 	first feed.EntryID // of the first run
 	size  int
 	fresh bool // something of it was never offered before
+
+	lacking []feed.ConversationID // groups whose key goes along because the device may lack it
 }
 
 // due is a conversation of which something is to be sent.
@@ -165,7 +182,13 @@ type dueFeed struct {
 	st    feedState
 	from  uint64
 	begun uint64 // clock of the entry with that number
+	upto  uint64 // nothing needs to go beyond this number; 0: everything does
 	lazy  bool
+}
+
+// ends is the rule for where a run ends before the limits.
+func (f dueFeed) ends(run []feed.Entry, next *feed.Entry) bool {
+	return feed.Ends(run, next) || f.upto > 0 && next.Seq > f.upto
 }
 
 // flush makes the receipts for the account that are not made yet: no better moment may come.
@@ -185,7 +208,7 @@ func (x *exporter) flush(ctx context.Context) error {
 
 // collect works the export out. It begins anew each time, for a transaction may be run again.
 func (x *exporter) collect(tx *storage.Tx) error {
-	x.out, x.size, x.fresh = Export{Peer: x.to}, 0, false
+	x.out, x.size, x.fresh, x.lacking = Export{Peer: x.to}, 0, false, nil
 	convs, err := x.r.cfg.Members.Shared(tx, x.to.Account)
 	if err != nil {
 		return fmt.Errorf("asking who shares what: %w", err)
@@ -237,7 +260,7 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 		return d, err
 	}
 	add := func(id feed.FeedID, st feedState) error {
-		f, e, err := x.dueFeed(tx, sc, id, st)
+		f, e, err := x.dueFeed(tx, sc, id, st, 1)
 		if err != nil || f.from == 0 {
 			return err
 		}
@@ -260,6 +283,11 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 			return d, err
 		}
 	}
+	if sc.lazy {
+		if err := x.grant(tx, sc, &d); err != nil {
+			return d, err
+		}
+	}
 	if sc.lazy && x.o.Control {
 		err := scanFeeds(tx, convFeedsPrefix(conv), func(id feed.FeedID, st feedState) (bool, error) {
 			if id.Number != feed.Control || id.Device == x.r.self || id.Device == x.to.Device {
@@ -271,6 +299,8 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 		if err != nil {
 			return d, err
 		}
+	}
+	if sc.lazy {
 		slices.SortStableFunc(d.feeds, func(a, b dueFeed) int {
 			return cmp.Or(cmp.Compare(a.id.Number, b.id.Number), cmp.Compare(a.begun, b.begun))
 		})
@@ -283,8 +313,55 @@ func (x *exporter) due(tx *storage.Tx, conv feed.ConversationID) (due, error) {
 	return d, err
 }
 
-// dueFeed says from where on a feed is to be sent, and what its first entry there is; from 0: nothing of it.
-func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedState) (f dueFeed, e feed.Entry, err error) {
+// grant adds to what is to be sent of a group what others wrote and the device may lack to read what this one writes there, and
+// notes that the keys go along: whoever wrote it may never be there again to say it.
+func (x *exporter) grant(tx *storage.Tx, sc scope, d *due) error {
+	if x.r.cfg.Keys == nil || len(d.feeds) == 0 && !slices.Contains(x.o.Grant, d.conv) {
+		return nil
+	}
+	what, err := x.r.cfg.Keys.Lacking(tx, d.conv)
+	if err != nil || what.Key == nil || len(d.feeds) == 0 && !what.Mails {
+		return err
+	}
+	st, _, err := loadFeed(tx, x.r.OwnFeed(d.conv, feed.Chat))
+	if err != nil {
+		return err
+	}
+	acked, err := loadAcked(tx, st.local, x.to.Device)
+	if err != nil {
+		return err
+	}
+	if lacks, err := what.Key(x.to, acked); !lacks || err != nil {
+		return err
+	}
+	x.lacking = append(x.lacking, d.conv)
+	if x.o.Control {
+		return nil // they all go
+	}
+	acts, err := what.Acts(x.to, acked)
+	for _, s := range acts {
+		st, ok, err := loadFeed(tx, s.Feed)
+		if err != nil {
+			return err
+		}
+		if !ok || s.Feed.Device == x.r.self || s.Feed.Device == x.to.Device {
+			continue
+		}
+		f, e, err := x.dueFeed(tx, sc, s.Feed, st, s.From)
+		if err != nil {
+			return err
+		}
+		if f.from > 0 && f.from <= s.Last {
+			f.begun, f.upto = e.Clock, s.Last
+			d.feeds = append(d.feeds, f)
+		}
+	}
+	return err
+}
+
+// dueFeed says from where on, but not below a number, a feed is to be sent, and what its first entry there is; from 0: nothing
+// of it.
+func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedState, least uint64) (f dueFeed, e feed.Entry, err error) {
 	st, ok := x.r.uptoFork(tx, id, st)
 	if !ok {
 		return f, e, nil
@@ -294,7 +371,7 @@ func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedStat
 		return f, e, err
 	}
 	first, last, ok := sc.window.clip(id, st)
-	from := max(acked+1, first)
+	from := max(acked+1, first, least)
 	if x.o.Skip != nil {
 		from = max(from, x.o.Skip(id)+1)
 	}
@@ -336,8 +413,8 @@ const exportOverhead = 4
 // runs adds runs of a feed until its end or the bound.
 func (x *exporter) runs(tx *storage.Tx, f dueFeed) (more bool, err error) {
 	own := f.id.Device == x.r.self
-	for from := f.from; from <= f.st.last; {
-		entries, signature, err := x.r.readRun(tx, f.id, f.st, from)
+	for from := f.from; from <= f.st.last && (f.upto == 0 || from <= f.upto); {
+		entries, signature, err := x.r.readWhole(tx, f.id, f.st, from, f.ends)
 		if err != nil || len(entries) == 0 {
 			return err == nil, err
 		}
@@ -433,9 +510,20 @@ func receiptSeq(tx *storage.Tx, name receiptName) (uint64, error) {
 	return rec.GetSeq(), err
 }
 
-// Posted notes that somebody who is trusted to hand it over holds an export, so that its receipts are not exported
-// again. Entries need no note: ExportOptions.Skip says where they are.
-func (r *Replica) Posted(tx *storage.Tx, e Export) error {
+// Posted notes that somebody who is trusted to hand it over holds an export until then, so that its receipts and keys are not
+// exported again. Entries need no note: ExportOptions.Skip says where they are.
+func (r *Replica) Posted(tx *storage.Tx, e Export, until time.Time) error {
+	// Of what did not all fit, acts may be missing upon which the keys stand: they go once more with the last of it.
+	if len(e.Keys) > 0 && !e.More && r.cfg.Keys != nil {
+		if err := r.cfg.Keys.MailedKeys(tx, e.Peer, e.Keys, until); err != nil {
+			return fmt.Errorf("noting that keys are on their way: %w", err)
+		}
+		tx.OnCommit(func() {
+			for _, k := range e.Keys {
+				r.debts.mark(feed.ConversationID(k.Group))
+			}
+		})
+	}
 	for _, p := range e.posted {
 		if err := r.savePosted(tx, p, e.Peer.Device); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,6 +34,8 @@ type groupView struct {
 	members map[identity.AccountID]*groupMember
 	keys    []*pb.GroupKeys // what it hands over
 	took    []*pb.GroupKeys
+	lacking replica.Lacking // what Lacking answers
+	mailed  []*pb.GroupKeys // what a mailbox took
 }
 
 type groupMember struct {
@@ -299,6 +302,19 @@ func (k toyKeys) BranchesFor(_ *storage.Tx, p replica.Peer) ([]*pb.GroupKeys, er
 		return nil, nil
 	}
 	return k.some(true), nil
+}
+
+func (k toyKeys) Lacking(*storage.Tx, feed.ConversationID) (replica.Lacking, error) {
+	k.v.mu.Lock()
+	defer k.v.mu.Unlock()
+	return k.v.lacking, nil
+}
+
+func (k toyKeys) MailedKeys(_ *storage.Tx, _ replica.Peer, keys []*pb.GroupKeys, _ time.Time) error {
+	k.v.mu.Lock()
+	defer k.v.mu.Unlock()
+	k.v.mailed = append(k.v.mailed, keys...)
+	return nil
 }
 
 func (k toyKeys) some(branches bool) []*pb.GroupKeys {

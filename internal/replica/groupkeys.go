@@ -30,6 +30,22 @@ type Keys interface {
 	// TookKeys takes what a device that shares the group tells. The session reads nothing more until it returns; an
 	// error that is ErrProtocol ends it.
 	TookKeys(ctx context.Context, p Peer, k *pb.GroupKeys) error
+	// Lacking says which devices lack what it takes to read what this device writes in a group. It must be cheap.
+	Lacking(tx *storage.Tx, conv feed.ConversationID) (Lacking, error)
+	// MailedKeys notes, in the transaction in which the mailbox's receipt is kept, that keys wait for a device until then.
+	MailedKeys(tx *storage.Tx, p Peer, keys []*pb.GroupKeys, until time.Time) error
+}
+
+// Lacking is what devices are not known to hold of the epoch that this device last wrote under in a group. The zero value: they
+// lack nothing, or this device has nothing to give. Its functions may be called inside the transaction alone.
+type Lacking struct {
+	// Mails says that it is for this device to mail the key also to those to whom no other mail goes.
+	Mails bool
+	// Key tells whether a device may have the key and is not known to hold it; acked is up to where it acknowledged the own chat
+	// feed. nil: none does.
+	Key func(p Peer, acked uint64) (bool, error)
+	// Acts lists control entries of others upon which the epoch stands and that the device is not known to hold.
+	Acts func(p Peer, acked uint64) ([]Span, error)
 }
 
 // Keys come when a session begins, for each group, and when an epoch does. Each may cost its receiver a commit.
@@ -61,6 +77,7 @@ func newKeysLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(keysPaus
 
 // PushKeys asks Keys anew what those may have who share a conversation, in every session that has it open.
 func (r *Replica) PushKeys(conv feed.ConversationID) {
+	r.debts.mark(conv) // a key may be mailed now that could not before
 	for _, s := range r.streams.having(conv) {
 		s.mu.Lock()
 		s.keysLocked()

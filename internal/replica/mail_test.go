@@ -61,7 +61,7 @@ func (s *side) post(to *side, o ExportOptions) (mails int) {
 			sent[span.Feed] = span.Last
 		}
 		to.receive(s.mailed(e))
-		if err := s.db.Update(context.Background(), func(tx *storage.Tx) error { return s.rep.Posted(tx, e) }); err != nil {
+		if err := s.db.Update(context.Background(), func(tx *storage.Tx) error { return s.rep.Posted(tx, e, time.Now().Add(time.Hour)) }); err != nil {
 			s.t.Fatal(err)
 		}
 		if mails > 100 {
