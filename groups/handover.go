@@ -293,6 +293,9 @@ func (g *Groups) MailedKeys(tx *storage.Tx, p replica.Peer, keys []*pb.GroupKeys
 				continue
 			}
 			err := changeKeyNote(tx, conv, p.Device, func(t *keyNote) bool {
+				if t.mailed == w.epoch && t.until.After(until) {
+					return false // another mailbox keeps it for longer
+				}
 				t.mailed, t.until = w.epoch, until
 				return true
 			})

@@ -22,8 +22,10 @@ import (
 const (
 	// oneTimeOfComembers is how many one-time prekeys a device holds that shares only groups: there are many of them.
 	oneTimeOfComembers = 2
-	// grantPause is the shortest time between two mails with nothing but keys to one device.
-	grantPause = 10 * time.Minute
+	// grantPause is the shortest time between two mails with nothing but keys to one device. It doubles up to grantDoubled times
+	// while a device's mailboxes take nothing, which may be for good and costs work each time; the first grantTries are not counted.
+	grantPause               = 10 * time.Minute
+	grantDoubled, grantTries = 5, 6
 	// keysRoom bounds the keys in one mail.
 	keysRoom = 4 << 10
 	// maxCarried bounds what is noted of one device.
@@ -95,11 +97,7 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 		after(l.GroupChat, m.leaving)
 	}
 	if key {
-		pause := l.GroupKeys
-		if p.granted.After(p.since) { // and it is owed all the same: not at once again
-			pause += p.granted.Sub(p.since) + grantPause
-		}
-		after(pause, m.leaving && pause == l.GroupKeys)
+		after(max(l.GroupKeys, p.granting.Sub(p.since)), m.leaving && !p.granting.After(now))
 	}
 	lazy = !direct
 	if !p.receipt.IsZero() {
@@ -113,6 +111,17 @@ func (m *Mail) due(p *poster, now time.Time) (at time.Time, lazy bool) {
 		at = p.next
 	}
 	return at, lazy
+}
+
+// granted notes what became of a mail in which there were to be all keys that a device may lack. What goes as mail besides does not
+// wait for the next. Called with mu held.
+func (p *poster) granted(err error, now time.Time) {
+	switch beyond := p.tries - grantTries; {
+	case err == nil:
+		p.granting = now.Add(grantPause)
+	case beyond >= 0 || errors.Is(err, errNoRoad):
+		p.granting = now.Add(grantPause << min(max(beyond, 0), grantDoubled))
+	}
 }
 
 // grants are the groups under whose keys something was written that a device may not be able to read. Called with mu held.

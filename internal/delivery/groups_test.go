@@ -102,3 +102,62 @@ func TestKeysOfAMail(t *testing.T) {
 		}
 	}
 }
+
+// A key that is owed beside what the group's log holds waits for the direct road, and is not sent again and again.
+func TestKeyDebtIsPatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 2)
+		r := c.resident("r", 1)
+		r.up()
+		m, now := r.mail, time.Now()
+		id := feed.FeedID{Conversation: feed.ConversationID{1}, Number: feed.Chat, Device: r.key.ID()}
+		p := &poster{peer: replica.Peer{Account: accountOf("a").ID(), Device: identity.DeviceID{1}}}
+		due := func() time.Duration {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			at, lazy := m.due(p, now)
+			if at.IsZero() {
+				return 0
+			}
+			if !lazy {
+				t.Error("it is for the sake of a group")
+			}
+			return at.Sub(now)
+		}
+		m.mu.Lock()
+		m.ledger.put(holding{feed: id, from: 1, last: 1, until: now.Add(24 * time.Hour)})
+		m.mu.Unlock()
+		p.debt = []replica.Span{{Feed: id, From: 1, Last: 1, Lazy: true}}
+		if d := due(); d != 0 || p.grants() != nil {
+			t.Errorf("what lies in the log is due in %v", d)
+		}
+		p.debt[0].Keyless = true
+		if d := due(); d != m.cfg.Limits.GroupKeys || len(p.grants()) != 1 {
+			t.Errorf("a key is due in %v", d)
+		}
+		now = now.Add(time.Minute)
+		p.granted(nil, now)
+		if d := due(); d != grantPause {
+			t.Errorf("after a mail it is due in %v", d)
+		}
+		p.granting = time.Time{}
+		var pauses []time.Duration
+		for p.tries = 1; p.tries < 20; p.tries++ {
+			p.granted(errors.New("full"), now)
+			pauses = append(pauses, max(due(), 0))
+		}
+		if pauses[0] != 0 || pauses[4] != 0 || pauses[5] != grantPause || pauses[6] != 2*grantPause || pauses[18] != 32*grantPause {
+			t.Errorf("pauses while it fails: %v", pauses)
+		}
+		m.mu.Lock()
+		m.leaving = true
+		m.mu.Unlock()
+		if d := due(); d != 32*grantPause {
+			t.Errorf("at the end what failed is due in %v", d)
+		}
+		p.granting = time.Time{}
+		if d := due(); d > 0 {
+			t.Errorf("at the end it is due in %v", d)
+		}
+	})
+}

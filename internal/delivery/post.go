@@ -37,17 +37,17 @@ var errNoRoad = errors.New("device takes no mail that is known of")
 
 // poster is one device that something is owed to. mu of Mail guards it.
 type poster struct {
-	peer    replica.Peer
-	debt    []replica.Span // what it lacks
-	receipt time.Time      // since when it lacks a receipt; zero: it does not
-	later   bool           // of groups alone
-	since   time.Time      // since when it is owed something and is not connected
-	failed  bool           // the direct road was tried since, in vain
-	busy    bool
-	lazy    bool // busy for the sake of groups
-	tries   int
-	next    time.Time
-	granted time.Time // when all keys that it may lack last went out, as far as there were any
+	peer     replica.Peer
+	debt     []replica.Span // what it lacks
+	receipt  time.Time      // since when it lacks a receipt; zero: it does not
+	later    bool           // of groups alone
+	since    time.Time      // since when it is owed something and is not connected
+	failed   bool           // the direct road was tried since, in vain
+	busy     bool
+	lazy     bool // busy for the sake of groups
+	tries    int
+	next     time.Time
+	granting time.Time // keys alone are not mailed before
 }
 
 // Failed hears that a device could not be reached directly: it is posted to without waiting. Wire it to Config.OnFailed.
@@ -206,8 +206,8 @@ func (m *Mail) posted(p *poster, err error, granted bool) {
 		p.next = now.Add(jitter(min(l.Retry<<min(p.tries, 12), l.RetryCap)))
 		p.tries++
 	}
-	if granted && (err == nil || errors.Is(err, errNoRoad)) {
-		p.granted = now
+	if granted {
+		p.granted(err, now)
 	}
 	m.stalePosts = true
 	device := p.peer.Device
