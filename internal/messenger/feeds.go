@@ -162,9 +162,9 @@ func (f *feedRow) skip(from, to uint64) bool {
 	return true
 }
 
-// retreat forgets own entries from a number on: they stand nowhere any more.
+// retreat forgets entries from a number on: they stand nowhere any more, and others may come in their place.
 func (f *feedRow) retreat(from uint64) {
-	f.last = min(f.last, from-1)
+	f.last, f.read = min(f.last, from-1), min(f.read, from-1)
 	f.cancelled = slices.DeleteFunc(f.cancelled, func(n uint64) bool { return n >= from })
 	for _, list := range []*[]span{&f.notTaken, &f.kept} {
 		*list = slices.DeleteFunc(*list, func(s span) bool { return s.from >= from })

@@ -72,19 +72,6 @@ func (m *Messenger) Replaced(tx *storage.Tx, gone []feed.Entry) error {
 	return m.sayAgain(tx, gone)
 }
 
-// Dropped hears from the replica that what was replaced of a feed is not held any more, from a number on.
-func (m *Messenger) Dropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
-	row, ok, err := m.feeds.get(tx, id)
-	if err != nil || !ok {
-		return err
-	}
-	if err := m.arrivals.drop(tx, row.local, from, row.last); err != nil {
-		return err
-	}
-	row.retreat(from)
-	return m.feeds.put(tx, row)
-}
-
 // sayAgain writes what entries of one feed said, with their times, unless it did before. Texts that may not be written there any
 // more go to the owner's notes.
 func (m *Messenger) sayAgain(tx *storage.Tx, entries []feed.Entry) error {

@@ -205,7 +205,8 @@ type Config struct {
 	// OnReplaced is told, inside the transaction, of entries under a former key that nobody had and that are void, because others
 	// hold something else under their numbers (R3): in order, in parts, and it may be told of one again. nil: nobody is told.
 	OnReplaced func(tx *storage.Tx, entries []feed.Entry) error
-	// OnDropped is told, inside the transaction, that what was void of a feed is gone from a number on. nil: nobody is told.
+	// OnDropped is told, inside the transaction, that what was void of a feed, or contradicts what came before it, is gone from a number
+	// on: it is held for as long as the call lasts. Other entries may come under the same numbers. nil: nobody is told.
 	OnDropped func(tx *storage.Tx, id feed.FeedID, from uint64) error
 }
 

@@ -346,7 +346,7 @@ func (r *Replica) write(tx *storage.Tx, st *feedState, run feed.Run, detached bo
 func (r *Replica) attach(tx *storage.Tx, id feed.FeedID, st *feedState) error {
 	end, passed := *st, uint32(0)
 	next := st.tip()
-	contradicts := false
+	contradicts := uint64(0)
 	err := scanStored(tx, st.local, st.last+1, 0, func(seq uint64, s stored) (bool, error) {
 		if seq != next.Seq+1 {
 			return false, nil
@@ -356,7 +356,7 @@ func (r *Replica) attach(tx *storage.Tx, id feed.FeedID, st *feedState) error {
 			return false, err
 		}
 		if e.Prev != next.Hash || next.Clock != 0 && e.Clock <= next.Clock {
-			contradicts = true
+			contradicts = seq
 			return false, nil
 		}
 		if !e.HasBody() {
@@ -374,20 +374,34 @@ func (r *Replica) attach(tx *storage.Tx, id feed.FeedID, st *feedState) error {
 		return true, nil
 	})
 	*st = end
-	if err != nil || !contradicts {
+	if err != nil || contradicts == 0 {
 		return err
 	}
-	return r.dropAhead(tx, id, st)
+	return r.dropAhead(tx, id, st, contradicts)
 }
 
-// dropAhead forgets what stands ahead of a gap: it was signed by the author, and so was what filled the gap, but the
-// one does not follow the other. No two headers with one number are at hand, so nothing can be proved to others; the
-// feed goes on with the branch that is whole.
-func (r *Replica) dropAhead(tx *storage.Tx, id feed.FeedID, st *feedState) error {
-	r.log.Warn("dropping entries that contradict their feed", "device", id.Device.Short(), "after", st.last)
-	err := deleteAbove(tx, st.local, st.last)
-	st.ahead = 0
-	return err
+// dropAhead forgets what stands from a number on, up to which there is no gap any more: it was signed by the author, and so was
+// what filled the gap, but the one does not follow the other. No two headers with one number are at hand, so nothing can be
+// proved to others; the feed goes on with the branch that is whole. What lies between the end of the feed and that number
+// belongs to it: under a former key it may be what nobody else has.
+func (r *Replica) dropAhead(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64) error {
+	r.log.Warn("dropping entries that contradict their feed", "device", id.Device.Short(), "from", from)
+	if err := r.tellDropped(tx, id, from); err != nil {
+		return err
+	}
+	st.ahead = uint32(from - 1 - st.last)
+	return deleteAbove(tx, st.local, from-1)
+}
+
+// tellDropped tells of entries that are about to be gone.
+func (r *Replica) tellDropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
+	if r.cfg.OnDropped == nil {
+		return nil
+	}
+	if err := r.cfg.OnDropped(tx, id, from); err != nil {
+		return fmt.Errorf("telling of entries that are gone: %w", err)
+	}
+	return nil
 }
 
 // seen notes clock and time of what came in.

@@ -107,7 +107,7 @@ func (r *Replica) raiseFloor(tx *storage.Tx, id feed.FeedID, h feed.Head, clock 
 		return err
 	}
 	if st.ahead > 0 {
-		if err := r.dropAhead(tx, id, &st); err != nil {
+		if err := r.dropAhead(tx, id, &st, st.last+1); err != nil {
 			return err
 		}
 	}

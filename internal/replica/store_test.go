@@ -210,6 +210,46 @@ func TestEntriesAheadOfAGap(t *testing.T) {
 	})
 }
 
+// TestDroppedBranchIsTold: whoever was told of entries that stand ahead of a gap is told when they go, because what filled the gap is of another
+// branch or the feed begins behind them by now. A device that forks its feed over and over leaves no trace of that.
+func TestDroppedBranchIsTold(t *testing.T) {
+	pa, o := newPerson(t, 0), newPerson(t, 1)
+	var dropped []uint64
+	var held int
+	var s *side
+	s = newSide(t, pa, nil, func(c *Config) {
+		c.OnDropped = func(tx *storage.Tx, id feed.FeedID, from uint64) error {
+			dropped, held = append(dropped, from), 0
+			return s.rep.Entries(tx, id, from, 0, func(feed.Entry) (bool, error) {
+				held++
+				return true, nil
+			})
+		}
+	}, o)
+	left, right := newAuthor(o, s.person), newAuthor(o, s.person)
+	left.write(t, "1")
+	right.tip, right.all = left.tip, slices.Clone(left.all)
+	left.write(t, "2", "3", "4")
+	right.write(t, "TWO", "THREE", "FOUR", "FIVE")
+	for _, run := range []*pb.Run{left.run(1, 1), left.run(3, 4), right.run(2, 2)} {
+		if err := s.take(o.peer(), run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(dropped, []uint64{3}) || held != 2 {
+		t.Errorf("told of what is gone from %v on, %d entries", dropped, held)
+	}
+	if err := s.take(o.peer(), right.run(4, 4)); err != nil {
+		t.Fatal(err)
+	}
+	s.change(func(tx *storage.Tx) error {
+		return s.rep.raiseFloor(tx, left.feed(), feed.Head{Number: feed.Chat, Account: o.account(), Device: o.device(), Last: 5, Hash: right.all[4].ID}, 0)
+	})
+	if !slices.Equal(dropped, []uint64{3, 3}) || held != 1 {
+		t.Errorf("told of what is gone from %v on, %d entries", dropped, held)
+	}
+}
+
 // Where a feed ends is known only of a chain without a gap: who reads histories looks no further then.
 func TestFeedEnds(t *testing.T) {
 	s, o := storeSide(t)

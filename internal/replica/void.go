@@ -139,22 +139,16 @@ func (r *Replica) dropVoid(tx *storage.Tx, id feed.FeedID, st *feedState, above 
 		return true, nil
 	})
 	if err == nil {
+		err = r.tellDropped(tx, id, above+1)
+	}
+	if err == nil {
 		err = deleteAbove(tx, st.local, above)
 	}
 	if err != nil {
 		return err
 	}
 	st.ahead -= min(st.ahead, all)
-	if err := saveFeed(tx, id, st); err != nil {
-		return err
-	}
-	if r.cfg.OnDropped == nil {
-		return nil
-	}
-	if err := r.cfg.OnDropped(tx, id, above+1); err != nil {
-		return fmt.Errorf("telling of entries that are gone: %w", err)
-	}
-	return nil
+	return saveFeed(tx, id, st)
 }
 
 // voidStep does the next step with a void tail and says whether there are more.
