@@ -2,7 +2,6 @@ package replica
 
 import (
 	"hima/internal/feed"
-	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
@@ -32,9 +31,7 @@ func (r *Replica) conflictAhead(tx *storage.Tx, in arrived, id feed.FeedID, st *
 		}
 		run, err := r.runAhead(tx, *st, e.Seq, e.Seq)
 		if err == nil && run == nil && r.former.keys[id.Device] {
-			// What is not done at once takes a moment. Whoever is refused comes again when heads are told anew.
-			done, err := r.replaceUnsettled(tx, id, st, e.Seq)
-			return outcome{code: pb.Code_CODE_FULL, from: e.Seq}, !done, err
+			return r.contradicted(tx, in, id, st, e)
 		}
 		if run == nil || err != nil {
 			return outcome{}, false, err

@@ -106,6 +106,9 @@ func (r *Replica) apply(tx *storage.Tx, in arrived) (outcome, error) {
 	if out, found, err := r.conflictAhead(tx, in, id, &st); found || err != nil {
 		return out, err
 	}
+	if out, busy, err := r.replacing(tx, in.run); busy || err != nil {
+		return out, err
+	}
 	if !detached {
 		holes, err := r.hasHole(tx, in.peer, fresh)
 		if err != nil {

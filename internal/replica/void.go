@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"hima/internal/feed"
+	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
 // What others hold something else in the place of is void, and is said again under the new key (R3). It may be what was written in
 // months, while a transaction takes about a megabyte. So a short tail is replaced at once, together with the run that shows what is
 // there instead. Of a longer one it is noted from where on it is void, and it is said again and taken away in steps, each a
-// transaction. Runs that contradict it are not taken meanwhile: what is left of it would not follow them, and be dropped unsaid.
+// transaction. Nothing that reaches so far is taken meanwhile. What contradicts it would make what is left of it something that does not
+// follow, to be dropped unsaid; what stands behind it would be taken away with it; and what says the same would end the replacing half way.
 //
 // It is said again from its beginning, so that the order stays, and taken away from its end when all of it was said. Thus what is
 // stored is the beginning of the tail at every moment, and the note says where to go on after a crash.
@@ -51,6 +53,47 @@ func loadVoid(tx *storage.Tx, id feed.FeedID) (v void, ok bool, err error) {
 
 func saveVoid(tx *storage.Tx, id feed.FeedID, v void) error {
 	return tx.Set(voidKey(id), binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, v.from), v.next))
+}
+
+// contradicted is what becomes of a run that says something else under a former key than an unsettled entry does.
+func (r *Replica) contradicted(tx *storage.Tx, in arrived, id feed.FeedID, st *feedState, e feed.Entry) (out outcome, found bool, err error) {
+	// A session goes on from the end that our head tells, so there the branches part where they first differ. What comes by another
+	// road may begin behind that place: what stands above would be said again before what stands below.
+	if in.by == nil && e.Seq > st.last+1 {
+		before, ok, err := loadStored(tx, st.local, e.Seq-1)
+		if err != nil {
+			return out, false, err
+		}
+		parts := false
+		if ok {
+			last, err := before.entry()
+			if err != nil {
+				return out, false, err
+			}
+			parts = last.ID == e.Prev
+		}
+		if !parts {
+			// Not kept. It is shown again by whoever shows what lies below.
+			out, _, err := r.replacing(tx, in.run)
+			return out, true, err
+		}
+	}
+	// What is not done at once takes a moment. Whoever is refused comes again when heads are told anew.
+	done, err := r.replaceUnsettled(tx, id, st, e.Seq)
+	return outcome{code: pb.Code_CODE_FULL, from: e.Seq}, !done, err
+}
+
+// replacing says that a run reaches into what is being replaced, and what to answer then.
+func (r *Replica) replacing(tx *storage.Tx, run feed.Run) (out outcome, busy bool, err error) {
+	id := run.Feed()
+	if !r.former.keys[id.Device] {
+		return out, false, nil
+	}
+	v, noted, err := loadVoid(tx, id)
+	if !noted || err != nil || run.Last().Seq < v.from {
+		return out, false, err
+	}
+	return outcome{code: pb.Code_CODE_FULL, from: max(run.First().Seq, v.from)}, true, nil
 }
 
 // replaceUnsettled gives up the unsettled tail of a former feed from a number on: others hold something else there. It says
