@@ -43,6 +43,8 @@ type box struct {
 	resting bool          // it is watched, and nothing is known to wait
 	saved   time.Time     // emptied, as on the disk
 	reread  time.Time     // when items that were left were last looked at again
+	later   bool          // some were left only because something else was to be done here first
+	pausing bool          // the bell rings after a pause, to look whether that is done
 	nudge   chan struct{} // one slot: try again at once
 	gone    chan struct{} // closed when it is not used any more
 }

@@ -394,6 +394,11 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 		for _, it := range items {
 			hash := identity.ItemHash(it.Bytes)
 			ok, err := m.take(ctx, it, hash, strangers)
+			if errors.Is(err, errLater) {
+				m.mu.Lock()
+				b.later, err = true, nil
+				m.mu.Unlock()
+			}
 			if err != nil {
 				return err
 			}

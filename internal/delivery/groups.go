@@ -176,15 +176,21 @@ func (m *Mail) takeGroups(ctx context.Context, from replica.Peer, keys []*pb.Gro
 	return got.Refused == pb.Code_CODE_NOT_MEMBER, nil
 }
 
-// readAgain looks once more at items that were left, if something came since that they may stand upon.
+// readAgain looks once more at items that were left, if something came since that they may stand upon, or what they had to wait
+// for is done.
 func (m *Mail) readAgain(b *box) {
+	freed := m.freed(b)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
-	if !m.again || now.Sub(b.reread) < rereadPause {
+	if !freed && (!m.again || now.Sub(b.reread) < rereadPause) {
 		return
 	}
-	m.again = false
+	if freed {
+		b.later = false
+	} else {
+		m.again = false
+	}
 	for _, in := range b.inboxes {
 		if in.open && len(in.left) > 0 {
 			in.after, b.reread = 0, now
@@ -194,6 +200,36 @@ func (m *Mail) readAgain(b *box) {
 	if len(b.waiting) > 0 {
 		b.ring()
 	}
+}
+
+// freed says whether items that were left for later can be taken now. If they cannot, it lets the bell ring after a pause: nobody
+// tells when they can, as that may take from a moment to as long as the disk is full.
+func (m *Mail) freed(b *box) bool {
+	m.mu.Lock()
+	later := b.later
+	m.mu.Unlock()
+	if !later {
+		return false
+	}
+	busy, err := m.cfg.Feeds.Replacing()
+	if err != nil {
+		m.log.Warn("looking whether mail can be taken that was left", "error", err)
+	}
+	if err == nil && !busy {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !b.pausing {
+		b.pausing = true
+		time.AfterFunc(rereadPause, func() {
+			m.mu.Lock()
+			b.pausing = false
+			m.mu.Unlock()
+			b.ring()
+		})
+	}
+	return false
 }
 
 // unleave forgets that an item was left.

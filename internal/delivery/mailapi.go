@@ -30,6 +30,8 @@ type MailFeeds interface {
 	Export(ctx context.Context, device identity.DeviceID, o replica.ExportOptions) (replica.Export, error)
 	// Import applies what came by mail in one transaction, in which also runs.
 	Import(ctx context.Context, in replica.Mailed, also func(*storage.Tx) error) (replica.Imported, error)
+	// Replacing says whether what Import left for later cannot be taken yet.
+	Replacing() (bool, error)
 	// Posted notes that a mailbox holds an export until then.
 	Posted(tx *storage.Tx, e replica.Export, until time.Time) error
 	// Owed lists the devices that lack entries, ReceiptsDue those that lack a receipt; WatchOwed ticks when they changed.

@@ -16,8 +16,11 @@ import (
 
 func takenKey(hash [32]byte) []byte { return keyOf(keyTaken, hash[:16]) }
 
-// take takes one item; true: it can be removed where it lies. An error is one of the own database: the same item may be
-// taken later.
+// errLater: some of what an item brings can be taken only when something else was done here. It is left where it lies.
+var errLater = errors.New("the item is to be taken later")
+
+// take takes one item; true: it can be removed where it lies. An error is errLater, or one of the own database: the same item
+// may be taken later.
 func (m *Mail) take(ctx context.Context, it mailbox.Item, hash [32]byte, strangers bool) (done bool, err error) {
 	known := false
 	err = m.cfg.DB.View(func(tx *storage.Tx) (err error) {
@@ -108,6 +111,8 @@ func (m *Mail) importMail(ctx context.Context, it mailbox.Item, hash [32]byte, s
 		return true, nil
 	case err != nil:
 		return false, err
+	case got.Later:
+		return false, errLater
 	}
 	if group {
 		later, err := m.takeGroups(ctx, from, mail.Keys, got)

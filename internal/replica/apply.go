@@ -47,6 +47,7 @@ type outcome struct {
 	clash  *feed.Run       // an earlier part of our branch, to find out where it parted
 	alien  bool            // nothing is held of the feed
 	own    bool            // it proves that the own feed diverged
+	later  bool            // the same can be taken once what stands in its place was replaced
 }
 
 // apply links a run to its feed and stores what is new of it. It runs inside a transaction; an error means that the own

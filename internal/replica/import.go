@@ -27,6 +27,7 @@ type Mailed struct {
 type Imported struct {
 	Entries       int     // that were not held before
 	Refused       pb.Code // not 0: some were not taken, and this is why
+	Later         bool    // they will be when what stands in their place was replaced, which Replacing tells: take the same mail again then
 	Conversations []feed.ConversationID
 }
 
@@ -34,7 +35,7 @@ type Imported struct {
 const maxMailed = 256
 
 // Import takes what a device sent by mail as a session with that device would have taken it: in one transaction, in
-// which also runs, whether or not everything was taken. What is held already is no error.
+// which also runs, whether or not everything was taken, unless some is to be taken later. What is held already is no error.
 //
 // ErrNotAdmitted: the device is not listed in the newest record of its account; nothing was stored and also did not
 // run. ErrProtocol: a run or a receipt does not verify; the same. ErrDiverged: it proves that the own feed diverged (R3);
@@ -55,7 +56,7 @@ func (r *Replica) Import(ctx context.Context, in Mailed, also func(*storage.Tx) 
 		if err := m.take(tx); err != nil {
 			return err
 		}
-		if also != nil {
+		if also != nil && !m.out.Later {
 			if err := also(tx); err != nil {
 				return err
 			}
@@ -259,6 +260,7 @@ func (m *importer) run(tx *storage.Tx, run feed.Run) (pb.Code, error) {
 		return 0, nil
 	}
 	if out.code != 0 {
+		m.out.Later = m.out.Later || out.later
 		return out.code, nil
 	}
 	now, err := m.held(tx, run)

@@ -80,7 +80,7 @@ func (r *Replica) contradicted(tx *storage.Tx, in arrived, id feed.FeedID, st *f
 	}
 	// What is not done at once takes a moment. Whoever is refused comes again when heads are told anew.
 	done, err := r.replaceUnsettled(tx, id, st, e.Seq)
-	return outcome{code: pb.Code_CODE_FULL, from: e.Seq}, !done, err
+	return outcome{code: pb.Code_CODE_FULL, from: e.Seq, later: true}, !done, err
 }
 
 // replacing says that a run reaches into what is being replaced, and what to answer then.
@@ -93,7 +93,21 @@ func (r *Replica) replacing(tx *storage.Tx, run feed.Run) (out outcome, busy boo
 	if !noted || err != nil || run.Last().Seq < v.from {
 		return out, false, err
 	}
-	return outcome{code: pb.Code_CODE_FULL, from: max(run.First().Seq, v.from)}, true, nil
+	return outcome{code: pb.Code_CODE_FULL, from: max(run.First().Seq, v.from), later: true}, true, nil
+}
+
+// Replacing says whether something under a former key is being replaced: what Import leaves for later can be taken when it is not.
+func (r *Replica) Replacing() (found bool, err error) {
+	err = r.view(func(tx *storage.Tx) error {
+		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyVoid), KeysOnly: true, Limit: 1}, func(_, _ []byte) (bool, error) {
+			found = true
+			return false, nil
+		})
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for what is being replaced: %w", err)
+	}
+	return found, nil
 }
 
 // replaceUnsettled gives up the unsettled tail of a former feed from a number on: others hold something else there. It says

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
@@ -17,13 +18,13 @@ func (r *rival) step() (more bool) {
 	return more
 }
 
-func (r *rival) busy() (noted bool) {
+func (r *rival) busy() bool {
 	r.t.Helper()
-	r.a.look(func(tx *storage.Tx) (err error) {
-		_, noted, err = loadVoid(tx, r.feed)
-		return err
-	})
-	return noted
+	busy, err := r.a.rep.Replacing()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return busy
 }
 
 // TestNothingIsTakenWhereATailIsReplaced: neither what stands behind it, which would go with it, nor the tail itself, which would end the
@@ -60,6 +61,39 @@ func TestNothingIsTakenWhereATailIsReplaced(t *testing.T) {
 	}
 	if h := r.a.head(r.feed); h.Last != 321 {
 		t.Errorf("the feed ends at %d", h.Last)
+	}
+}
+
+// TestMailWaitsForWhatIsReplaced: a mail that shows what is there instead is to be taken later, whole: nothing marks it as taken before.
+func TestMailWaitsForWhatIsReplaced(t *testing.T) {
+	r := newRival(t, 100, 1, 5)
+	marked := 0
+	mail := func() Imported {
+		t.Helper()
+		in, err := r.a.rep.Import(context.Background(), Mailed{Peer: r.b.peer(), Record: r.b.record, Runs: []*pb.Run{r.run(2, 6)}},
+			func(*storage.Tx) error { marked++; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	for range 2 {
+		if in := mail(); !in.Later || in.Refused != pb.Code_CODE_FULL || in.Entries != 0 || marked != 0 || !r.busy() {
+			t.Fatalf("%+v, marked %d times", in, marked)
+		}
+	}
+	if err := r.a.rep.replaceVoid(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if in := mail(); in.Later || in.Refused != 0 || in.Entries != 5 || marked != 1 || r.busy() {
+		t.Errorf("%+v, marked %d times", in, marked)
+	}
+	// What the gate refuses nobody waits for.
+	r.a.admit = func(*storage.Tx, Incoming) (int, pb.Code) { return 0, pb.Code_CODE_FULL }
+	r.b.say(r.old.person, "more")
+	in := r.a.receive(r.b.mailed(r.b.export(r.a, ExportOptions{})))
+	if in.Later || in.Refused != pb.Code_CODE_FULL {
+		t.Errorf("%+v", in)
 	}
 }
 
