@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -170,4 +172,67 @@ func TestForkThatIsShownLater(t *testing.T) {
 	require.NoError(t, <-done)
 	got, _ = alice.spoken(bob)
 	require.Equal(t, texts, got)
+}
+
+// fullDisk fails what is appended, for as long as it is full.
+type fullDisk struct {
+	Feeds
+
+	mu    sync.Mutex
+	full  bool // owned by mu, like tries
+	tries int
+}
+
+var errFull = errors.New("disk is full")
+
+func (d *fullDisk) Append(tx *storage.Tx, drafts ...replica.Draft) ([]feed.Entry, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.tries++; d.full {
+		return nil, errFull
+	}
+	return d.Feeds.Append(tx, drafts...)
+}
+
+func (d *fullDisk) set(full bool) (tries int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.full, tries, d.tries = full, d.tries, 0
+	return tries
+}
+
+// TestBranchIsSaidAgainAfterAFailure: what could not be said again is tried again by itself, not before a pause and with no other reason.
+func TestBranchIsSaidAgainAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		texts := make([]string, againEntries+2)
+		for i := range texts {
+			texts[i] = fmt.Sprint("text ", i)
+		}
+		alice, bob, _ := renewed(t, texts)
+		disk := &fullDisk{Feeds: alice.m.env.feeds}
+		alice.m.env.feeds = disk
+		require.NoError(t, alice.forkFormer(bob)) // says what fits a transaction
+		disk.set(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- alice.m.Run(ctx) }()
+		said := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			got, _ := alice.spoken(bob)
+			require.Equal(t, texts[:want], got)
+		}
+		said(againEntries)
+		require.Equal(t, 1, disk.set(true))
+		time.Sleep(upkeepRetry + time.Second)
+		said(againEntries)
+		require.Equal(t, 1, disk.set(false), "it fails again, and is tried again")
+		time.Sleep(upkeepRetry - 2*time.Second)
+		said(againEntries)
+		require.Zero(t, disk.set(false), "not before the pause is over")
+		time.Sleep(2 * time.Second)
+		said(len(texts))
+		cancel()
+		require.NoError(t, <-done)
+	})
 }
