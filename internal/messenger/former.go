@@ -3,6 +3,7 @@ package messenger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -99,6 +100,11 @@ func (m *Messenger) sayAgain(tx *storage.Tx, entries []feed.Entry) error {
 		if err != nil {
 			continue // nobody could read it
 		}
+		if e.Number == feed.Control {
+			if content, err = m.withCard(tx, e.Kind, content); err != nil {
+				return err
+			}
+		}
 		if group && refusal == nil && len(drafts) == 0 {
 			template, err = m.env.groups.Draft(tx, conv, e.Kind, content)
 			refusal = groupRefusal(err)
@@ -126,6 +132,31 @@ func (m *Messenger) sayAgain(tx *storage.Tx, entries []feed.Entry) error {
 		}
 	}
 	return err
+}
+
+// withCard puts the present card into an act that shows one: said now, an older one would take the place of what was shown since.
+func (m *Messenger) withCard(tx *storage.Tx, kind feed.Kind, content []byte) ([]byte, error) {
+	var act proto.Message
+	switch kind {
+	case feed.KindRequest:
+		r := &pb.Request{}
+		if proto.Unmarshal(content, r) == nil {
+			r.Card = m.settings.card(tx)
+			act = r
+		}
+	case feed.KindAccept:
+		act = &pb.Accept{Card: m.settings.card(tx)}
+	case feed.KindCardUpdate:
+		act = &pb.CardUpdate{Card: m.settings.card(tx)}
+	}
+	if act == nil {
+		return content, nil
+	}
+	b, err := proto.Marshal(act)
+	if err != nil {
+		return nil, fmt.Errorf("writing a card again: %w", err)
+	}
+	return b, nil
 }
 
 // keepAsNote puts a text that can be said nowhere any more among the owner's notes, as it is shown nowhere else, and warns.

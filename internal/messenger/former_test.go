@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
+	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
@@ -235,4 +237,52 @@ func TestBranchIsSaidAgainAfterAFailure(t *testing.T) {
 		cancel()
 		require.NoError(t, <-done)
 	})
+}
+
+// TestCardsSaidAgainArePresent: a card that was replaced under a former key does not come back over the one that was shown since.
+func TestCardsSaidAgainArePresent(t *testing.T) {
+	alice, bob, _ := renewed(t, []string{"one"})
+	nickname := "new"
+	_, err := alice.m.SetProfile(t.Context(), ProfileChange{Nickname: &nickname})
+	require.NoError(t, err)
+	conv := feed.DirectConversation(alice.account, bob.account)
+	old := feed.NewAuthor(alice.account, alice.former[0], alice.cert)
+	stale := &pb.Card{Nickname: "old"}
+	var gone []feed.Entry
+	for kind, act := range map[feed.Kind]proto.Message{
+		feed.KindCardUpdate: &pb.CardUpdate{Card: stale}, feed.KindAccept: &pb.Accept{Card: stale}, feed.KindRequest: &pb.Request{Message: "hello", Card: stale},
+		feed.KindDecline: &pb.Decline{},
+	} {
+		content, err := proto.Marshal(act)
+		require.NoError(t, err)
+		e, err := old.NextInGroup(feed.Tip{Account: alice.account, Seq: 1, Hash: feed.EntryID{1}, Clock: 1}, conv, feed.Control, kind, 2, 1, content, feed.Group{})
+		require.NoError(t, err)
+		gone = append(gone, e)
+	}
+	require.NoError(t, alice.db.Update(t.Context(), func(tx *storage.Tx) error { return alice.m.sayAgain(tx, gone) }))
+	said := map[feed.Kind]string{}
+	require.NoError(t, alice.db.View(func(tx *storage.Tx) error {
+		return alice.feeds.Entries(tx, alice.feeds.OwnFeed(conv, feed.Control), 1, 0, func(e feed.Entry) (bool, error) {
+			content, err := e.Content()
+			if err != nil {
+				return false, err
+			}
+			switch e.Kind {
+			case feed.KindRequest:
+				r := &pb.Request{}
+				err = proto.Unmarshal(content, r)
+				said[e.Kind] = r.GetMessage() + " " + r.GetCard().GetNickname()
+			case feed.KindAccept, feed.KindCardUpdate: // the same bytes
+				u := &pb.CardUpdate{}
+				err = proto.Unmarshal(content, u)
+				said[e.Kind] = u.GetCard().GetNickname()
+			default:
+				said[e.Kind] = "said"
+			}
+			return true, err
+		})
+	}))
+	require.Equal(t, map[feed.Kind]string{
+		feed.KindRequest: "hello new", feed.KindAccept: "new", feed.KindCardUpdate: "new", feed.KindDecline: "said",
+	}, said)
 }
