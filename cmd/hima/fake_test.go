@@ -31,6 +31,8 @@ type fakeNode struct {
 	checks    *pb.DoctorResponse
 	profile   *pb.Profile
 	why       *pb.WhyResponse
+	resend    func(message string) (*pb.Message, error)
+	unknown   []*pb.ListUnknownResponse // one after the other
 	refuse    error
 	events    []*pb.Event
 	groups    fakeGroups
@@ -101,6 +103,20 @@ func (f *fakeNode) SetProfile(_ context.Context, in *pb.SetProfileRequest) (*pb.
 }
 
 func (f *fakeNode) Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error) { return f.why, nil }
+
+func (f *fakeNode) Resend(_ context.Context, in *pb.ResendRequest) (*pb.ResendResponse, error) {
+	m, err := f.resend(in.GetMessage())
+	return &pb.ResendResponse{Message: m}, err
+}
+
+func (f *fakeNode) ListUnknown(context.Context, *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error) {
+	if len(f.unknown) == 0 {
+		return &pb.ListUnknownResponse{}, f.refuse
+	}
+	list := f.unknown[0]
+	f.unknown = f.unknown[1:]
+	return list, f.refuse
+}
 
 func (f *fakeNode) Watch(_ context.Context, _ *pb.WatchRequest, out *connect.ServerStream[pb.WatchResponse]) error {
 	for _, e := range f.events {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"hima/internal/control"
 	"hima/internal/control/pb"
 	"hima/internal/text"
 )
@@ -32,18 +35,128 @@ func (a *app) cancelCommand() *cobra.Command {
 }
 
 func (a *app) resendCommand() *cobra.Command {
-	return a.command(spec{use: "resend MESSAGE", id: "resend", min: 1, max: 1, run: func(ctx context.Context, args []string) error {
-		node, err := a.connect(ctx)
+	var all string
+	const use = "resend MESSAGE… | --all WHO"
+	c := a.command(spec{
+		use: use, id: "resend", max: -1, example: "  hima resend 9f86d081 60303ae2\n  hima resend --all bob",
+		run: func(ctx context.Context, args []string) error {
+			switch {
+			case all == "" && len(args) == 0:
+				return usage("usage.missing", "Usage", "hima "+use).withHint("hint.help")
+			case all != "" && len(args) > 0:
+				return usage("usage.extra", "Argument", text.OneLine(args[0], 60), "Usage", "hima "+use).withHint("hint.help")
+			}
+			node, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer node.Close()
+			if all != "" {
+				return a.resendAll(ctx, node, all)
+			}
+			return a.resend(ctx, node, args)
+		},
+	})
+	c.Flags().StringVar(&all, "all", "", "flag.resend.all")
+	_ = c.RegisterFlagCompletionFunc("all", func(c *cobra.Command, _ []string, part string) ([]string, cobra.ShellCompDirective) {
+		return a.completeWho(c, nil, part)
+	})
+	return c
+}
+
+// resendView is what became of one message of several.
+type resendView struct {
+	messageView
+	Replaces string `json:"replaces"`
+}
+
+// notResentView is one that was not sent again.
+type notResentView struct {
+	Replaces string `json:"replaces"`
+	State    string `json:"state"`
+	Error    string `json:"error"` // code
+	Message  string `json:"message"`
+}
+
+// resend sends messages again. One that is refused keeps no other from it, but the command then fails; of one alone there is
+// nothing else to tell.
+func (a *app) resend(ctx context.Context, node *control.Client, messages []string) error {
+	var failed error
+	for _, id := range messages {
+		resp, err := node.Resend(ctx, &pb.ResendRequest{Message: id})
+		switch {
+		case err == nil:
+			err = a.showResent(id, resp.GetMessage())
+		case len(messages) > 1 && aboutOne(err):
+			if failed == nil {
+				failed = &silent{exitCode(err)}
+			}
+			err = a.showNotResent(id, err)
+		}
 		if err != nil {
 			return err
 		}
-		defer node.Close()
-		resp, err := node.Resend(ctx, &pb.ResendRequest{Message: args[0]})
+	}
+	return failed
+}
+
+// aboutOne tells whether an error is about the message that was named, and not about the node.
+func aboutOne(err error) bool {
+	if _, ok := errors.AsType[*control.Error](err); !ok {
+		return false
+	}
+	switch codeOf(err) {
+	case control.Unavailable, control.NotRunning, control.Locked, control.DiskFull, control.Damaged, control.Internal:
+		return false
+	}
+	return true
+}
+
+// resendAll sends again what of a conversation may not have arrived, oldest first. It ends with the first that is refused: what
+// stands behind it would stand before it then.
+func (a *app) resendAll(ctx context.Context, node *control.Client, who string) error {
+	n := 0
+	for more := true; more; {
+		list, err := node.ListUnknown(ctx, &pb.ListUnknownRequest{Who: who})
 		if err != nil {
 			return err
 		}
-		return a.showSent(resp.GetMessage())
-	}})
+		more = list.GetMore() && len(list.GetMessages()) > 0
+		for _, id := range list.GetMessages() {
+			resp, err := node.Resend(ctx, &pb.ResendRequest{Message: id})
+			if errors.Is(err, control.Exists) {
+				continue // another face was faster
+			}
+			if err == nil {
+				err = a.showResent(id, resp.GetMessage())
+			}
+			if err != nil {
+				return err
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		a.note("resend.none")
+	}
+	return nil
+}
+
+func (a *app) showResent(id string, m *pb.Message) error {
+	if a.flags.json {
+		return a.emit(resendView{messageOf(m), plain(id)})
+	}
+	return a.showSent(m)
+}
+
+func (a *app) showNotResent(id string, refusal error) error {
+	why := a.describe(refusal)
+	v := notResentView{Replaces: plain(id), State: "failed", Error: why.Error, Message: why.Message}
+	if a.flags.json {
+		return a.emit(v)
+	}
+	fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+a.t("resend.refused", "Message", text.OneLine(id, maxIDCells), "Why", v.Message))
+	return nil
 }
 
 func (a *app) whyCommand() *cobra.Command {

@@ -29,7 +29,12 @@ func (m *Messenger) unsettled(tx *storage.Tx, row *feedRow, seq uint64) (bool, e
 		return false, nil
 	}
 	head, ok, err := m.env.feeds.Head(tx, row.id)
-	return ok && seq > head.Last, err
+	if err != nil || !ok || seq <= head.Last {
+		return false, err
+	}
+	// What came in was not written here: whoever brought it has it.
+	a, known, err := m.arrivals.get(tx, row.local, seq)
+	return !known || a.received == 0, err
 }
 
 // formerPending counts own messages of a conversation under former keys that still go out by themselves.
@@ -180,54 +185,6 @@ func (m *Messenger) keepAsNote(tx *storage.Tx, e *feed.Entry, content []byte) er
 }
 
 func againKey(id feed.EntryID) []byte { return append([]byte(keyAgain), id[:]...) }
-
-// Resend writes an unsettled message again. The old one is not shown any more.
-func (m *Messenger) Resend(ctx context.Context, message string) (out Message, err error) {
-	err = m.env.update(ctx, func(tx *storage.Tx) error {
-		e, err := m.history.find(tx, message)
-		if err != nil {
-			return err
-		}
-		row, _, err := m.feeds.get(tx, e.Feed())
-		if err != nil {
-			return err
-		}
-		unsettled, err := m.unsettled(tx, &row, e.Seq)
-		if err != nil {
-			return err
-		}
-		again, err := tx.Has(againKey(e.ID))
-		switch {
-		case err != nil:
-			return err
-		case again:
-			return refuse(ErrExists, "the message was sent again already", "`hima why` says how far a message got")
-		}
-		if !unsettled || e.Number != feed.Chat || e.Kind != feed.KindText || !e.HasBody() {
-			return refuse(ErrInvalid, "only a message of which it is not known whether it arrived can be sent again", "`hima why` says how far a message got")
-		}
-		content, err := e.Content()
-		if err != nil {
-			return err
-		}
-		conv, _, err := m.convs.get(tx, e.Conversation)
-		if err != nil {
-			return err
-		}
-		job := &sendJob{account: conv.peer, conv: conv.id, content: content}
-		d, err := m.sender.template(tx, job)
-		if err != nil {
-			return err
-		}
-		d.Content = content
-		if err := m.sender.append(tx, []*sendJob{job}, []replica.Draft{d}); err != nil {
-			return err
-		}
-		out = job.message
-		return tx.Set(againKey(e.ID), out.ID[:])
-	})
-	return out, err
-}
 
 // sentAgain follows a message to the one that was written in its place.
 func (m *Messenger) sentAgain(tx *storage.Tx, e feed.Entry) (feed.Entry, error) {

@@ -192,7 +192,7 @@ func (x ActOnGroupRequest_Act) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActOnGroupRequest_Act.Descriptor instead.
 func (ActOnGroupRequest_Act) EnumDescriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{128, 0}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{130, 0}
 }
 
 // Error detail, attached to every refusal. code is from the closed list in package control.
@@ -4088,6 +4088,102 @@ func (x *ResendResponse) GetMessage() *Message {
 	return nil
 }
 
+type ListUnknownRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Who           string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnknownRequest) Reset() {
+	*x = ListUnknownRequest{}
+	mi := &file_control_pb_control_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnknownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnknownRequest) ProtoMessage() {}
+
+func (x *ListUnknownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnknownRequest.ProtoReflect.Descriptor instead.
+func (*ListUnknownRequest) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ListUnknownRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+type ListUnknownResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Messages      []string               `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"` // IDs, oldest first
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`        // there are later ones
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUnknownResponse) Reset() {
+	*x = ListUnknownResponse{}
+	mi := &file_control_pb_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUnknownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUnknownResponse) ProtoMessage() {}
+
+func (x *ListUnknownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUnknownResponse.ProtoReflect.Descriptor instead.
+func (*ListUnknownResponse) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ListUnknownResponse) GetMessages() []string {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *ListUnknownResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type WhyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
@@ -4097,7 +4193,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[62]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +4205,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[62]
+	mi := &file_control_pb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +4218,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{62}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WhyRequest) GetMessage() string {
@@ -4144,7 +4240,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4156,7 +4252,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[63]
+	mi := &file_control_pb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4169,7 +4265,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{63}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WhyResponse) GetMessage() *Message {
@@ -4218,7 +4314,7 @@ type WhyDevice struct {
 
 func (x *WhyDevice) Reset() {
 	*x = WhyDevice{}
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4326,7 @@ func (x *WhyDevice) String() string {
 func (*WhyDevice) ProtoMessage() {}
 
 func (x *WhyDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[64]
+	mi := &file_control_pb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +4339,7 @@ func (x *WhyDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyDevice.ProtoReflect.Descriptor instead.
 func (*WhyDevice) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{64}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WhyDevice) GetAccount() string {
@@ -4330,7 +4426,7 @@ type Custody struct {
 
 func (x *Custody) Reset() {
 	*x = Custody{}
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4342,7 +4438,7 @@ func (x *Custody) String() string {
 func (*Custody) ProtoMessage() {}
 
 func (x *Custody) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[65]
+	mi := &file_control_pb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4355,7 +4451,7 @@ func (x *Custody) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Custody.ProtoReflect.Descriptor instead.
 func (*Custody) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{65}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Custody) GetMailbox() string {
@@ -4405,7 +4501,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4417,7 +4513,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[66]
+	mi := &file_control_pb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4430,7 +4526,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{66}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Attempt) GetTimeMs() int64 {
@@ -4472,7 +4568,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[67]
+	mi := &file_control_pb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +4580,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[67]
+	mi := &file_control_pb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +4593,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{67}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *WatchRequest) GetSince() uint64 {
@@ -4530,7 +4626,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[68]
+	mi := &file_control_pb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4542,7 +4638,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[68]
+	mi := &file_control_pb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4555,7 +4651,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{68}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -4597,7 +4693,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_control_pb_control_proto_msgTypes[69]
+	mi := &file_control_pb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4609,7 +4705,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[69]
+	mi := &file_control_pb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4622,7 +4718,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{69}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -4747,7 +4843,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_control_pb_control_proto_msgTypes[70]
+	mi := &file_control_pb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4759,7 +4855,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[70]
+	mi := &file_control_pb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4772,7 +4868,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{70}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Network) GetId() string {
@@ -4853,7 +4949,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_control_pb_control_proto_msgTypes[71]
+	mi := &file_control_pb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4865,7 +4961,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[71]
+	mi := &file_control_pb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4878,7 +4974,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{71}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Bootstrap) GetDevice() string {
@@ -4944,7 +5040,7 @@ type NetworkName struct {
 
 func (x *NetworkName) Reset() {
 	*x = NetworkName{}
-	mi := &file_control_pb_control_proto_msgTypes[72]
+	mi := &file_control_pb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4956,7 +5052,7 @@ func (x *NetworkName) String() string {
 func (*NetworkName) ProtoMessage() {}
 
 func (x *NetworkName) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[72]
+	mi := &file_control_pb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4969,7 +5065,7 @@ func (x *NetworkName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkName.ProtoReflect.Descriptor instead.
 func (*NetworkName) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{72}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *NetworkName) GetNetwork() string {
@@ -5023,7 +5119,7 @@ type JoinNetworkRequest struct {
 
 func (x *JoinNetworkRequest) Reset() {
 	*x = JoinNetworkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[73]
+	mi := &file_control_pb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5131,7 @@ func (x *JoinNetworkRequest) String() string {
 func (*JoinNetworkRequest) ProtoMessage() {}
 
 func (x *JoinNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[73]
+	mi := &file_control_pb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5144,7 @@ func (x *JoinNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNetworkRequest.ProtoReflect.Descriptor instead.
 func (*JoinNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{73}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *JoinNetworkRequest) GetLink() string {
@@ -5068,7 +5164,7 @@ type JoinNetworkResponse struct {
 
 func (x *JoinNetworkResponse) Reset() {
 	*x = JoinNetworkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[74]
+	mi := &file_control_pb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5080,7 +5176,7 @@ func (x *JoinNetworkResponse) String() string {
 func (*JoinNetworkResponse) ProtoMessage() {}
 
 func (x *JoinNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[74]
+	mi := &file_control_pb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5093,7 +5189,7 @@ func (x *JoinNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNetworkResponse.ProtoReflect.Descriptor instead.
 func (*JoinNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{74}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *JoinNetworkResponse) GetNetwork() *Network {
@@ -5119,7 +5215,7 @@ type LeaveNetworkRequest struct {
 
 func (x *LeaveNetworkRequest) Reset() {
 	*x = LeaveNetworkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[75]
+	mi := &file_control_pb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5131,7 +5227,7 @@ func (x *LeaveNetworkRequest) String() string {
 func (*LeaveNetworkRequest) ProtoMessage() {}
 
 func (x *LeaveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[75]
+	mi := &file_control_pb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5144,7 +5240,7 @@ func (x *LeaveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*LeaveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{75}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *LeaveNetworkRequest) GetNetwork() string {
@@ -5162,7 +5258,7 @@ type LeaveNetworkResponse struct {
 
 func (x *LeaveNetworkResponse) Reset() {
 	*x = LeaveNetworkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[76]
+	mi := &file_control_pb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5174,7 +5270,7 @@ func (x *LeaveNetworkResponse) String() string {
 func (*LeaveNetworkResponse) ProtoMessage() {}
 
 func (x *LeaveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[76]
+	mi := &file_control_pb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5187,7 +5283,7 @@ func (x *LeaveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*LeaveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{76}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{78}
 }
 
 type ListNetworksRequest struct {
@@ -5198,7 +5294,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[77]
+	mi := &file_control_pb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5210,7 +5306,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[77]
+	mi := &file_control_pb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5223,7 +5319,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{77}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{79}
 }
 
 type ListNetworksResponse struct {
@@ -5235,7 +5331,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[78]
+	mi := &file_control_pb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5247,7 +5343,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[78]
+	mi := &file_control_pb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5260,7 +5356,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{78}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -5279,7 +5375,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[79]
+	mi := &file_control_pb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5291,7 +5387,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[79]
+	mi := &file_control_pb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5304,7 +5400,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{79}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SearchRequest) GetName() string {
@@ -5325,7 +5421,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[80]
+	mi := &file_control_pb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5337,7 +5433,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[80]
+	mi := &file_control_pb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5350,7 +5446,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{80}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SearchResponse) GetResults() []*SearchResult {
@@ -5390,7 +5486,7 @@ type SearchResult struct {
 
 func (x *SearchResult) Reset() {
 	*x = SearchResult{}
-	mi := &file_control_pb_control_proto_msgTypes[81]
+	mi := &file_control_pb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5402,7 +5498,7 @@ func (x *SearchResult) String() string {
 func (*SearchResult) ProtoMessage() {}
 
 func (x *SearchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[81]
+	mi := &file_control_pb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5415,7 +5511,7 @@ func (x *SearchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResult.ProtoReflect.Descriptor instead.
 func (*SearchResult) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{81}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *SearchResult) GetAccount() string {
@@ -5482,7 +5578,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[82]
+	mi := &file_control_pb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5494,7 +5590,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[82]
+	mi := &file_control_pb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5507,7 +5603,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{82}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{84}
 }
 
 type DoctorResponse struct {
@@ -5520,7 +5616,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[83]
+	mi := &file_control_pb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5532,7 +5628,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[83]
+	mi := &file_control_pb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5545,7 +5641,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{83}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *DoctorResponse) GetChecks() []*Check {
@@ -5578,7 +5674,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_control_pb_control_proto_msgTypes[84]
+	mi := &file_control_pb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5590,7 +5686,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[84]
+	mi := &file_control_pb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5603,7 +5699,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{84}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Check) GetId() string {
@@ -5655,7 +5751,7 @@ type Mailbox struct {
 
 func (x *Mailbox) Reset() {
 	*x = Mailbox{}
-	mi := &file_control_pb_control_proto_msgTypes[85]
+	mi := &file_control_pb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5667,7 +5763,7 @@ func (x *Mailbox) String() string {
 func (*Mailbox) ProtoMessage() {}
 
 func (x *Mailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[85]
+	mi := &file_control_pb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5680,7 +5776,7 @@ func (x *Mailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mailbox.ProtoReflect.Descriptor instead.
 func (*Mailbox) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{85}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Mailbox) GetDevice() string {
@@ -5788,7 +5884,7 @@ type MailboxOffer struct {
 
 func (x *MailboxOffer) Reset() {
 	*x = MailboxOffer{}
-	mi := &file_control_pb_control_proto_msgTypes[86]
+	mi := &file_control_pb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5800,7 +5896,7 @@ func (x *MailboxOffer) String() string {
 func (*MailboxOffer) ProtoMessage() {}
 
 func (x *MailboxOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[86]
+	mi := &file_control_pb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5813,7 +5909,7 @@ func (x *MailboxOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MailboxOffer.ProtoReflect.Descriptor instead.
 func (*MailboxOffer) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{86}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *MailboxOffer) GetAccount() string {
@@ -5859,7 +5955,7 @@ type ListMailboxesRequest struct {
 
 func (x *ListMailboxesRequest) Reset() {
 	*x = ListMailboxesRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[87]
+	mi := &file_control_pb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +5967,7 @@ func (x *ListMailboxesRequest) String() string {
 func (*ListMailboxesRequest) ProtoMessage() {}
 
 func (x *ListMailboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[87]
+	mi := &file_control_pb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +5980,7 @@ func (x *ListMailboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMailboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListMailboxesRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{87}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{89}
 }
 
 type ListMailboxesResponse struct {
@@ -5898,7 +5994,7 @@ type ListMailboxesResponse struct {
 
 func (x *ListMailboxesResponse) Reset() {
 	*x = ListMailboxesResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[88]
+	mi := &file_control_pb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5910,7 +6006,7 @@ func (x *ListMailboxesResponse) String() string {
 func (*ListMailboxesResponse) ProtoMessage() {}
 
 func (x *ListMailboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[88]
+	mi := &file_control_pb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5923,7 +6019,7 @@ func (x *ListMailboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMailboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListMailboxesResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{88}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ListMailboxesResponse) GetMailboxes() []*Mailbox {
@@ -5956,7 +6052,7 @@ type AddMailboxRequest struct {
 
 func (x *AddMailboxRequest) Reset() {
 	*x = AddMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[89]
+	mi := &file_control_pb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5968,7 +6064,7 @@ func (x *AddMailboxRequest) String() string {
 func (*AddMailboxRequest) ProtoMessage() {}
 
 func (x *AddMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[89]
+	mi := &file_control_pb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5981,7 +6077,7 @@ func (x *AddMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMailboxRequest.ProtoReflect.Descriptor instead.
 func (*AddMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{89}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AddMailboxRequest) GetWho() string {
@@ -6000,7 +6096,7 @@ type AddMailboxResponse struct {
 
 func (x *AddMailboxResponse) Reset() {
 	*x = AddMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[90]
+	mi := &file_control_pb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +6108,7 @@ func (x *AddMailboxResponse) String() string {
 func (*AddMailboxResponse) ProtoMessage() {}
 
 func (x *AddMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[90]
+	mi := &file_control_pb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +6121,7 @@ func (x *AddMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMailboxResponse.ProtoReflect.Descriptor instead.
 func (*AddMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{90}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AddMailboxResponse) GetMailbox() *Mailbox {
@@ -6044,7 +6140,7 @@ type RemoveMailboxRequest struct {
 
 func (x *RemoveMailboxRequest) Reset() {
 	*x = RemoveMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[91]
+	mi := &file_control_pb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6056,7 +6152,7 @@ func (x *RemoveMailboxRequest) String() string {
 func (*RemoveMailboxRequest) ProtoMessage() {}
 
 func (x *RemoveMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[91]
+	mi := &file_control_pb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6069,7 +6165,7 @@ func (x *RemoveMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMailboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{91}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RemoveMailboxRequest) GetMailbox() string {
@@ -6088,7 +6184,7 @@ type RemoveMailboxResponse struct {
 
 func (x *RemoveMailboxResponse) Reset() {
 	*x = RemoveMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[92]
+	mi := &file_control_pb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6100,7 +6196,7 @@ func (x *RemoveMailboxResponse) String() string {
 func (*RemoveMailboxResponse) ProtoMessage() {}
 
 func (x *RemoveMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[92]
+	mi := &file_control_pb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6113,7 +6209,7 @@ func (x *RemoveMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMailboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{92}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RemoveMailboxResponse) GetMailbox() *Mailbox {
@@ -6133,7 +6229,7 @@ type OfferMailboxRequest struct {
 
 func (x *OfferMailboxRequest) Reset() {
 	*x = OfferMailboxRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[93]
+	mi := &file_control_pb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6145,7 +6241,7 @@ func (x *OfferMailboxRequest) String() string {
 func (*OfferMailboxRequest) ProtoMessage() {}
 
 func (x *OfferMailboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[93]
+	mi := &file_control_pb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6158,7 +6254,7 @@ func (x *OfferMailboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferMailboxRequest.ProtoReflect.Descriptor instead.
 func (*OfferMailboxRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{93}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *OfferMailboxRequest) GetWho() string {
@@ -6184,7 +6280,7 @@ type OfferMailboxResponse struct {
 
 func (x *OfferMailboxResponse) Reset() {
 	*x = OfferMailboxResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[94]
+	mi := &file_control_pb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6196,7 +6292,7 @@ func (x *OfferMailboxResponse) String() string {
 func (*OfferMailboxResponse) ProtoMessage() {}
 
 func (x *OfferMailboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[94]
+	mi := &file_control_pb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6209,7 +6305,7 @@ func (x *OfferMailboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferMailboxResponse.ProtoReflect.Descriptor instead.
 func (*OfferMailboxResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{94}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *OfferMailboxResponse) GetOffer() *MailboxOffer {
@@ -6250,7 +6346,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_control_pb_control_proto_msgTypes[95]
+	mi := &file_control_pb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6262,7 +6358,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[95]
+	mi := &file_control_pb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6275,7 +6371,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{95}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Group) GetId() string {
@@ -6449,7 +6545,7 @@ type GroupMember struct {
 
 func (x *GroupMember) Reset() {
 	*x = GroupMember{}
-	mi := &file_control_pb_control_proto_msgTypes[96]
+	mi := &file_control_pb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6461,7 +6557,7 @@ func (x *GroupMember) String() string {
 func (*GroupMember) ProtoMessage() {}
 
 func (x *GroupMember) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[96]
+	mi := &file_control_pb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6474,7 +6570,7 @@ func (x *GroupMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
 func (*GroupMember) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{96}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GroupMember) GetAccount() string {
@@ -6553,7 +6649,7 @@ type CreateGroupRequest struct {
 
 func (x *CreateGroupRequest) Reset() {
 	*x = CreateGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[97]
+	mi := &file_control_pb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6565,7 +6661,7 @@ func (x *CreateGroupRequest) String() string {
 func (*CreateGroupRequest) ProtoMessage() {}
 
 func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[97]
+	mi := &file_control_pb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6578,7 +6674,7 @@ func (x *CreateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{97}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *CreateGroupRequest) GetName() string {
@@ -6625,7 +6721,7 @@ type GroupResponse struct {
 
 func (x *GroupResponse) Reset() {
 	*x = GroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[98]
+	mi := &file_control_pb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6637,7 +6733,7 @@ func (x *GroupResponse) String() string {
 func (*GroupResponse) ProtoMessage() {}
 
 func (x *GroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[98]
+	mi := &file_control_pb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6650,7 +6746,7 @@ func (x *GroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResponse.ProtoReflect.Descriptor instead.
 func (*GroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{98}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GroupResponse) GetGroup() *Group {
@@ -6669,7 +6765,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[99]
+	mi := &file_control_pb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6681,7 +6777,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[99]
+	mi := &file_control_pb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6694,7 +6790,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{99}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *GetGroupRequest) GetGroup() string {
@@ -6712,7 +6808,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[100]
+	mi := &file_control_pb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6724,7 +6820,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[100]
+	mi := &file_control_pb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6737,7 +6833,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{100}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{102}
 }
 
 type ListGroupsResponse struct {
@@ -6749,7 +6845,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[101]
+	mi := &file_control_pb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6761,7 +6857,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[101]
+	mi := &file_control_pb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6774,7 +6870,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{101}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -6795,7 +6891,7 @@ type InviteToGroupRequest struct {
 
 func (x *InviteToGroupRequest) Reset() {
 	*x = InviteToGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[102]
+	mi := &file_control_pb_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6807,7 +6903,7 @@ func (x *InviteToGroupRequest) String() string {
 func (*InviteToGroupRequest) ProtoMessage() {}
 
 func (x *InviteToGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[102]
+	mi := &file_control_pb_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6820,7 +6916,7 @@ func (x *InviteToGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteToGroupRequest.ProtoReflect.Descriptor instead.
 func (*InviteToGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{102}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *InviteToGroupRequest) GetGroup() string {
@@ -6854,7 +6950,7 @@ type InviteToGroupResponse struct {
 
 func (x *InviteToGroupResponse) Reset() {
 	*x = InviteToGroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[103]
+	mi := &file_control_pb_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6866,7 +6962,7 @@ func (x *InviteToGroupResponse) String() string {
 func (*InviteToGroupResponse) ProtoMessage() {}
 
 func (x *InviteToGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[103]
+	mi := &file_control_pb_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6879,7 +6975,7 @@ func (x *InviteToGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteToGroupResponse.ProtoReflect.Descriptor instead.
 func (*InviteToGroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{103}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *InviteToGroupResponse) GetGroup() *Group {
@@ -6910,7 +7006,7 @@ type GroupInvited struct {
 
 func (x *GroupInvited) Reset() {
 	*x = GroupInvited{}
-	mi := &file_control_pb_control_proto_msgTypes[104]
+	mi := &file_control_pb_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6922,7 +7018,7 @@ func (x *GroupInvited) String() string {
 func (*GroupInvited) ProtoMessage() {}
 
 func (x *GroupInvited) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[104]
+	mi := &file_control_pb_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6935,7 +7031,7 @@ func (x *GroupInvited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupInvited.ProtoReflect.Descriptor instead.
 func (*GroupInvited) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{104}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *GroupInvited) GetWho() string {
@@ -6997,7 +7093,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_control_pb_control_proto_msgTypes[105]
+	mi := &file_control_pb_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7009,7 +7105,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[105]
+	mi := &file_control_pb_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7022,7 +7118,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{105}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *Invitation) GetGroup() *Group {
@@ -7096,7 +7192,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[106]
+	mi := &file_control_pb_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7108,7 +7204,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[106]
+	mi := &file_control_pb_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7121,7 +7217,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{106}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{108}
 }
 
 type ListInvitationsResponse struct {
@@ -7133,7 +7229,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[107]
+	mi := &file_control_pb_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7145,7 +7241,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[107]
+	mi := &file_control_pb_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7158,7 +7254,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{107}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ListInvitationsResponse) GetInvitations() []*Invitation {
@@ -7178,7 +7274,7 @@ type AnswerInvitationRequest struct {
 
 func (x *AnswerInvitationRequest) Reset() {
 	*x = AnswerInvitationRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[108]
+	mi := &file_control_pb_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7190,7 +7286,7 @@ func (x *AnswerInvitationRequest) String() string {
 func (*AnswerInvitationRequest) ProtoMessage() {}
 
 func (x *AnswerInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[108]
+	mi := &file_control_pb_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7203,7 +7299,7 @@ func (x *AnswerInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerInvitationRequest.ProtoReflect.Descriptor instead.
 func (*AnswerInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{108}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *AnswerInvitationRequest) GetGroup() string {
@@ -7229,7 +7325,7 @@ type AnswerInvitationResponse struct {
 
 func (x *AnswerInvitationResponse) Reset() {
 	*x = AnswerInvitationResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[109]
+	mi := &file_control_pb_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +7337,7 @@ func (x *AnswerInvitationResponse) String() string {
 func (*AnswerInvitationResponse) ProtoMessage() {}
 
 func (x *AnswerInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[109]
+	mi := &file_control_pb_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +7350,7 @@ func (x *AnswerInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerInvitationResponse.ProtoReflect.Descriptor instead.
 func (*AnswerInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{109}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *AnswerInvitationResponse) GetGroup() *Group {
@@ -7279,7 +7375,7 @@ type GroupLinkInfo struct {
 
 func (x *GroupLinkInfo) Reset() {
 	*x = GroupLinkInfo{}
-	mi := &file_control_pb_control_proto_msgTypes[110]
+	mi := &file_control_pb_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7291,7 +7387,7 @@ func (x *GroupLinkInfo) String() string {
 func (*GroupLinkInfo) ProtoMessage() {}
 
 func (x *GroupLinkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[110]
+	mi := &file_control_pb_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7304,7 +7400,7 @@ func (x *GroupLinkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupLinkInfo.ProtoReflect.Descriptor instead.
 func (*GroupLinkInfo) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{110}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *GroupLinkInfo) GetLink() string {
@@ -7367,7 +7463,7 @@ type CreateGroupLinkRequest struct {
 
 func (x *CreateGroupLinkRequest) Reset() {
 	*x = CreateGroupLinkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[111]
+	mi := &file_control_pb_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7379,7 +7475,7 @@ func (x *CreateGroupLinkRequest) String() string {
 func (*CreateGroupLinkRequest) ProtoMessage() {}
 
 func (x *CreateGroupLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[111]
+	mi := &file_control_pb_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7392,7 +7488,7 @@ func (x *CreateGroupLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGroupLinkRequest.ProtoReflect.Descriptor instead.
 func (*CreateGroupLinkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{111}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *CreateGroupLinkRequest) GetGroup() string {
@@ -7425,7 +7521,7 @@ type GroupLinkResponse struct {
 
 func (x *GroupLinkResponse) Reset() {
 	*x = GroupLinkResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[112]
+	mi := &file_control_pb_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7437,7 +7533,7 @@ func (x *GroupLinkResponse) String() string {
 func (*GroupLinkResponse) ProtoMessage() {}
 
 func (x *GroupLinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[112]
+	mi := &file_control_pb_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7450,7 +7546,7 @@ func (x *GroupLinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupLinkResponse.ProtoReflect.Descriptor instead.
 func (*GroupLinkResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{112}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *GroupLinkResponse) GetLink() *GroupLinkInfo {
@@ -7469,7 +7565,7 @@ type ListGroupLinksRequest struct {
 
 func (x *ListGroupLinksRequest) Reset() {
 	*x = ListGroupLinksRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[113]
+	mi := &file_control_pb_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7481,7 +7577,7 @@ func (x *ListGroupLinksRequest) String() string {
 func (*ListGroupLinksRequest) ProtoMessage() {}
 
 func (x *ListGroupLinksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[113]
+	mi := &file_control_pb_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7494,7 +7590,7 @@ func (x *ListGroupLinksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupLinksRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupLinksRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{113}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ListGroupLinksRequest) GetGroup() string {
@@ -7513,7 +7609,7 @@ type ListGroupLinksResponse struct {
 
 func (x *ListGroupLinksResponse) Reset() {
 	*x = ListGroupLinksResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[114]
+	mi := &file_control_pb_control_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7525,7 +7621,7 @@ func (x *ListGroupLinksResponse) String() string {
 func (*ListGroupLinksResponse) ProtoMessage() {}
 
 func (x *ListGroupLinksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[114]
+	mi := &file_control_pb_control_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7538,7 +7634,7 @@ func (x *ListGroupLinksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupLinksResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupLinksResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{114}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ListGroupLinksResponse) GetLinks() []*GroupLinkInfo {
@@ -7558,7 +7654,7 @@ type RevokeGroupLinkRequest struct {
 
 func (x *RevokeGroupLinkRequest) Reset() {
 	*x = RevokeGroupLinkRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[115]
+	mi := &file_control_pb_control_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7570,7 +7666,7 @@ func (x *RevokeGroupLinkRequest) String() string {
 func (*RevokeGroupLinkRequest) ProtoMessage() {}
 
 func (x *RevokeGroupLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[115]
+	mi := &file_control_pb_control_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7583,7 +7679,7 @@ func (x *RevokeGroupLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGroupLinkRequest.ProtoReflect.Descriptor instead.
 func (*RevokeGroupLinkRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{115}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *RevokeGroupLinkRequest) GetGroup() string {
@@ -7620,7 +7716,7 @@ type FoundGroup struct {
 
 func (x *FoundGroup) Reset() {
 	*x = FoundGroup{}
-	mi := &file_control_pb_control_proto_msgTypes[116]
+	mi := &file_control_pb_control_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7632,7 +7728,7 @@ func (x *FoundGroup) String() string {
 func (*FoundGroup) ProtoMessage() {}
 
 func (x *FoundGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[116]
+	mi := &file_control_pb_control_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7645,7 +7741,7 @@ func (x *FoundGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundGroup.ProtoReflect.Descriptor instead.
 func (*FoundGroup) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{116}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *FoundGroup) GetId() string {
@@ -7741,7 +7837,7 @@ type SearchGroupsRequest struct {
 
 func (x *SearchGroupsRequest) Reset() {
 	*x = SearchGroupsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[117]
+	mi := &file_control_pb_control_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7753,7 +7849,7 @@ func (x *SearchGroupsRequest) String() string {
 func (*SearchGroupsRequest) ProtoMessage() {}
 
 func (x *SearchGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[117]
+	mi := &file_control_pb_control_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7766,7 +7862,7 @@ func (x *SearchGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchGroupsRequest.ProtoReflect.Descriptor instead.
 func (*SearchGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{117}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *SearchGroupsRequest) GetName() string {
@@ -7786,7 +7882,7 @@ type SearchGroupsResponse struct {
 
 func (x *SearchGroupsResponse) Reset() {
 	*x = SearchGroupsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[118]
+	mi := &file_control_pb_control_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7798,7 +7894,7 @@ func (x *SearchGroupsResponse) String() string {
 func (*SearchGroupsResponse) ProtoMessage() {}
 
 func (x *SearchGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[118]
+	mi := &file_control_pb_control_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7811,7 +7907,7 @@ func (x *SearchGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchGroupsResponse.ProtoReflect.Descriptor instead.
 func (*SearchGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{118}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *SearchGroupsResponse) GetGroups() []*FoundGroup {
@@ -7839,7 +7935,7 @@ type ApplyToGroupRequest struct {
 
 func (x *ApplyToGroupRequest) Reset() {
 	*x = ApplyToGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[119]
+	mi := &file_control_pb_control_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7851,7 +7947,7 @@ func (x *ApplyToGroupRequest) String() string {
 func (*ApplyToGroupRequest) ProtoMessage() {}
 
 func (x *ApplyToGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[119]
+	mi := &file_control_pb_control_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7864,7 +7960,7 @@ func (x *ApplyToGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyToGroupRequest.ProtoReflect.Descriptor instead.
 func (*ApplyToGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{119}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *ApplyToGroupRequest) GetGroup() string {
@@ -7897,7 +7993,7 @@ type ApplyToGroupResponse struct {
 
 func (x *ApplyToGroupResponse) Reset() {
 	*x = ApplyToGroupResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[120]
+	mi := &file_control_pb_control_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7909,7 +8005,7 @@ func (x *ApplyToGroupResponse) String() string {
 func (*ApplyToGroupResponse) ProtoMessage() {}
 
 func (x *ApplyToGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[120]
+	mi := &file_control_pb_control_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7922,7 +8018,7 @@ func (x *ApplyToGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyToGroupResponse.ProtoReflect.Descriptor instead.
 func (*ApplyToGroupResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{120}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ApplyToGroupResponse) GetGroup() *Group {
@@ -7953,7 +8049,7 @@ type Application struct {
 
 func (x *Application) Reset() {
 	*x = Application{}
-	mi := &file_control_pb_control_proto_msgTypes[121]
+	mi := &file_control_pb_control_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7965,7 +8061,7 @@ func (x *Application) String() string {
 func (*Application) ProtoMessage() {}
 
 func (x *Application) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[121]
+	mi := &file_control_pb_control_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7978,7 +8074,7 @@ func (x *Application) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Application.ProtoReflect.Descriptor instead.
 func (*Application) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{121}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *Application) GetGroup() string {
@@ -8081,7 +8177,7 @@ type ListApplicationsRequest struct {
 
 func (x *ListApplicationsRequest) Reset() {
 	*x = ListApplicationsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[122]
+	mi := &file_control_pb_control_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8093,7 +8189,7 @@ func (x *ListApplicationsRequest) String() string {
 func (*ListApplicationsRequest) ProtoMessage() {}
 
 func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[122]
+	mi := &file_control_pb_control_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8106,7 +8202,7 @@ func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsRequest.ProtoReflect.Descriptor instead.
 func (*ListApplicationsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{122}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListApplicationsRequest) GetGroup() string {
@@ -8125,7 +8221,7 @@ type ListApplicationsResponse struct {
 
 func (x *ListApplicationsResponse) Reset() {
 	*x = ListApplicationsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[123]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8137,7 +8233,7 @@ func (x *ListApplicationsResponse) String() string {
 func (*ListApplicationsResponse) ProtoMessage() {}
 
 func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[123]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8150,7 +8246,7 @@ func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsResponse.ProtoReflect.Descriptor instead.
 func (*ListApplicationsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{123}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ListApplicationsResponse) GetApplications() []*Application {
@@ -8172,7 +8268,7 @@ type DecideApplicationRequest struct {
 
 func (x *DecideApplicationRequest) Reset() {
 	*x = DecideApplicationRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8184,7 +8280,7 @@ func (x *DecideApplicationRequest) String() string {
 func (*DecideApplicationRequest) ProtoMessage() {}
 
 func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8197,7 +8293,7 @@ func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationRequest.ProtoReflect.Descriptor instead.
 func (*DecideApplicationRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *DecideApplicationRequest) GetGroup() string {
@@ -8237,7 +8333,7 @@ type DecideApplicationResponse struct {
 
 func (x *DecideApplicationResponse) Reset() {
 	*x = DecideApplicationResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8249,7 +8345,7 @@ func (x *DecideApplicationResponse) String() string {
 func (*DecideApplicationResponse) ProtoMessage() {}
 
 func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8262,7 +8358,7 @@ func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationResponse.ProtoReflect.Descriptor instead.
 func (*DecideApplicationResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *DecideApplicationResponse) GetApplication() *Application {
@@ -8281,7 +8377,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8293,7 +8389,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8306,7 +8402,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ListMembersRequest) GetGroup() string {
@@ -8326,7 +8422,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8338,7 +8434,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8351,7 +8447,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ListMembersResponse) GetGroup() *Group {
@@ -8379,7 +8475,7 @@ type ActOnGroupRequest struct {
 
 func (x *ActOnGroupRequest) Reset() {
 	*x = ActOnGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[128]
+	mi := &file_control_pb_control_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8391,7 +8487,7 @@ func (x *ActOnGroupRequest) String() string {
 func (*ActOnGroupRequest) ProtoMessage() {}
 
 func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[128]
+	mi := &file_control_pb_control_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8404,7 +8500,7 @@ func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActOnGroupRequest.ProtoReflect.Descriptor instead.
 func (*ActOnGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{128}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *ActOnGroupRequest) GetGroup() string {
@@ -8439,7 +8535,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[129]
+	mi := &file_control_pb_control_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8451,7 +8547,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[129]
+	mi := &file_control_pb_control_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8464,7 +8560,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{129}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *SetGroupRequest) GetGroup() string {
@@ -8799,6 +8895,11 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"D\n" +
 	"\x0eResendResponse\x122\n" +
 	"\amessage\x18\x01 \x01(\v2\x18.hima.control.v1.MessageR\amessage\"&\n" +
+	"\x12ListUnknownRequest\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\"E\n" +
+	"\x13ListUnknownResponse\x12\x1a\n" +
+	"\bmessages\x18\x01 \x03(\tR\bmessages\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"&\n" +
 	"\n" +
 	"WhyRequest\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\xa9\x01\n" +
@@ -9150,7 +9251,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\x0fSetGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\tR\x05value2\x82$\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value2\xdc$\n" +
 	"\x04Hima\x12I\n" +
 	"\x06Status\x12\x1e.hima.control.v1.StatusRequest\x1a\x1f.hima.control.v1.StatusResponse\x12O\n" +
 	"\bRegister\x12 .hima.control.v1.RegisterRequest\x1a!.hima.control.v1.RegisterResponse\x12F\n" +
@@ -9180,7 +9281,8 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\bMarkRead\x12 .hima.control.v1.MarkReadRequest\x1a!.hima.control.v1.MarkReadResponse\x12R\n" +
 	"\tSetTyping\x12!.hima.control.v1.SetTypingRequest\x1a\".hima.control.v1.SetTypingResponse\x12I\n" +
 	"\x06Cancel\x12\x1e.hima.control.v1.CancelRequest\x1a\x1f.hima.control.v1.CancelResponse\x12I\n" +
-	"\x06Resend\x12\x1e.hima.control.v1.ResendRequest\x1a\x1f.hima.control.v1.ResendResponse\x12@\n" +
+	"\x06Resend\x12\x1e.hima.control.v1.ResendRequest\x1a\x1f.hima.control.v1.ResendResponse\x12X\n" +
+	"\vListUnknown\x12#.hima.control.v1.ListUnknownRequest\x1a$.hima.control.v1.ListUnknownResponse\x12@\n" +
 	"\x03Why\x12\x1b.hima.control.v1.WhyRequest\x1a\x1c.hima.control.v1.WhyResponse\x12X\n" +
 	"\vJoinNetwork\x12#.hima.control.v1.JoinNetworkRequest\x1a$.hima.control.v1.JoinNetworkResponse\x12[\n" +
 	"\fLeaveNetwork\x12$.hima.control.v1.LeaveNetworkRequest\x1a%.hima.control.v1.LeaveNetworkResponse\x12[\n" +
@@ -9225,7 +9327,7 @@ func file_control_pb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 131)
+var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 133)
 var file_control_pb_control_proto_goTypes = []any{
 	(ActOnContactRequest_Act)(0),      // 0: hima.control.v1.ActOnContactRequest.Act
 	(VerifyContactRequest_Result)(0),  // 1: hima.control.v1.VerifyContactRequest.Result
@@ -9292,85 +9394,87 @@ var file_control_pb_control_proto_goTypes = []any{
 	(*CancelResponse)(nil),            // 62: hima.control.v1.CancelResponse
 	(*ResendRequest)(nil),             // 63: hima.control.v1.ResendRequest
 	(*ResendResponse)(nil),            // 64: hima.control.v1.ResendResponse
-	(*WhyRequest)(nil),                // 65: hima.control.v1.WhyRequest
-	(*WhyResponse)(nil),               // 66: hima.control.v1.WhyResponse
-	(*WhyDevice)(nil),                 // 67: hima.control.v1.WhyDevice
-	(*Custody)(nil),                   // 68: hima.control.v1.Custody
-	(*Attempt)(nil),                   // 69: hima.control.v1.Attempt
-	(*WatchRequest)(nil),              // 70: hima.control.v1.WatchRequest
-	(*WatchResponse)(nil),             // 71: hima.control.v1.WatchResponse
-	(*Event)(nil),                     // 72: hima.control.v1.Event
-	(*Network)(nil),                   // 73: hima.control.v1.Network
-	(*Bootstrap)(nil),                 // 74: hima.control.v1.Bootstrap
-	(*NetworkName)(nil),               // 75: hima.control.v1.NetworkName
-	(*JoinNetworkRequest)(nil),        // 76: hima.control.v1.JoinNetworkRequest
-	(*JoinNetworkResponse)(nil),       // 77: hima.control.v1.JoinNetworkResponse
-	(*LeaveNetworkRequest)(nil),       // 78: hima.control.v1.LeaveNetworkRequest
-	(*LeaveNetworkResponse)(nil),      // 79: hima.control.v1.LeaveNetworkResponse
-	(*ListNetworksRequest)(nil),       // 80: hima.control.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),      // 81: hima.control.v1.ListNetworksResponse
-	(*SearchRequest)(nil),             // 82: hima.control.v1.SearchRequest
-	(*SearchResponse)(nil),            // 83: hima.control.v1.SearchResponse
-	(*SearchResult)(nil),              // 84: hima.control.v1.SearchResult
-	(*DoctorRequest)(nil),             // 85: hima.control.v1.DoctorRequest
-	(*DoctorResponse)(nil),            // 86: hima.control.v1.DoctorResponse
-	(*Check)(nil),                     // 87: hima.control.v1.Check
-	(*Mailbox)(nil),                   // 88: hima.control.v1.Mailbox
-	(*MailboxOffer)(nil),              // 89: hima.control.v1.MailboxOffer
-	(*ListMailboxesRequest)(nil),      // 90: hima.control.v1.ListMailboxesRequest
-	(*ListMailboxesResponse)(nil),     // 91: hima.control.v1.ListMailboxesResponse
-	(*AddMailboxRequest)(nil),         // 92: hima.control.v1.AddMailboxRequest
-	(*AddMailboxResponse)(nil),        // 93: hima.control.v1.AddMailboxResponse
-	(*RemoveMailboxRequest)(nil),      // 94: hima.control.v1.RemoveMailboxRequest
-	(*RemoveMailboxResponse)(nil),     // 95: hima.control.v1.RemoveMailboxResponse
-	(*OfferMailboxRequest)(nil),       // 96: hima.control.v1.OfferMailboxRequest
-	(*OfferMailboxResponse)(nil),      // 97: hima.control.v1.OfferMailboxResponse
-	(*Group)(nil),                     // 98: hima.control.v1.Group
-	(*GroupMember)(nil),               // 99: hima.control.v1.GroupMember
-	(*CreateGroupRequest)(nil),        // 100: hima.control.v1.CreateGroupRequest
-	(*GroupResponse)(nil),             // 101: hima.control.v1.GroupResponse
-	(*GetGroupRequest)(nil),           // 102: hima.control.v1.GetGroupRequest
-	(*ListGroupsRequest)(nil),         // 103: hima.control.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),        // 104: hima.control.v1.ListGroupsResponse
-	(*InviteToGroupRequest)(nil),      // 105: hima.control.v1.InviteToGroupRequest
-	(*InviteToGroupResponse)(nil),     // 106: hima.control.v1.InviteToGroupResponse
-	(*GroupInvited)(nil),              // 107: hima.control.v1.GroupInvited
-	(*Invitation)(nil),                // 108: hima.control.v1.Invitation
-	(*ListInvitationsRequest)(nil),    // 109: hima.control.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),   // 110: hima.control.v1.ListInvitationsResponse
-	(*AnswerInvitationRequest)(nil),   // 111: hima.control.v1.AnswerInvitationRequest
-	(*AnswerInvitationResponse)(nil),  // 112: hima.control.v1.AnswerInvitationResponse
-	(*GroupLinkInfo)(nil),             // 113: hima.control.v1.GroupLinkInfo
-	(*CreateGroupLinkRequest)(nil),    // 114: hima.control.v1.CreateGroupLinkRequest
-	(*GroupLinkResponse)(nil),         // 115: hima.control.v1.GroupLinkResponse
-	(*ListGroupLinksRequest)(nil),     // 116: hima.control.v1.ListGroupLinksRequest
-	(*ListGroupLinksResponse)(nil),    // 117: hima.control.v1.ListGroupLinksResponse
-	(*RevokeGroupLinkRequest)(nil),    // 118: hima.control.v1.RevokeGroupLinkRequest
-	(*FoundGroup)(nil),                // 119: hima.control.v1.FoundGroup
-	(*SearchGroupsRequest)(nil),       // 120: hima.control.v1.SearchGroupsRequest
-	(*SearchGroupsResponse)(nil),      // 121: hima.control.v1.SearchGroupsResponse
-	(*ApplyToGroupRequest)(nil),       // 122: hima.control.v1.ApplyToGroupRequest
-	(*ApplyToGroupResponse)(nil),      // 123: hima.control.v1.ApplyToGroupResponse
-	(*Application)(nil),               // 124: hima.control.v1.Application
-	(*ListApplicationsRequest)(nil),   // 125: hima.control.v1.ListApplicationsRequest
-	(*ListApplicationsResponse)(nil),  // 126: hima.control.v1.ListApplicationsResponse
-	(*DecideApplicationRequest)(nil),  // 127: hima.control.v1.DecideApplicationRequest
-	(*DecideApplicationResponse)(nil), // 128: hima.control.v1.DecideApplicationResponse
-	(*ListMembersRequest)(nil),        // 129: hima.control.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),       // 130: hima.control.v1.ListMembersResponse
-	(*ActOnGroupRequest)(nil),         // 131: hima.control.v1.ActOnGroupRequest
-	(*SetGroupRequest)(nil),           // 132: hima.control.v1.SetGroupRequest
-	nil,                               // 133: hima.control.v1.Check.ValuesEntry
+	(*ListUnknownRequest)(nil),        // 65: hima.control.v1.ListUnknownRequest
+	(*ListUnknownResponse)(nil),       // 66: hima.control.v1.ListUnknownResponse
+	(*WhyRequest)(nil),                // 67: hima.control.v1.WhyRequest
+	(*WhyResponse)(nil),               // 68: hima.control.v1.WhyResponse
+	(*WhyDevice)(nil),                 // 69: hima.control.v1.WhyDevice
+	(*Custody)(nil),                   // 70: hima.control.v1.Custody
+	(*Attempt)(nil),                   // 71: hima.control.v1.Attempt
+	(*WatchRequest)(nil),              // 72: hima.control.v1.WatchRequest
+	(*WatchResponse)(nil),             // 73: hima.control.v1.WatchResponse
+	(*Event)(nil),                     // 74: hima.control.v1.Event
+	(*Network)(nil),                   // 75: hima.control.v1.Network
+	(*Bootstrap)(nil),                 // 76: hima.control.v1.Bootstrap
+	(*NetworkName)(nil),               // 77: hima.control.v1.NetworkName
+	(*JoinNetworkRequest)(nil),        // 78: hima.control.v1.JoinNetworkRequest
+	(*JoinNetworkResponse)(nil),       // 79: hima.control.v1.JoinNetworkResponse
+	(*LeaveNetworkRequest)(nil),       // 80: hima.control.v1.LeaveNetworkRequest
+	(*LeaveNetworkResponse)(nil),      // 81: hima.control.v1.LeaveNetworkResponse
+	(*ListNetworksRequest)(nil),       // 82: hima.control.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),      // 83: hima.control.v1.ListNetworksResponse
+	(*SearchRequest)(nil),             // 84: hima.control.v1.SearchRequest
+	(*SearchResponse)(nil),            // 85: hima.control.v1.SearchResponse
+	(*SearchResult)(nil),              // 86: hima.control.v1.SearchResult
+	(*DoctorRequest)(nil),             // 87: hima.control.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 88: hima.control.v1.DoctorResponse
+	(*Check)(nil),                     // 89: hima.control.v1.Check
+	(*Mailbox)(nil),                   // 90: hima.control.v1.Mailbox
+	(*MailboxOffer)(nil),              // 91: hima.control.v1.MailboxOffer
+	(*ListMailboxesRequest)(nil),      // 92: hima.control.v1.ListMailboxesRequest
+	(*ListMailboxesResponse)(nil),     // 93: hima.control.v1.ListMailboxesResponse
+	(*AddMailboxRequest)(nil),         // 94: hima.control.v1.AddMailboxRequest
+	(*AddMailboxResponse)(nil),        // 95: hima.control.v1.AddMailboxResponse
+	(*RemoveMailboxRequest)(nil),      // 96: hima.control.v1.RemoveMailboxRequest
+	(*RemoveMailboxResponse)(nil),     // 97: hima.control.v1.RemoveMailboxResponse
+	(*OfferMailboxRequest)(nil),       // 98: hima.control.v1.OfferMailboxRequest
+	(*OfferMailboxResponse)(nil),      // 99: hima.control.v1.OfferMailboxResponse
+	(*Group)(nil),                     // 100: hima.control.v1.Group
+	(*GroupMember)(nil),               // 101: hima.control.v1.GroupMember
+	(*CreateGroupRequest)(nil),        // 102: hima.control.v1.CreateGroupRequest
+	(*GroupResponse)(nil),             // 103: hima.control.v1.GroupResponse
+	(*GetGroupRequest)(nil),           // 104: hima.control.v1.GetGroupRequest
+	(*ListGroupsRequest)(nil),         // 105: hima.control.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),        // 106: hima.control.v1.ListGroupsResponse
+	(*InviteToGroupRequest)(nil),      // 107: hima.control.v1.InviteToGroupRequest
+	(*InviteToGroupResponse)(nil),     // 108: hima.control.v1.InviteToGroupResponse
+	(*GroupInvited)(nil),              // 109: hima.control.v1.GroupInvited
+	(*Invitation)(nil),                // 110: hima.control.v1.Invitation
+	(*ListInvitationsRequest)(nil),    // 111: hima.control.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),   // 112: hima.control.v1.ListInvitationsResponse
+	(*AnswerInvitationRequest)(nil),   // 113: hima.control.v1.AnswerInvitationRequest
+	(*AnswerInvitationResponse)(nil),  // 114: hima.control.v1.AnswerInvitationResponse
+	(*GroupLinkInfo)(nil),             // 115: hima.control.v1.GroupLinkInfo
+	(*CreateGroupLinkRequest)(nil),    // 116: hima.control.v1.CreateGroupLinkRequest
+	(*GroupLinkResponse)(nil),         // 117: hima.control.v1.GroupLinkResponse
+	(*ListGroupLinksRequest)(nil),     // 118: hima.control.v1.ListGroupLinksRequest
+	(*ListGroupLinksResponse)(nil),    // 119: hima.control.v1.ListGroupLinksResponse
+	(*RevokeGroupLinkRequest)(nil),    // 120: hima.control.v1.RevokeGroupLinkRequest
+	(*FoundGroup)(nil),                // 121: hima.control.v1.FoundGroup
+	(*SearchGroupsRequest)(nil),       // 122: hima.control.v1.SearchGroupsRequest
+	(*SearchGroupsResponse)(nil),      // 123: hima.control.v1.SearchGroupsResponse
+	(*ApplyToGroupRequest)(nil),       // 124: hima.control.v1.ApplyToGroupRequest
+	(*ApplyToGroupResponse)(nil),      // 125: hima.control.v1.ApplyToGroupResponse
+	(*Application)(nil),               // 126: hima.control.v1.Application
+	(*ListApplicationsRequest)(nil),   // 127: hima.control.v1.ListApplicationsRequest
+	(*ListApplicationsResponse)(nil),  // 128: hima.control.v1.ListApplicationsResponse
+	(*DecideApplicationRequest)(nil),  // 129: hima.control.v1.DecideApplicationRequest
+	(*DecideApplicationResponse)(nil), // 130: hima.control.v1.DecideApplicationResponse
+	(*ListMembersRequest)(nil),        // 131: hima.control.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),       // 132: hima.control.v1.ListMembersResponse
+	(*ActOnGroupRequest)(nil),         // 133: hima.control.v1.ActOnGroupRequest
+	(*SetGroupRequest)(nil),           // 134: hima.control.v1.SetGroupRequest
+	nil,                               // 135: hima.control.v1.Check.ValuesEntry
 }
 var file_control_pb_control_proto_depIdxs = []int32{
 	4,   // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
 	7,   // 1: hima.control.v1.StatusResponse.peers:type_name -> hima.control.v1.Peer
-	73,  // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
+	75,  // 2: hima.control.v1.StatusResponse.networks:type_name -> hima.control.v1.Network
 	18,  // 3: hima.control.v1.RegisterResponse.profile:type_name -> hima.control.v1.Profile
-	73,  // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
+	75,  // 4: hima.control.v1.RegisterResponse.network:type_name -> hima.control.v1.Network
 	18,  // 5: hima.control.v1.LoginResponse.profile:type_name -> hima.control.v1.Profile
 	18,  // 6: hima.control.v1.WhoamiResponse.profile:type_name -> hima.control.v1.Profile
-	75,  // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
+	77,  // 7: hima.control.v1.Profile.names:type_name -> hima.control.v1.NetworkName
 	22,  // 8: hima.control.v1.CreateInviteResponse.invite:type_name -> hima.control.v1.Invite
 	22,  // 9: hima.control.v1.ListInvitesResponse.invites:type_name -> hima.control.v1.Invite
 	29,  // 10: hima.control.v1.NearbyResponse.people:type_name -> hima.control.v1.NearbyPerson
@@ -9390,39 +9494,39 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	51,  // 24: hima.control.v1.HistoryResponse.messages:type_name -> hima.control.v1.Message
 	51,  // 25: hima.control.v1.ResendResponse.message:type_name -> hima.control.v1.Message
 	51,  // 26: hima.control.v1.WhyResponse.message:type_name -> hima.control.v1.Message
-	67,  // 27: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
-	69,  // 28: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
-	68,  // 29: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
-	72,  // 30: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
+	69,  // 27: hima.control.v1.WhyResponse.devices:type_name -> hima.control.v1.WhyDevice
+	71,  // 28: hima.control.v1.WhyDevice.attempts:type_name -> hima.control.v1.Attempt
+	70,  // 29: hima.control.v1.WhyDevice.custody:type_name -> hima.control.v1.Custody
+	74,  // 30: hima.control.v1.WatchResponse.event:type_name -> hima.control.v1.Event
 	51,  // 31: hima.control.v1.Event.message:type_name -> hima.control.v1.Message
-	74,  // 32: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
-	75,  // 33: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
-	73,  // 34: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
-	73,  // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
-	84,  // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
-	87,  // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	133, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
-	88,  // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
-	89,  // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
-	89,  // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
-	88,  // 42: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	88,  // 43: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
-	89,  // 44: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
-	98,  // 45: hima.control.v1.GroupResponse.group:type_name -> hima.control.v1.Group
-	98,  // 46: hima.control.v1.ListGroupsResponse.groups:type_name -> hima.control.v1.Group
-	98,  // 47: hima.control.v1.InviteToGroupResponse.group:type_name -> hima.control.v1.Group
-	107, // 48: hima.control.v1.InviteToGroupResponse.invited:type_name -> hima.control.v1.GroupInvited
-	98,  // 49: hima.control.v1.Invitation.group:type_name -> hima.control.v1.Group
-	108, // 50: hima.control.v1.ListInvitationsResponse.invitations:type_name -> hima.control.v1.Invitation
-	98,  // 51: hima.control.v1.AnswerInvitationResponse.group:type_name -> hima.control.v1.Group
-	113, // 52: hima.control.v1.GroupLinkResponse.link:type_name -> hima.control.v1.GroupLinkInfo
-	113, // 53: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
-	119, // 54: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
-	98,  // 55: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
-	124, // 56: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
-	124, // 57: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
-	98,  // 58: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
-	99,  // 59: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
+	76,  // 32: hima.control.v1.Network.bootstraps:type_name -> hima.control.v1.Bootstrap
+	77,  // 33: hima.control.v1.Network.username:type_name -> hima.control.v1.NetworkName
+	75,  // 34: hima.control.v1.JoinNetworkResponse.network:type_name -> hima.control.v1.Network
+	75,  // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
+	86,  // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
+	89,  // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
+	135, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	90,  // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
+	91,  // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
+	91,  // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
+	90,  // 42: hima.control.v1.AddMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	90,  // 43: hima.control.v1.RemoveMailboxResponse.mailbox:type_name -> hima.control.v1.Mailbox
+	91,  // 44: hima.control.v1.OfferMailboxResponse.offer:type_name -> hima.control.v1.MailboxOffer
+	100, // 45: hima.control.v1.GroupResponse.group:type_name -> hima.control.v1.Group
+	100, // 46: hima.control.v1.ListGroupsResponse.groups:type_name -> hima.control.v1.Group
+	100, // 47: hima.control.v1.InviteToGroupResponse.group:type_name -> hima.control.v1.Group
+	109, // 48: hima.control.v1.InviteToGroupResponse.invited:type_name -> hima.control.v1.GroupInvited
+	100, // 49: hima.control.v1.Invitation.group:type_name -> hima.control.v1.Group
+	110, // 50: hima.control.v1.ListInvitationsResponse.invitations:type_name -> hima.control.v1.Invitation
+	100, // 51: hima.control.v1.AnswerInvitationResponse.group:type_name -> hima.control.v1.Group
+	115, // 52: hima.control.v1.GroupLinkResponse.link:type_name -> hima.control.v1.GroupLinkInfo
+	115, // 53: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
+	121, // 54: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
+	100, // 55: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
+	126, // 56: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
+	126, // 57: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
+	100, // 58: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
+	101, // 59: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
 	2,   // 60: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
 	5,   // 61: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
 	8,   // 62: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
@@ -9450,88 +9554,90 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	59,  // 84: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
 	61,  // 85: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
 	63,  // 86: hima.control.v1.Hima.Resend:input_type -> hima.control.v1.ResendRequest
-	65,  // 87: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	76,  // 88: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	78,  // 89: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	80,  // 90: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	82,  // 91: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	85,  // 92: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	90,  // 93: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	92,  // 94: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	94,  // 95: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	96,  // 96: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	70,  // 97: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	100, // 98: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
-	102, // 99: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
-	103, // 100: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
-	105, // 101: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
-	109, // 102: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
-	111, // 103: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
-	114, // 104: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
-	116, // 105: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
-	118, // 106: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
-	120, // 107: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
-	122, // 108: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
-	125, // 109: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
-	127, // 110: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
-	129, // 111: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
-	131, // 112: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
-	132, // 113: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
-	6,   // 114: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	9,   // 115: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	11,  // 116: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	13,  // 117: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	15,  // 118: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	17,  // 119: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	17,  // 120: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	21,  // 121: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	24,  // 122: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	26,  // 123: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	28,  // 124: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	31,  // 125: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	33,  // 126: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	36,  // 127: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	38,  // 128: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	41,  // 129: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	43,  // 130: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	45,  // 131: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	48,  // 132: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	50,  // 133: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	53,  // 134: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	56,  // 135: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	58,  // 136: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	60,  // 137: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	62,  // 138: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	64,  // 139: hima.control.v1.Hima.Resend:output_type -> hima.control.v1.ResendResponse
-	66,  // 140: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	77,  // 141: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	79,  // 142: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	81,  // 143: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	83,  // 144: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	86,  // 145: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	91,  // 146: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	93,  // 147: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	95,  // 148: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	97,  // 149: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	71,  // 150: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	101, // 151: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
-	101, // 152: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
-	104, // 153: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
-	106, // 154: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
-	110, // 155: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
-	112, // 156: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
-	115, // 157: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	117, // 158: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
-	115, // 159: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	121, // 160: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
-	123, // 161: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
-	126, // 162: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
-	128, // 163: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
-	130, // 164: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
-	101, // 165: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
-	101, // 166: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
-	114, // [114:167] is the sub-list for method output_type
-	61,  // [61:114] is the sub-list for method input_type
+	65,  // 87: hima.control.v1.Hima.ListUnknown:input_type -> hima.control.v1.ListUnknownRequest
+	67,  // 88: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	78,  // 89: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	80,  // 90: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	82,  // 91: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	84,  // 92: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	87,  // 93: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	92,  // 94: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	94,  // 95: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	96,  // 96: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	98,  // 97: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	72,  // 98: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	102, // 99: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
+	104, // 100: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
+	105, // 101: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
+	107, // 102: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
+	111, // 103: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
+	113, // 104: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
+	116, // 105: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
+	118, // 106: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
+	120, // 107: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
+	122, // 108: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
+	124, // 109: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
+	127, // 110: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
+	129, // 111: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
+	131, // 112: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
+	133, // 113: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
+	134, // 114: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
+	6,   // 115: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	9,   // 116: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	11,  // 117: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	13,  // 118: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	15,  // 119: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	17,  // 120: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	17,  // 121: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	21,  // 122: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	24,  // 123: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	26,  // 124: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	28,  // 125: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	31,  // 126: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	33,  // 127: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	36,  // 128: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	38,  // 129: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	41,  // 130: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	43,  // 131: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	45,  // 132: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	48,  // 133: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	50,  // 134: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	53,  // 135: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	56,  // 136: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	58,  // 137: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	60,  // 138: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	62,  // 139: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	64,  // 140: hima.control.v1.Hima.Resend:output_type -> hima.control.v1.ResendResponse
+	66,  // 141: hima.control.v1.Hima.ListUnknown:output_type -> hima.control.v1.ListUnknownResponse
+	68,  // 142: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	79,  // 143: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	81,  // 144: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	83,  // 145: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	85,  // 146: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	88,  // 147: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	93,  // 148: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	95,  // 149: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	97,  // 150: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	99,  // 151: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	73,  // 152: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	103, // 153: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
+	103, // 154: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
+	106, // 155: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
+	108, // 156: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
+	112, // 157: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
+	114, // 158: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
+	117, // 159: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	119, // 160: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
+	117, // 161: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	123, // 162: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
+	125, // 163: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
+	128, // 164: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
+	130, // 165: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
+	132, // 166: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
+	103, // 167: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
+	103, // 168: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
+	115, // [115:169] is the sub-list for method output_type
+	61,  // [61:115] is the sub-list for method input_type
 	61,  // [61:61] is the sub-list for extension type_name
 	61,  // [61:61] is the sub-list for extension extendee
 	0,   // [0:61] is the sub-list for field type_name
@@ -9549,7 +9655,7 @@ func file_control_pb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_pb_control_proto_rawDesc), len(file_control_pb_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   131,
+			NumMessages:   133,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -98,6 +98,22 @@ func (h *handlers) Resend(ctx context.Context, in *pb.ResendRequest) (*pb.Resend
 	return &pb.ResendResponse{Message: messageOf(msg)}, nil
 }
 
+func (h *handlers) ListUnknown(ctx context.Context, in *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error) {
+	m, err := h.b.Messenger()
+	if err != nil {
+		return nil, err
+	}
+	ids, more, err := m.Unknown(ctx, in.GetWho())
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.ListUnknownResponse{More: more}
+	for _, id := range ids {
+		out.Messages = append(out.Messages, id.String())
+	}
+	return out, nil
+}
+
 func (h *handlers) Why(ctx context.Context, in *pb.WhyRequest) (*pb.WhyResponse, error) {
 	m, err := h.b.Messenger()
 	if err != nil {

@@ -88,6 +88,8 @@ const (
 	HimaCancelProcedure = "/hima.control.v1.Hima/Cancel"
 	// HimaResendProcedure is the fully-qualified name of the Hima's Resend RPC.
 	HimaResendProcedure = "/hima.control.v1.Hima/Resend"
+	// HimaListUnknownProcedure is the fully-qualified name of the Hima's ListUnknown RPC.
+	HimaListUnknownProcedure = "/hima.control.v1.Hima/ListUnknown"
 	// HimaWhyProcedure is the fully-qualified name of the Hima's Why RPC.
 	HimaWhyProcedure = "/hima.control.v1.Hima/Why"
 	// HimaJoinNetworkProcedure is the fully-qualified name of the Hima's JoinNetwork RPC.
@@ -178,6 +180,8 @@ type HimaClient interface {
 	// Resend writes a message again that was written before this profile was restored from a copy and of which nobody knows
 	// whether it arrived: state unknown.
 	Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error)
+	// ListUnknown lists the messages of a conversation that Resend is for, as many as an answer holds.
+	ListUnknown(context.Context, *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
 	// Networks and names.
 	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
@@ -378,6 +382,12 @@ func NewHimaClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(himaMethods.ByName("Resend")),
 			connect.WithClientOptions(opts...),
 		),
+		listUnknown: connect.NewClient[pb.ListUnknownRequest, pb.ListUnknownResponse](
+			httpClient,
+			baseURL+HimaListUnknownProcedure,
+			connect.WithSchema(himaMethods.ByName("ListUnknown")),
+			connect.WithClientOptions(opts...),
+		),
 		why: connect.NewClient[pb.WhyRequest, pb.WhyResponse](
 			httpClient,
 			baseURL+HimaWhyProcedure,
@@ -571,6 +581,7 @@ type himaClient struct {
 	setTyping         *connect.Client[pb.SetTypingRequest, pb.SetTypingResponse]
 	cancel            *connect.Client[pb.CancelRequest, pb.CancelResponse]
 	resend            *connect.Client[pb.ResendRequest, pb.ResendResponse]
+	listUnknown       *connect.Client[pb.ListUnknownRequest, pb.ListUnknownResponse]
 	why               *connect.Client[pb.WhyRequest, pb.WhyResponse]
 	joinNetwork       *connect.Client[pb.JoinNetworkRequest, pb.JoinNetworkResponse]
 	leaveNetwork      *connect.Client[pb.LeaveNetworkRequest, pb.LeaveNetworkResponse]
@@ -828,6 +839,15 @@ func (c *himaClient) Cancel(ctx context.Context, req *pb.CancelRequest) (*pb.Can
 // Resend calls hima.control.v1.Hima.Resend.
 func (c *himaClient) Resend(ctx context.Context, req *pb.ResendRequest) (*pb.ResendResponse, error) {
 	response, err := c.resend.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListUnknown calls hima.control.v1.Hima.ListUnknown.
+func (c *himaClient) ListUnknown(ctx context.Context, req *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error) {
+	response, err := c.listUnknown.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -1107,6 +1127,8 @@ type HimaHandler interface {
 	// Resend writes a message again that was written before this profile was restored from a copy and of which nobody knows
 	// whether it arrived: state unknown.
 	Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error)
+	// ListUnknown lists the messages of a conversation that Resend is for, as many as an answer holds.
+	ListUnknown(context.Context, *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error)
 	Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error)
 	// Networks and names.
 	JoinNetwork(context.Context, *pb.JoinNetworkRequest) (*pb.JoinNetworkResponse, error)
@@ -1301,6 +1323,12 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 		HimaResendProcedure,
 		svc.Resend,
 		connect.WithSchema(himaMethods.ByName("Resend")),
+		connect.WithHandlerOptions(opts...),
+	)
+	himaListUnknownHandler := connect.NewUnaryHandlerSimple(
+		HimaListUnknownProcedure,
+		svc.ListUnknown,
+		connect.WithSchema(himaMethods.ByName("ListUnknown")),
 		connect.WithHandlerOptions(opts...),
 	)
 	himaWhyHandler := connect.NewUnaryHandlerSimple(
@@ -1519,6 +1547,8 @@ func NewHimaHandler(svc HimaHandler, opts ...connect.HandlerOption) (string, htt
 			himaCancelHandler.ServeHTTP(w, r)
 		case HimaResendProcedure:
 			himaResendHandler.ServeHTTP(w, r)
+		case HimaListUnknownProcedure:
+			himaListUnknownHandler.ServeHTTP(w, r)
 		case HimaWhyProcedure:
 			himaWhyHandler.ServeHTTP(w, r)
 		case HimaJoinNetworkProcedure:
@@ -1684,6 +1714,10 @@ func (UnimplementedHimaHandler) Cancel(context.Context, *pb.CancelRequest) (*pb.
 
 func (UnimplementedHimaHandler) Resend(context.Context, *pb.ResendRequest) (*pb.ResendResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.Resend is not implemented"))
+}
+
+func (UnimplementedHimaHandler) ListUnknown(context.Context, *pb.ListUnknownRequest) (*pb.ListUnknownResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hima.control.v1.Hima.ListUnknown is not implemented"))
 }
 
 func (UnimplementedHimaHandler) Why(context.Context, *pb.WhyRequest) (*pb.WhyResponse, error) {
