@@ -79,11 +79,34 @@ func TestNamesOfGroups(t *testing.T) {
 	require.NoError(t, err)
 	found(direct, one.String()[:5])
 	found(one, one.String()[:7])
-	// One that we are only invited to has no conversation.
+	// One that we are only invited to has no conversation, and is no unknown name either.
 	a.groups.groups[one].info.State = groups.StateInvited
 	news(one)
-	_, err = talk("group:" + one.String())
-	require.ErrorIs(t, err, ErrNotFound)
+	for _, name := range []string{one.String(), "group:" + one.String()} {
+		_, err = talk(name)
+		require.ErrorIs(t, err, ErrNotMember)
+	}
+}
+
+// Whoever was in keeps what was said then, also while they are invited again, apply, or were turned down.
+func TestFormerMembersKeepTheirHistory(t *testing.T) {
+	id, people := crowd(t, "alice", "bob")
+	alice := people[0]
+	alice.tells("Hikers", "remember this")
+	g := alice.groups.groups[id]
+	g.info.Joined = time.Now()
+	for _, state := range []groups.State{groups.StateInvited, groups.StateApplied, groups.StateJoining, groups.StateRejected, groups.StateLeft} {
+		g.info.State = state
+		require.NoError(t, alice.db.Update(t.Context(), func(tx *storage.Tx) error {
+			return alice.m.GroupNews(tx, groups.News{Group: id, Kind: groups.NewsSet})
+		}))
+		list := alice.history("Hikers")
+		require.Equal(t, "remember this", list[len(list)-1].Text, state)
+		conv, err := alice.m.Conversations(t.Context())
+		require.NoError(t, err)
+		require.Len(t, conv, 1, state)
+		require.Equal(t, id, conv[0].ID)
+	}
 }
 
 func TestActOnMembers(t *testing.T) {

@@ -15,13 +15,14 @@ import (
 // groupPrefix says that a name is meant to be a group's.
 const groupPrefix = "group:"
 
-// conversing tells whether a group has, or may have, a history here.
+// conversing tells whether a group has, or may have, a history here. Who was in keeps it, whatever is asked of them or by them
+// meanwhile: an invitation or an application of somebody who went says nothing of what they have.
 func conversing(info *groups.Info) bool {
 	switch info.State {
 	case groups.StateMember, groups.StateLeft, groups.StateRemoved, groups.StateDissolved:
 		return true
 	}
-	return false
+	return !info.Joined.IsZero()
 }
 
 // talk resolves a name to somebody known or to a group. Of a name that both bear neither is meant silently (R20).
@@ -51,6 +52,9 @@ func (w *who) talk(name string) (target, error) {
 func (w *who) converse(name string) (target, error) {
 	if _, only := strings.CutPrefix(strings.TrimSpace(name), groupPrefix); only {
 		info, err := w.group(name, conversing)
+		if errors.Is(err, ErrNotFound) {
+			err = w.silent(name, err)
+		}
 		return target{group: info.ID, source: SourceGroup}, err
 	}
 	person, personErr := w.known(name)
@@ -66,8 +70,8 @@ func (w *who) converse(name string) (target, error) {
 	case err != nil && !noGroup && !errors.Is(err, ErrAmbiguous):
 		return target{}, err
 	case noPerson && noGroup:
-		return target{}, refuse(ErrNotFound, "nobody you know and no group of yours has this name",
-			"`hima contact list` and `hima group list` show names")
+		return target{}, w.silent(name, refuse(ErrNotFound, "nobody you know and no group of yours has this name",
+			"`hima contact list` and `hima group list` show names"))
 	case noPerson:
 		return target{group: info.ID, source: SourceGroup}, err
 	case noGroup, err == nil && !namedSo(&info, name):
@@ -82,6 +86,15 @@ func (w *who) converse(name string) (target, error) {
 		both.Candidates = append(both.Candidates, groupCandidate(&info))
 	}
 	return target{}, both
+}
+
+// silent says why nothing can be said under a name: there is such a group, which this account is invited to or asks to be let
+// into, or else there is nothing of that name.
+func (w *who) silent(name string, nothing error) error {
+	if _, err := w.group(name, anyGroup); err != nil && !errors.Is(err, ErrAmbiguous) {
+		return nothing
+	}
+	return groupRefusal(groups.ErrNotMember)
 }
 
 func candidatesOf(err error) []Candidate {

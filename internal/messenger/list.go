@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -77,11 +76,7 @@ func (m *Messenger) groupView(tx *storage.Tx, row *convRow, c *Conversation) (sh
 		return false, ignoreUnknown(err)
 	}
 	c.Kind, c.Relation, c.Name, c.Members, c.Role = KindGroup, RelationNone, shownGroupName(&info), info.Size, roleName(info.Role)
-	switch info.State {
-	case groups.StateMember, groups.StateLeft, groups.StateRemoved, groups.StateDissolved:
-		return true, nil
-	}
-	return false, nil
+	return conversing(&info), nil
 }
 
 // viewLast adds the newest line.
