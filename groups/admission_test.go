@@ -436,3 +436,52 @@ func TestAlternatingLinks(t *testing.T) {
 		return err
 	})
 }
+
+// Strangers do not use up what one admin may say to another: beyond a rate their applications wait with whoever was asked, and so does
+// the news that one was taken back.
+func TestHandingOnIsBounded(t *testing.T) {
+	d := beginDeciders(t)
+	dave := d.dave.self.Account
+	n := 0
+	for bob := d.bob.self.Account; d.alice.g.mayHandOn(bob, nil) || d.alice2.g.mayHandOn(bob, nil); n++ {
+	}
+	require.Less(t, n, 2*100, "whoever makes us start anew gains little")
+	d.applies([]*peer{d.alice}, nil)
+	d.deliver()
+	require.Equal(t, Waiting, d.alice.application(d.conv, dave).State)
+	require.Zero(t, d.bob.application(d.conv, dave))
+	require.NoError(t, d.dave.g.WithdrawApplication(t.Context(), d.conv))
+	d.mail = d.mail[:1]
+	d.alice.hear(d.mail[0])
+	require.Equal(t, Withdrawn, d.alice.application(d.conv, dave).State)
+	require.Len(t, d.mail, 1, "bob knows nothing of it")
+	// What is asked again is taken back everywhere if any of it was handed on.
+	d.now = d.now.Add(5 * time.Minute)
+	d.applies([]*peer{d.alice}, nil)
+	d.applies([]*peer{d.alice}, nil)
+	d.deliver()
+	require.Equal(t, Waiting, d.bob.application(d.conv, dave).State)
+	require.NoError(t, d.dave.g.WithdrawApplication(t.Context(), d.conv))
+	d.deliver()
+	require.Equal(t, Withdrawn, d.bob.application(d.conv, dave).State)
+}
+
+// Two admins of a group are fellows, and nobody else is.
+func TestFellows(t *testing.T) {
+	d := beginDeciders(t)
+	fellow := func(p, o *peer) (is bool) {
+		p.view(func(tx *txn) (err error) { is, err = p.g.Fellow(tx, o.self.Account); return err })
+		return is
+	}
+	require.True(t, fellow(d.alice, d.bob))
+	require.True(t, fellow(d.bob, d.alice))
+	require.False(t, fellow(d.alice, d.carol))
+	require.False(t, fellow(d.carol, d.alice))
+	require.False(t, fellow(d.alice, d.dave))
+	require.NoError(t, d.alice.g.Demote(t.Context(), d.conv, d.bob.self.Account))
+	require.False(t, fellow(d.alice, d.bob))
+	require.NoError(t, d.alice.g.Promote(t.Context(), d.conv, d.bob.self.Account))
+	require.True(t, fellow(d.alice, d.bob))
+	require.NoError(t, d.alice.g.Dissolve(t.Context(), d.conv))
+	require.False(t, fellow(d.alice, d.bob))
+}

@@ -268,16 +268,13 @@ func (g *Groups) saidApplication(tx *storage.Tx, from, to identity.AccountID, co
 		return fmt.Errorf("an application to a closed group: %w", ErrNotAllowed)
 	}
 	if !g.mayLetIn(s, true) {
-		if handedOn {
-			return nil
-		}
-		return g.handOn(tx, s, content)
+		return nil // nor would anybody believe us what somebody applied for
 	}
 	arrived := arrivedBy{live: live, from: from}
 	if live {
 		arrived.token = m.Token
 	}
-	return g.applied(tx, conv, s, c, arrived, content)
+	return g.applied(tx, conv, s, c, arrived)
 }
 
 // arrivedBy is how an application came.
@@ -288,7 +285,7 @@ type arrivedBy struct {
 }
 
 // applied keeps an application that we may decide. In an open group it is decided by that.
-func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, by arrivedBy, content []byte) error {
+func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consent, by arrivedBy) error {
 	k := applyKey(conv, c.Account)
 	before, again, err := getRow[applicationRow](tx, k)
 	handedOn := by.from != c.Account
@@ -339,7 +336,13 @@ func (g *Groups) applied(tx *storage.Tx, conv ID, s *snapshot, c identity.Consen
 	if handedOn {
 		return nil
 	}
-	return g.handOn(tx, s, content)
+	told, err := g.handOn(tx, s, conv, c, by.token)
+	if err != nil || told > 0 {
+		return err
+	}
+	// Its end is told to those who were told of one before.
+	row.Alone = !again || before.Alone || before.State != Waiting
+	return putRow(tx, k, row)
 }
 
 // saidAgain notes who else told us of an application that is known. If another admin had turned it down before it came, the applicant

@@ -265,6 +265,8 @@ type rateKey struct {
 	others  bool // what the account brings of others
 	over    bool // who is told that a link is over
 
+	handedOn bool // what is handed on to other admins
+
 	branches bool // what the account asks for of forked feeds, or with others is asked for
 }
 

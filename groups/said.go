@@ -90,6 +90,34 @@ func (g *Groups) listensToVerdict(tx *storage.Tx, from identity.AccountID, conv 
 	return welcome(s.view.Role(from) >= roster.Admin && s.view.Role(g.self.Account) >= roster.Admin), nil
 }
 
+// Fellow tells whether an account and this one are both admins of some group: then they tell each other of every application to it.
+func (g *Groups) Fellow(tx *storage.Tx, account identity.AccountID) (bool, error) {
+	shared, err := g.Shared(tx, account)
+	if err != nil {
+		return false, err
+	}
+	for _, conv := range shared {
+		state, _, err := g.state(tx, conv)
+		if err != nil {
+			return false, err
+		}
+		if state != StateMember {
+			continue
+		}
+		_, s, err := g.open(tx, conv, false)
+		if err != nil {
+			return false, err
+		}
+		if s.view.Role(account) >= roster.Admin && s.view.Role(g.self.Account) >= roster.Admin {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Later has the heads of a conversation told anew within a quarter of an hour, so that what was refused as too much is sent again.
+func (g *Groups) Later(conv feed.ConversationID) { g.flooded(conv) }
+
 func welcome(ok bool) pb.Code {
 	if ok {
 		return pb.Code_CODE_TAKEN

@@ -146,6 +146,7 @@ type applicationRow struct {
 	ByLink  bool                 `json:"l,omitempty"`
 	Direct  bool                 `json:"d,omitempty"` // the applicant said it to us
 	Name    string               `json:"n,omitempty"` // of the group
+	Alone   bool                 `json:"o,omitempty"` // it was not handed on: too many were
 }
 
 // from notes who handed an application on; false: that is known, or enough are.

@@ -74,7 +74,7 @@ func (g *Groups) end(tx *storage.Tx, conv ID, account identity.AccountID, e endi
 		}
 		row = applicationRow{
 			Time: e.time, Expires: e.time + g.cfg.Limits.Invitation.Milliseconds(), State: Waiting, Name: s.view.Settings[roster.SettingName],
-			From: row.From, Direct: row.Direct,
+			From: row.From, Direct: row.Direct, Alone: row.Alone,
 		}
 	}
 	to, may := advance(anApplication, row.State, e.do, e.actor)
@@ -92,9 +92,43 @@ func (g *Groups) trimApplications(tx *storage.Tx, conv ID) error {
 	})
 }
 
-// handOn tells other admins of an application that was said to us.
-func (g *Groups) handOn(tx *storage.Tx, s *snapshot, content []byte) error {
-	return g.tellAdmins(tx, s, maxHandedOn, nil, feed.KindGroupApplication, content)
+// handOn tells other admins of an application that was said to us, and how many of them. What came along besides is not said again: it may
+// be anything.
+func (g *Groups) handOn(tx *storage.Tx, s *snapshot, conv ID, c identity.Consent, token []byte) (told int, err error) {
+	content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:], Consent: c.Raw(), Token: token})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, p := range s.view.People { // strongest first
+		if p.Role < roster.Admin || n == maxHandedOn {
+			break
+		}
+		if p.Account == g.self.Account {
+			continue
+		}
+		n++
+		if !g.mayHandOn(p.Account, content) {
+			continue
+		}
+		told++
+		if err := g.say(tx, p.Account, feed.KindGroupApplication, content); err != nil {
+			return told, err
+		}
+	}
+	return told, nil
+}
+
+// mayHandOn bounds how much of what strangers ask goes from this device to another admin, to half of what that one hears of an admin who is
+// no contact: what was decided must not stand behind it for days. The rest waits with whoever was asked.
+func (g *Groups) mayHandOn(to identity.AccountID, content []byte) bool {
+	const burst, perDay = 128 << 10, 512 << 10
+	weight := 1500 // of an entry with a body of 1 KiB
+	if len(content) > 1000 {
+		weight = 4500
+	}
+	ok, _ := g.rates.take(rateKey{account: to, handedOn: true}, weight, perDay/86400.0, burst, g.now())
+	return ok
 }
 
 // tellAdmins says something to the strongest other admins, and to those named besides who still are. Only admins are believed to.
@@ -168,7 +202,7 @@ func (g *Groups) unapplied(tx *storage.Tx, conv ID, from identity.AccountID, at 
 	if err != nil || !waited {
 		return err
 	}
-	if err := g.tell(tx, News{Group: conv, Kind: NewsApplicationWithdrawn, Account: from, Subject: from}); err != nil {
+	if err := g.tell(tx, News{Group: conv, Kind: NewsApplicationWithdrawn, Account: from, Subject: from}); err != nil || row.Alone {
 		return err
 	}
 	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], Account: from[:], ApplicationMs: row.Time, Withdrawn: true})

@@ -75,7 +75,9 @@ type strangerCost struct {
 	Messages int `json:"m,omitempty"`
 	Bytes    int `json:"b,omitempty"`
 	Control  int `json:"c,omitempty"`
-	Said     int `json:"s,omitempty"` // control entries about groups
+	Said     int `json:"s,omitempty"` // bytes of what they said about groups that have not come back yet
+	// SaidMS is when that was so, in ms: see drain.
+	SaidMS int64 `json:"t,omitempty"`
 }
 
 // contactRow is the folded state of one other account. The first part comes from ContactState entries of the self
@@ -146,7 +148,7 @@ func (r *contactRow) shared() bool {
 
 // aside tells whether all we have to do with the account is what was said about groups: that makes nobody a contact.
 func (r *contactRow) aside() bool {
-	return r.relation() == RelationNone && r.Stamp == stamp{} && (r.Spoken || r.Cost.Said > 0)
+	return r.relation() == RelationNone && r.Stamp == stamp{} && (r.Spoken || r.Cost.said())
 }
 
 // verified folds what the owner recorded with what the devices did since.

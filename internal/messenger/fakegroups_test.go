@@ -50,6 +50,8 @@ type fakeGroups struct {
 	targets []groups.Target
 	acts    []string
 	forks   []replica.Fork
+	fellows []identity.AccountID
+	later   []feed.ConversationID
 	fail    error
 
 	decidedBy            identity.AccountID // whoever turned down what Decide is called for
@@ -145,6 +147,12 @@ func (f *fakeGroups) Said(_ *storage.Tx, from, to identity.AccountID, kind feed.
 func (f *fakeGroups) Listens(*storage.Tx, identity.AccountID, feed.Kind, []byte) (pb.Code, error) {
 	return f.listens, nil
 }
+
+func (f *fakeGroups) Fellow(_ *storage.Tx, a identity.AccountID) (bool, error) {
+	return slices.Contains(f.fellows, a), nil
+}
+
+func (f *fakeGroups) Later(conv feed.ConversationID) { f.later = append(f.later, conv) }
 
 func (f *fakeGroups) Info(_ *storage.Tx, id groups.ID) (groups.Info, error) {
 	if g := f.groups[id]; g != nil {

@@ -187,15 +187,11 @@ func (m *Messenger) admitStranger(tx *storage.Tx, in replica.Incoming, row conta
 	if err != nil {
 		return 0, 0, err
 	}
-	comember, err := m.env.groups.Shared(tx, in.Run.Account())
-	if err != nil {
-		return 0, 0, err
-	}
 	v := verdict{
 		limits: m.config.Limits, policy: policy, invited: invited, row: row, total: total,
-		acquainted: known && m.acquainted(tx, in.Run.Feed().Conversation), comember: len(comember) > 0,
+		acquainted: known && m.acquainted(tx, in.Run.Feed().Conversation),
 	}
-	if take, code, err := m.judgeRun(tx, &v, in.Run.Entries()); err != nil || code != pb.Code_CODE_TAKEN {
+	if take, code, err := m.judgeRun(tx, &v, in); err != nil || code != pb.Code_CODE_TAKEN {
 		return take, code, err
 	}
 	if invited && in.Knock != nil && !row.Invited {
@@ -211,7 +207,8 @@ func (m *Messenger) admitStranger(tx *storage.Tx, in replica.Incoming, row conta
 }
 
 // judgeRun judges entries one after another.
-func (m *Messenger) judgeRun(tx *storage.Tx, v *verdict, entries []feed.Entry) (take int, code pb.Code, err error) {
+func (m *Messenger) judgeRun(tx *storage.Tx, v *verdict, in replica.Incoming) (take int, code pb.Code, err error) {
+	entries := in.Run.Entries()
 	for i := range entries {
 		e := &entries[i]
 		if !aboutGroup(e.Number, e.Kind) {
@@ -227,8 +224,16 @@ func (m *Messenger) judgeRun(tx *storage.Tx, v *verdict, entries []feed.Entry) (
 		if code != pb.Code_CODE_TAKEN && (i+1 == len(entries) && !v.acquainted || v.policy == strangersDeny && !v.invited) {
 			return i, code, nil
 		}
-		if code = v.judgeSaid(); code != pb.Code_CODE_TAKEN {
-			return i, code, nil
+		if v.said == nil {
+			q, err := m.saidQuota(tx, in.Run.Account())
+			if err != nil {
+				return 0, 0, err
+			}
+			v.said = &q
+			v.row.Cost.drain(q, m.env.now())
+		}
+		if code = v.judgeSaid(e); code != pb.Code_CODE_TAKEN {
+			return i, code, m.waits(tx, in)
 		}
 	}
 	return len(entries), pb.Code_CODE_TAKEN, nil
@@ -256,9 +261,9 @@ type verdict struct {
 	policy     string
 	invited    bool
 	acquainted bool
-	comember   bool // in a group of ours
 	row        contactRow
 	total      quotaRow
+	said       *saidQuota // nil: nothing about groups was judged yet
 }
 
 func (v *verdict) judge(e *feed.Entry) pb.Code {
@@ -295,15 +300,11 @@ func (v *verdict) control() pb.Code {
 
 // judgeSaid is the quota of what a stranger says about groups. It is apart from that of other control entries, so that a
 // busy applicant can still ask to be a contact.
-func (v *verdict) judgeSaid() pb.Code {
-	limit := v.limits.TempControl
-	if v.comember {
-		limit *= comemberFactor
-	}
-	if v.row.Cost.Said >= limit {
+func (v *verdict) judgeSaid(e *feed.Entry) pb.Code {
+	if !v.row.Cost.fits(*v.said, e.WireSize()) {
 		return pb.Code_CODE_FULL
 	}
-	v.row.Cost.Said++
+	v.row.Cost.Said += e.WireSize()
 	return pb.Code_CODE_TAKEN
 }
 

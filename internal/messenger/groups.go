@@ -35,6 +35,10 @@ type Groups interface {
 	// Said takes an entry of kinds 21 to 24 of a direct conversation, Listens says whether a stranger may begin with one.
 	Said(tx *storage.Tx, from, to identity.AccountID, kind feed.Kind, content []byte, at time.Time) error
 	Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind, content []byte) (pb.Code, error)
+	// Fellow tells whether an account decides with this one who comes into some group.
+	Fellow(tx *storage.Tx, account identity.AccountID) (bool, error)
+	// Later has the heads of a conversation told anew after a while: something was refused in it that may be taken then.
+	Later(conv feed.ConversationID)
 
 	// Remembered lists the groups that a new device of the account has to know of; Restore takes what another one told of one.
 	Remembered(tx *storage.Tx) ([]groups.Remembered, error)
@@ -90,6 +94,9 @@ func (noGroups) Said(*storage.Tx, identity.AccountID, identity.AccountID, feed.K
 func (noGroups) Listens(*storage.Tx, identity.AccountID, feed.Kind, []byte) (pb.Code, error) {
 	return pb.Code_CODE_UNSUPPORTED, nil
 }
+
+func (noGroups) Fellow(*storage.Tx, identity.AccountID) (bool, error) { return false, nil }
+func (noGroups) Later(feed.ConversationID)                            {}
 func (noGroups) List(*storage.Tx) ([]groups.Info, error)              { return nil, nil }
 func (noGroups) Remembered(*storage.Tx) ([]groups.Remembered, error)  { return nil, nil }
 func (noGroups) Restore(*storage.Tx, groups.Remembered) (bool, error) { return false, nil }

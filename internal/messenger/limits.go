@@ -8,12 +8,13 @@ type Limits struct {
 	TempMessages int    // texts kept of one stranger
 	TempBytes    int    // bytes of bodies kept of one stranger
 	Requests     int    // undecided requests at once; as many again for those who come with a token
-	TempControl  int    // control entries kept of one stranger
+	TempControl  int    // control entries kept of one stranger, besides those about groups
+	TempSaid     int    // bytes of these taken of one stranger at once; what was used comes back in time, see saidquota.go
 	Events       uint64 // events kept for watchers to resume from
 	Invites      int    // live invite tokens
 }
 
-// DefaultLimits returns the limits of a normal profile. A stranger costs at most 256 KiB, all of them together 16 MiB.
+// DefaultLimits returns the limits of a normal profile. A stranger's texts cost at most 256 KiB, those of all of them together 16 MiB.
 func DefaultLimits() Limits {
 	return Limits{
 		TempChats:    64,
@@ -21,6 +22,7 @@ func DefaultLimits() Limits {
 		TempBytes:    256 << 10,
 		Requests:     256,
 		TempControl:  16,
+		TempSaid:     64 << 10,
 		Events:       200_000,
 		Invites:      64,
 	}
@@ -33,6 +35,7 @@ func (l Limits) withDefaults() Limits {
 	l.TempBytes = orInt(l.TempBytes, d.TempBytes)
 	l.Requests = orInt(l.Requests, d.Requests)
 	l.TempControl = orInt(l.TempControl, d.TempControl)
+	l.TempSaid = orInt(l.TempSaid, d.TempSaid)
 	l.Invites = orInt(l.Invites, d.Invites)
 	if l.Events == 0 {
 		l.Events = d.Events
@@ -66,7 +69,7 @@ const (
 	// maxRefused is how many strangers are remembered whose texts were refused, so that a change of policy can set
 	// their floors (R16).
 	maxRefused = 256
-	// comemberFactor is how many times more than other strangers a co-member may say about groups.
+	// comemberFactor is how many times more than other strangers a co-member may say about groups, at once and in the long run.
 	comemberFactor = 16
 	// maxUnknown is how many unknown control entries are remembered one by one per conversation (R10).
 	maxUnknown = 64

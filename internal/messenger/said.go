@@ -81,7 +81,11 @@ func (m *Messenger) foldSaid(tx *storage.Tx, e *feed.Entry, content []byte) erro
 		case row.Blocked:
 			return errIgnored
 		case row.stranger():
-			row.Cost.Said++
+			q, err := m.saidQuota(tx, e.Account)
+			if err != nil {
+				return err
+			}
+			row.Cost.charge(q, e.WireSize(), m.env.now())
 			if err := m.contacts.put(tx, e.Account, row); err != nil {
 				return err
 			}
@@ -154,7 +158,7 @@ func (m *Messenger) Comember(a identity.AccountID) bool {
 			return err
 		}
 		shared, err := m.env.groups.Shared(tx, a)
-		found = len(shared) > 0 || row.Spoken || row.Cost.Said > 0
+		found = len(shared) > 0 || row.Spoken || row.Cost.said()
 		return err
 	})
 	return err == nil && found

@@ -1,7 +1,9 @@
 package messenger
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -109,27 +111,125 @@ func TestSaidUnderPolicy(t *testing.T) {
 	})
 }
 
-// What a stranger may say about groups is counted apart: it is bounded, and a request still comes in behind it.
+// fill says something long until it is refused, and gives how much came in.
+func (p *person) fill(o *person) (n int) {
+	p.t.Helper()
+	for before := len(o.groups.said); ; n++ {
+		p.speak(o, feed.KindGroupApplication, strings.Repeat("x", 3000))
+		meet(p.t, p, o)
+		if len(o.groups.said) == before+n {
+			require.Equal(p.t, pb.Code_CODE_FULL, o.codes[len(o.codes)-1])
+			return n
+		}
+		require.Less(p.t, n, 1000)
+	}
+}
+
+// What a stranger may say about groups is counted apart: it is bounded, and a request still comes in behind it. What was refused comes in
+// when time has made room.
 func TestSaidQuota(t *testing.T) {
 	a, b := newPerson(t, "alice"), newPerson(t, "bob")
 	b.groups.listens = pb.Code_CODE_TAKEN
-	limit := DefaultLimits().TempControl
-	for range limit {
-		a.speak(b, feed.KindGroupApplication, "again")
-		meet(t, a, b)
-	}
-	require.Len(t, b.groups.said, limit)
-	a.speak(b, feed.KindGroupApplication, "and again")
+	n := a.fill(b)
+	require.LessOrEqual(t, n*(4<<10), DefaultLimits().TempSaid)
+	require.GreaterOrEqual(t, (n+1)*(5<<10), DefaultLimits().TempSaid)
+	require.Contains(t, b.groups.later, feed.DirectConversation(a.account, b.account), "heads are told anew, and so it is sent again")
+	// Starting anew gives nothing back.
+	b.open(b.db)
 	meet(t, a, b)
-	require.Len(t, b.groups.said, limit)
-	require.Equal(t, pb.Code_CODE_FULL, b.codes[len(b.codes)-1])
+	require.Len(t, b.groups.said, n)
+	b.clock = b.clock.Add(saidBack / 8)
+	meet(t, a, b)
+	require.Len(t, b.groups.said, n+1, "what was refused")
+	more := a.fill(b)
+	require.Positive(t, more)
+	require.LessOrEqual(t, more, 1+n/8)
 	// A co-member may say more; then the request behind it is taken as well.
 	b.in(feed.ConversationID{7}, "Hikers", 0, a, b)
 	a.add(b)
 	meet(t, a, b)
-	require.Len(t, b.groups.said, limit+1)
+	require.Len(t, b.groups.said, n+1+more+1)
 	require.Equal(t, RelationRequest, b.relation(a))
 	b.quietInvitations(t, a)
+}
+
+// Two admins of a group who are no contacts of each other hear each other as long as they live, however much there was to decide.
+func TestAdminsHearEachOtherForYears(t *testing.T) {
+	a, b := newPerson(t, "alice"), newPerson(t, "bob")
+	b.groups.listens = pb.Code_CODE_TAKEN
+	b.in(feed.ConversationID{7}, "Hikers", 0, a, b)
+	b.groups.fellows = []identity.AccountID{a.account}
+	said := 0
+	for range 60 {
+		for range 100 {
+			a.speak(b, feed.KindGroupVerdict, strings.Repeat("x", 1000))
+			said++
+		}
+		b.clock = b.clock.Add(24 * time.Hour)
+		meet(t, a, b)
+		require.Len(t, b.groups.said, said)
+	}
+	// Who is one no longer is heard more slowly.
+	b.groups.fellows = nil
+	many := a.fill(b)
+	b.clock = b.clock.Add(24 * time.Hour)
+	meet(t, a, b)
+	rest := len(b.groups.said)
+	require.Less(t, a.fill(b), many/8)
+	require.Less(t, len(b.groups.said)-rest, many/8)
+}
+
+// What a quota gives back follows the clock, and only as far as it went on.
+func TestSaidQuotaAndClocks(t *testing.T) {
+	q := saidQuota{burst: 1600, back: 16 * time.Second}
+	at := func(seconds float64) time.Time { return testStart.Add(time.Duration(seconds * float64(time.Second))) }
+	var c strangerCost
+	c.charge(q, 1600, at(0))
+	require.False(t, c.fits(q, 1))
+	c.drain(q, at(1))
+	require.Equal(t, 1500, c.Said)
+	// Put back: nothing comes back, and time counts from there.
+	c.drain(q, at(-1000))
+	require.Equal(t, 1500, c.Said)
+	c.drain(q, at(-999))
+	require.Equal(t, 1400, c.Said)
+	// Put forward: all of it, once.
+	c.drain(q, at(1e6))
+	require.Zero(t, c.Said)
+	c.charge(q, 1600, at(1e6))
+	c.drain(q, at(0))
+	require.Equal(t, 1600, c.Said)
+	// In however small steps it is asked, as much comes back as in a large one, and no more.
+	for i := range 8000 {
+		c.drain(q, at(float64(i)/1000))
+	}
+	require.InDelta(t, 800, c.Said, 1)
+	// One that is larger than everything is taken when nothing is used, and waited for.
+	c = strangerCost{}
+	require.True(t, c.fits(q, 5000))
+	c.charge(q, 5000, at(0))
+	c.drain(q, at(16))
+	require.False(t, c.fits(q, 1))
+	require.Equal(t, 3400, c.Said)
+	// What an earlier build counted is forgotten.
+	c = strangerCost{Said: 256}
+	require.True(t, c.said())
+	c.drain(q, at(0))
+	require.Zero(t, c.Said)
+}
+
+// Somebody whose last word came under a clock that was far ahead is heard when it is put right, after as long as anybody else.
+func TestSaidQuotaAfterTheClockWasAhead(t *testing.T) {
+	a, b := newPerson(t, "alice"), newPerson(t, "bob")
+	b.groups.listens = pb.Code_CODE_TAKEN
+	b.clock = testStart.Add(10 * 365 * 24 * time.Hour)
+	n := a.fill(b)
+	b.clock = testStart
+	meet(t, a, b)
+	require.Len(t, b.groups.said, n)
+	b.clock = b.clock.Add(saidBack / 8)
+	meet(t, a, b)
+	require.Len(t, b.groups.said, n+1)
 }
 
 // quietInvitations fills the invitations of strangers; then no further stranger may invite.
