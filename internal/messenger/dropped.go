@@ -39,13 +39,16 @@ func (m *Messenger) Dropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
 	return m.convs.put(tx, conv)
 }
 
-// unreadFrom counts the unread lines of a feed from a number on, as they were counted when they came.
+// unreadFrom counts the unread lines of a feed from a number on, as they were counted when they came. Beyond scanCap it counts numbers.
 func (m *Messenger) unreadFrom(tx *storage.Tx, row *feedRow, from uint64) (n uint64, err error) {
 	if row.own(m.env.account) || row.id.Number != feed.Chat || row.last <= row.read {
 		return 0, nil
 	}
+	if from = max(from, row.read+1); row.last-from >= scanCap {
+		return row.last - from + 1, nil
+	}
 	var gone []feed.Entry
-	err = m.env.feeds.Entries(tx, row.id, max(from, row.read+1), row.last, func(e feed.Entry) (bool, error) {
+	err = m.env.feeds.Entries(tx, row.id, from, row.last, func(e feed.Entry) (bool, error) {
 		gone = append(gone, e)
 		return true, nil
 	})

@@ -73,8 +73,11 @@ func (r *Replica) contradicted(tx *storage.Tx, in arrived, id feed.FeedID, st *f
 			parts = last.ID == e.Prev
 		}
 		if !parts {
-			// Not kept. It is shown again by whoever shows what lies below.
-			out, _, err := r.replacing(tx, in.run)
+			out, busy, err := r.replacing(tx, in.run)
+			if !busy && err == nil {
+				// Nobody tells when it can be taken: not before somebody showed what lies below, who then shows this too.
+				out = outcome{code: pb.Code_CODE_FULL, from: e.Seq}
+			}
 			return out, true, err
 		}
 	}

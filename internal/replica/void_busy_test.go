@@ -101,8 +101,9 @@ func TestMailWaitsForWhatIsReplaced(t *testing.T) {
 // so that the texts are said again in their order.
 func TestPartingIsFoundFromBelow(t *testing.T) {
 	r := newRival(t, 100, 20, 60)
-	if err := r.a.take(r.b.peer(), r.run(50, 60)); err != nil || r.busy() {
-		t.Fatalf("%v, replacing %v", err, r.busy())
+	r.refused("what comes behind that", r.run(50, 60))
+	if r.busy() {
+		t.Fatal("it is replaced from there on")
 	}
 	r.refused("where they part", r.run(21, 30))
 	if err := r.a.rep.replaceVoid(context.Background()); err != nil {
