@@ -114,10 +114,14 @@ func (a *app) send(ctx context.Context, who, body, wait string, timeout time.Dur
 func sendOnce(ctx context.Context, node *control.Client, who, body string) (*pb.Message, error) {
 	req := &pb.SendRequest{Who: who, Text: body, IdempotencyKey: rand.Text()}
 	resp, err := node.Send(ctx, req)
-	if errors.Is(err, control.Unavailable) {
-		resp, err = node.Send(ctx, req)
+	if !errors.Is(err, control.Unavailable) {
+		return resp.GetMessage(), err
 	}
-	return resp.GetMessage(), err
+	again, second := node.Send(ctx, req)
+	if errors.Is(second, control.NotRunning) {
+		return nil, err // "not running" says that nothing was written; here that is not known
+	}
+	return again.GetMessage(), second
 }
 
 // sendAndWait follows the message until it is in the state asked for. The watch is open before the message exists, so

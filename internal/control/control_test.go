@@ -130,6 +130,9 @@ func TestNodeDiesDuringACall(t *testing.T) {
 	_, err := c.Send(t.Context(), &pb.SendRequest{})
 	require.Equal(t, Unavailable, CodeOf(err))
 	require.EqualError(t, err, "the node went away during the call")
+	refusal, ok := errors.AsType[*Error](err)
+	require.True(t, ok)
+	require.NotEmpty(t, refusal.Hint, "what was asked may be done")
 }
 
 func TestVersionMismatchIsToldOnce(t *testing.T) {

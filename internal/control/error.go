@@ -95,6 +95,12 @@ func ToConnect(err error) error {
 	return out
 }
 
+// What is said of a node that went away: what was asked of it may be done, and whoever asks again may do it twice.
+const (
+	wentAway  = "the node went away during the call"
+	lookFirst = "it may have been done all the same: look before you ask for it again"
+)
+
 // FromConnect turns an error of the generated client into an *Error. Errors of the caller's own context come back as they
 // are, so that an interrupt is never mistaken for a refusal.
 func FromConnect(ctx context.Context, err error) error {
@@ -112,7 +118,7 @@ func FromConnect(ctx context.Context, err error) error {
 	}
 	ce, ok := errors.AsType[*connect.Error](err)
 	if !ok {
-		return &Error{Code: Unavailable, Message: "the node went away during the call", Cause: err}
+		return &Error{Code: Unavailable, Message: wentAway, Hint: lookFirst, Cause: err}
 	}
 	for _, d := range ce.Details() {
 		v, err := d.Value()
@@ -128,7 +134,7 @@ func FromConnect(ctx context.Context, err error) error {
 		e.Code = Unavailable // cut off in the middle of an answer; Connect calls that an internal error
 	}
 	if e.Code == Unavailable {
-		e.Message = "the node went away during the call" // the cause speaks of sockets and HTTP
+		e.Message, e.Hint = wentAway, lookFirst // the cause speaks of sockets and HTTP
 	}
 	return e
 }
