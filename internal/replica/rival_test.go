@@ -22,6 +22,7 @@ type rival struct {
 	all  []feed.Entry // what stands behind it on the branch
 	said []string     // the tail here, from number 2 on
 	from []uint64     // where entries were dropped
+	full func() error // what saying again fails with; nil: nothing
 }
 
 // newRival opens the copy of a profile in which n texts wait behind the one that b has, each in a row of its own.
@@ -34,6 +35,9 @@ func newRival(t *testing.T, n int, base uint64, length int) *rival {
 	r.a = newSideOn(t, r.next, nil, r.old.db, r.old.fakes, func(c *Config) {
 		c.Former = []identity.DeviceID{r.old.device()}
 		c.OnReplaced = func(_ *storage.Tx, entries []feed.Entry) error {
+			if r.full != nil {
+				return r.full()
+			}
 			for _, e := range entries {
 				content, err := e.Content()
 				if err != nil {

@@ -140,11 +140,11 @@ func (r *Replica) replaceUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState
 			return true, err
 		}
 	}
-	if !noted || from < v.from {
-		err = saveVoid(tx, id, void{from, from})
+	if noted && from >= v.from {
+		return false, nil // under way, or waiting after a failure, which is not over because somebody shows it once more
 	}
 	tx.OnCommit(r.former.wakeVoid)
-	return false, err
+	return false, saveVoid(tx, id, void{from, from})
 }
 
 // voidPart reads what is to be said again next of a void tail, and says whether nothing is behind it. What does not follow came

@@ -2,8 +2,12 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"hima/internal/wire/pb"
 	"hima/storage"
@@ -118,4 +122,35 @@ func TestPartingIsFoundFromBelow(t *testing.T) {
 	if !r.busy() {
 		t.Error("nothing is replaced")
 	}
+}
+
+// TestNobodyHurriesWhatFailed: whoever shows the same over and over while nothing can be written does not let it be tried all the time.
+func TestNobodyHurriesWhatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRival(t, 100, 1, 5)
+		var tries atomic.Int32
+		r.full = func() error {
+			tries.Add(1)
+			return errors.New("disk is full")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.a.rep.runVoid(ctx)
+		}()
+		for range 10 {
+			r.refused("what is there instead", r.run(2, 6))
+			synctest.Wait()
+		}
+		if n := tries.Load(); n != 1 {
+			t.Errorf("tried %d times at once", n)
+		}
+		time.Sleep(voidRetry + time.Second)
+		if n := tries.Load(); n != 2 {
+			t.Errorf("tried %d times after a pause", n)
+		}
+		cancel()
+		<-done
+	})
 }
