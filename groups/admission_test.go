@@ -428,6 +428,10 @@ func TestAlternatingLinks(t *testing.T) {
 	used(2, 1)
 	_, err := alice.g.RevokeLink(ctx, conv, tokens[0])
 	require.NoError(t, err)
+	apply(bob, tokens[0], StateApplied) // what came by the other one waits
+	require.NoError(t, bob.g.WithdrawApplication(ctx, conv))
+	w.deliver()
+	require.Equal(t, Withdrawn, alice.application(conv, bob.self.Account).State)
 	apply(bob, tokens[0], StateRejected)
 	alice.view(func(tx *txn) error {
 		n := 0
@@ -464,6 +468,27 @@ func TestHandingOnIsBounded(t *testing.T) {
 	require.NoError(t, d.dave.g.WithdrawApplication(t.Context(), d.conv))
 	d.deliver()
 	require.Equal(t, Withdrawn, d.bob.application(d.conv, dave).State)
+}
+
+// What an applicant sends along besides is not handed on: other admins hear of one another within a quota.
+func TestNothingBesidesIsHandedOn(t *testing.T) {
+	d := beginDeciders(t)
+	d.applies([]*peer{d.alice}, nil)
+	l := d.mail[0]
+	var m pb.GroupApplication
+	require.NoError(t, proto.Unmarshal(l.content, &m))
+	for range 900 {
+		m.Owners = append(m.Owners, l.from[:])
+	}
+	var err error
+	l.content, err = proto.Marshal(&m)
+	require.NoError(t, err)
+	d.mail = nil
+	d.alice.hear(l)
+	require.NotEmpty(t, d.mail)
+	for _, l := range d.mail {
+		require.Less(t, len(l.content), 1<<10)
+	}
 }
 
 // Two admins of a group are fellows, and nobody else is.

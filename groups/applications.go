@@ -44,15 +44,16 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		if err != nil {
 			return err
 		}
-		content, err := proto.Marshal(&pb.GroupApplication{Group: t.Group[:], Consent: c.Raw(), Token: t.Token})
-		if err != nil {
-			return err
-		}
 		app := applicationRow{Message: message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: len(t.Token) > 0}
 		app.State, _ = advance(anApplication, "", ask, candidate)
+		row.begin(&app, g.now().UnixMilli())
 		for _, a := range asks {
-			app.To = append(app.To, a.Account)
-			if err := g.say(tx, a.Account, feed.KindGroupApplication, content); err != nil {
+			if err := g.applyTo(tx, &row, t, a.Account, c); err != nil {
+				return err
+			}
+		}
+		for _, old := range row.oldest() {
+			if err := g.takeBackFrom(tx, t.Group, &row, []toldRow{old}, old.Time); err != nil {
 				return err
 			}
 		}
@@ -66,7 +67,7 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 			row.Name = t.Name
 		}
 		row.Ours = true
-		row.Join, row.Applied, row.Asks = t.Join, &app, mergeAsks(asks, row.Asks)
+		row.Join, row.Asks = t.Join, mergeAsks(asks, row.Asks)
 		if err := putRow(tx, groupKey(t.Group), row); err != nil {
 			return err
 		}
@@ -79,7 +80,26 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 	return info, err
 }
 
-// WithdrawApplication takes our application back.
+// applyTo says an application to one of those who are asked. For whom they are an admin is said along, for our other devices: a no of one
+// side of a disputed group is none of the other.
+func (g *Groups) applyTo(tx *storage.Tx, row *groupRow, t Target, to identity.AccountID, c identity.Consent) error {
+	m := &pb.GroupApplication{Group: t.Group[:], Consent: c.Raw(), Token: t.Token}
+	owners := t.Owners[to][:min(len(t.Owners[to]), maxOwners)]
+	for _, o := range owners {
+		m.Owners = append(m.Owners, o[:])
+	}
+	content, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	row.tell(toldRow{Account: to, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), Owners: owners})
+	return g.say(tx, to, feed.KindGroupApplication, content)
+}
+
+// maxOwners is how many who show that they own a group are told apart.
+const maxOwners = 4
+
+// WithdrawApplication takes our application back, and what waits of those before it, everywhere they were said.
 func (g *Groups) WithdrawApplication(ctx context.Context, conv ID) error {
 	return g.do(ctx, "withdrawing an application", func(tx *storage.Tx) error {
 		row, ok, err := getRow[groupRow](tx, groupKey(conv))
@@ -93,18 +113,13 @@ func (g *Groups) WithdrawApplication(ctx context.Context, conv ID) error {
 		if !may {
 			return ErrNotFound
 		}
-		content, err := proto.Marshal(&pb.GroupApplication{Group: conv[:], ApplicationMs: row.Applied.Time})
-		if err != nil {
+		// The end of the last one ends those before it with whoever has not heard of it.
+		if err := g.takeBackFrom(tx, conv, &row, row.told(), row.Applied.Time); err != nil {
 			return err
 		}
-		row.Applied.State = to
+		row.Applied.State, row.Told, row.Answers = to, nil, nil
 		if row.State == StateApplied {
 			row.State = row.idle()
-		}
-		for _, a := range row.Applied.To {
-			if err := g.say(tx, a, feed.KindGroupApplication, content); err != nil {
-				return err
-			}
 		}
 		return putRow(tx, groupKey(conv), row)
 	})
@@ -117,7 +132,7 @@ func (g *Groups) Applications(tx *storage.Tx, conv ID) ([]Application, error) {
 		prefix = key(keyApply, conv[:])
 	}
 	var out []Application
-	add := func(group ID, account identity.AccountID, row applicationRow, name string) {
+	add := func(group ID, account identity.AccountID, row applicationRow, name string) *Application {
 		a := Application{
 			Group: group, GroupName: name, Account: account, Own: account == g.self.Account, Message: row.Message, Time: atMS(row.Time),
 			Expires: atMS(row.Expires), State: row.State, Reason: row.Reason, By: row.By, ByLink: row.ByLink,
@@ -126,6 +141,7 @@ func (g *Groups) Applications(tx *storage.Tx, conv ID) ([]Application, error) {
 			a.State = Expired
 		}
 		out = append(out, a)
+		return &out[len(out)-1]
 	}
 	err := eachRow(tx, prefix, func(rest []byte, row applicationRow) (bool, error) {
 		at := append(slices.Clone(prefix[len(keyApply):]), rest...)
@@ -140,7 +156,13 @@ func (g *Groups) Applications(tx *storage.Tx, conv ID) ([]Application, error) {
 	}
 	err = eachRow(tx, []byte(keyGroup), func(rest []byte, row groupRow) (bool, error) {
 		if id := ID(rest); row.Applied != nil && (conv.IsZero() || id == conv) {
-			add(id, g.self.Account, *row.Applied, row.Name)
+			a := add(id, g.self.Account, *row.Applied, row.Name)
+			a.Answers = row.answers()
+			if now := g.now().UnixMilli(); row.lapsed(now) {
+				a.State = Expired
+			} else if until := row.until(now); row.Applied.State == Waiting && until != 0 {
+				a.State, a.Expires = Waiting, atMS(until)
+			}
 		}
 		return true, nil
 	})
@@ -377,15 +399,16 @@ func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID
 	if len(m.Consent) == 0 {
 		switch {
 		case row.Applied != nil && m.ApplicationMs != 0 && row.Applied.Time > m.ApplicationMs:
-			return nil // what is applied for now is another
+			row.untell(to, m.ApplicationMs)
+			return putRow(tx, groupKey(conv), row) // what is applied for now is another
 		case m.ApplicationMs > 0 && (row.Applied == nil || row.Applied.Time < m.ApplicationMs):
 			// A third device applied, of which we hear later.
 			row.Applied = &applicationRow{Time: m.ApplicationMs, Expires: m.ApplicationMs + g.cfg.Limits.Invitation.Milliseconds()}
 		case row.Applied == nil:
 			return nil
 		}
-		row.Applied.State = Withdrawn
-		if row.State == StateApplied || !known {
+		row.Applied.State, row.Told, row.Answers = Withdrawn, nil, nil
+		if row.State == StateApplied || row.State == StateRejected || !known {
 			row.State = row.idle()
 		}
 		return putRow(tx, groupKey(conv), row)
@@ -394,17 +417,25 @@ func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID
 	if err != nil {
 		return err
 	}
-	app := &applicationRow{Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), State: Waiting, ByLink: len(m.Token) > 0}
-	if row.Applied != nil && row.Applied.Time >= app.Time {
-		app = row.Applied // the same, said to another admin, or a newer one
+	app, now := &applicationRow{Message: c.Message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), State: Waiting, ByLink: len(m.Token) > 0}, g.now().UnixMilli()
+	told := toldRow{Account: to, Time: app.Time, Expires: app.Expires}
+	for _, o := range m.Owners[:min(len(m.Owners), maxOwners)] {
+		if a, err := identity.AccountIDFromBytes(o); err == nil {
+			told.Owners = append(told.Owners, a)
+		}
 	}
-	if !slices.Contains(app.To, to) && len(app.To) < identity.MaxGroupContacts {
-		app.To = append(app.To, to)
+	if row.Applied == nil || row.Applied.Time < app.Time {
+		row.begin(app, now)
+	} // else it is the same, said to another admin, or an earlier one
+	if s := row.Applied.State; s == Waiting || s == Rejected {
+		row.tell(told)
+		row.oldest()
 	}
-	if row.State != StateJoining && app.State == Waiting {
+	row.settle(now)
+	if row.State != StateJoining && row.Applied.State == Waiting {
 		row.State = StateApplied
 	}
-	row.Applied, row.Asks = app, mergeAsks(row.Asks, []contactRow{{Account: to}})
+	row.Asks = mergeAsks(row.Asks, []contactRow{{Account: to}})
 	if err := putRow(tx, groupKey(conv), row); err != nil {
 		return err
 	}

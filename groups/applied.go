@@ -81,6 +81,9 @@ func (g *Groups) change(tx *storage.Tx, conv ID, add func(*change) (uint64, erro
 	if err := g.saveRow(tx, conv, row, c.row); err != nil {
 		return err
 	}
+	if err := g.hearAgain(tx, &c); err != nil {
+		return err
+	}
 	tx.OnCommit(func() { g.settled(&c) })
 	if c.row.Ours && before.view.Role(g.self.Account) == roster.None && c.after.view.Role(g.self.Account) != roster.None {
 		return g.introduce(tx, conv)
@@ -224,6 +227,9 @@ func (g *Groups) refold(tx *storage.Tx, conv ID, before *snapshot) (*group, erro
 	if err := g.saveRow(tx, conv, row, c.row); err != nil {
 		return nil, err
 	}
+	if err := g.hearAgain(tx, &c); err != nil {
+		return nil, err
+	}
 	tx.OnCommit(func() { g.settled(&c) })
 	return fresh, nil
 }
@@ -295,6 +301,7 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 			if to, may := c.approved(*app, g.self.Account); may {
 				done := *app
 				done.State, done.Reason, done.By, c.row.Applied = to, "", identity.AccountID{}, &done
+				c.row.Told, c.row.Answers = nil, nil
 			}
 		}
 		if c.after.view.Dissolved {

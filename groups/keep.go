@@ -93,6 +93,9 @@ func (g *Groups) lookAfter(ctx context.Context) {
 	if err := g.expire(ctx); err != nil && ctx.Err() == nil {
 		g.log.Warn("looking after invitations", "error", err)
 	}
+	if err := g.forgetVerdicts(ctx); err != nil && ctx.Err() == nil {
+		g.log.Warn("looking after verdicts", "error", err)
+	}
 	if err := g.rotate(ctx); err != nil && ctx.Err() == nil {
 		g.log.Warn("looking after epochs", "error", err)
 	}
@@ -124,7 +127,7 @@ func (g *Groups) expire(ctx context.Context) error {
 		}
 		if err == nil {
 			err = eachRow(tx, []byte(keyGroup), func(_ []byte, row groupRow) (bool, error) {
-				due = due || row.Applied != nil && row.Applied.State == Waiting && row.Applied.Expires <= now
+				due = due || row.lapsed(now)
 				return !due, nil
 			})
 		}
@@ -187,7 +190,7 @@ func (g *Groups) expireApplications(tx *storage.Tx, now, old int64) error {
 		return err
 	}
 	return eachRow(tx, []byte(keyGroup), func(rest []byte, row groupRow) (bool, error) {
-		if row.Applied == nil || row.Applied.Expires > now {
+		if !row.lapsed(now) {
 			return true, nil
 		}
 		to, may := advance(anApplication, row.Applied.State, lapse, clock)

@@ -2,7 +2,6 @@ package groups
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -72,22 +71,24 @@ func (g *Groups) Listens(tx *storage.Tx, from identity.AccountID, kind feed.Kind
 		if proto.Unmarshal(content, &m) != nil || len(m.Group) != 32 {
 			return pb.Code_CODE_DENIED, nil
 		}
-		return g.listensToVerdict(tx, from, ID(m.Group))
+		return g.listensToVerdict(tx, from, &m)
 	}
 	return pb.Code_CODE_DENIED, nil
 }
 
 // listensToVerdict: whom we asked may answer, and other admins say what became of somebody's application.
-func (g *Groups) listensToVerdict(tx *storage.Tx, from identity.AccountID, conv ID) (pb.Code, error) {
+func (g *Groups) listensToVerdict(tx *storage.Tx, from identity.AccountID, m *pb.GroupVerdict) (pb.Code, error) {
+	conv := ID(m.Group)
 	row, ok, err := getRow[groupRow](tx, groupKey(conv))
 	if err != nil || !ok || row.State != StateMember {
-		return welcome(slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })), err
+		return welcome(row.asked(from)), err
 	}
 	_, s, err := g.open(tx, conv, false)
 	if err != nil {
 		return 0, err
 	}
-	return welcome(s.view.Role(from) >= roster.Admin && s.view.Role(g.self.Account) >= roster.Admin), nil
+	// Whoever is in may have become an admin, and so may we, by an act that is under way: what they say is kept until it comes.
+	return welcome(s.view.Role(from) != roster.None && len(m.Account) == 32 && m.ApplicationMs > 0), nil
 }
 
 // Fellow tells whether an account and this one are both admins of some group: then they tell each other of every application to it.

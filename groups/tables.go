@@ -28,7 +28,7 @@ const (
 	keyEarly   = "g/q/" // group 32, epoch 32: time 8, key 32 of an epoch whose act is not there yet
 	keyInvite  = "g/i/" // direction 1, group 32, account 32: invitation row
 	keyApply   = "g/p/" // group 32, account 32: application row
-	keyVerdict = "g/u/" // group 32, account 32: verdict row, on an application that this device has not heard of yet
+	keyVerdict = "g/u/" // account 32, group 32, applicant 32: verdict row, of somebody on an application, that cannot be judged yet
 	keyLink    = "g/l/" // group 32, token 16: link row
 	keyUsed    = "g/j/" // group 32, token 16, account 32: empty; a use of a link that was counted
 	keyFork    = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8
@@ -81,6 +81,8 @@ type groupRow struct {
 	Began       int64                `json:"b"`           // when we heard of it first, ms
 	Joined      int64                `json:"t,omitempty"` // ms of the act that let us in
 	Applied     *applicationRow      `json:"p,omitempty"` // our own application, the last
+	Told        []toldRow            `json:"k,omitempty"` // whom it and those before it were said to, see told.go
+	Answers     []answerRow          `json:"q,omitempty"` // who of them said no
 	Floods      []identity.AccountID `json:"f,omitempty"`
 	Restored    bool                 `json:"l,omitempty"` // a snapshot says that we are in, see Restore
 }
@@ -136,7 +138,7 @@ type invitationRow struct {
 type applicationRow struct {
 	Consent []byte               `json:"c,omitempty"`
 	Message string               `json:"m,omitempty"`
-	To      []identity.AccountID `json:"a,omitempty"` // whom we asked
+	To      []identity.AccountID `json:"a,omitempty"` // whom we asked, as an earlier build kept it
 	Time    int64                `json:"t"`
 	Expires int64                `json:"e"`
 	State   string               `json:"s"`

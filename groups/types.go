@@ -129,6 +129,14 @@ type Application struct {
 	Reason    string             // of a rejection
 	By        identity.AccountID // who turned it down; zero: nobody known
 	ByLink    bool
+	Answers   []Answer // own: who said no, while others may not have, or at the end
+}
+
+// Answer is a no to an own application.
+type Answer struct {
+	By      identity.AccountID
+	Reason  string
+	Decided bool // an admin turned it down; else their link was over
 }
 
 // Link is a revocable right to ask.
@@ -161,6 +169,8 @@ type Target struct {
 	Token []byte // of a link; empty: none
 	Asks  []Contact
 	Join  string // claimed: invite, apply, open
+	// Owners says under whom each of Asks is an admin, where several accounts show that they own the group. nil: nobody disputes it.
+	Owners map[identity.AccountID][]identity.AccountID
 }
 
 // NewsKind says what happened.
@@ -190,10 +200,11 @@ const (
 	NewsApplication          NewsKind = "application" // came in; Text is what the applicant says
 	NewsApplicationWithdrawn NewsKind = "application-withdrawn"
 	NewsApplicationExpired   NewsKind = "application-expired"
-	NewsApproved             NewsKind = "approved" // an application, ours or one we were to decide
-	NewsRejected             NewsKind = "rejected" // likewise; Text is the reason
-	NewsFlood                NewsKind = "flood"    // Account writes more than the limits let in
-	NewsFork                 NewsKind = "fork"     // two entries of Account with one number (R3)
+	NewsApplicationAnswered  NewsKind = "application-answered" // Account said no to ours, and others may still let us in; Text is the reason
+	NewsApproved             NewsKind = "approved"             // an application, ours or one we were to decide
+	NewsRejected             NewsKind = "rejected"             // likewise; Text is the reason
+	NewsFlood                NewsKind = "flood"                // Account writes more than the limits let in
+	NewsFork                 NewsKind = "fork"                 // two entries of Account with one number (R3)
 )
 
 // News is what others are told of, inside the transaction of the change.
@@ -210,7 +221,7 @@ type News struct {
 // Limits bounds what members and strangers may cost. A zero field takes the value of DefaultLimits.
 type Limits struct {
 	Acts         int           // control entries of one group, beyond which those of members only count if admins build upon them
-	MemberActs   int           // control entries of one feed of a member
+	MemberActs   int           // control entries of a member, of one feed and of all together
 	AdminActs    int           // likewise, of somebody who was ever an admin
 	Rate         float64       // chat entries a second of one author, beyond Burst
 	Burst        int           // chat entries of one author at once

@@ -1,6 +1,8 @@
 package groups
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -27,8 +29,6 @@ const (
 	// maxAhead is how far ahead of this clock an application may be that is told of: what is said of a later one would stand in the way of all
 	// those that the applicant makes until then.
 	maxAhead = 24 * time.Hour
-	// maxUnasked is how many verdicts are kept on what we did not ask for, as far as we know.
-	maxUnasked = 64
 )
 
 // ending is how an application ended besides an act.
@@ -268,27 +268,38 @@ func (g *Groups) saidVerdict(tx *storage.Tx, from, to identity.AccountID, conten
 	if len(m.Account) > 0 {
 		account = identity.AccountID(m.Account)
 	}
-	own := from == g.self.Account
+	own, v := from == g.self.Account, verdictRow{Time: m.ApplicationMs, Reason: m.Reason, Decided: len(m.Account) > 0, Withdrawn: m.Withdrawn}
 	if account == g.self.Account {
 		if own || m.Withdrawn {
 			return fmt.Errorf("a verdict of our own: %w", ErrInvalid)
 		}
-		return g.refused(tx, conv, from, verdictRow{Time: m.ApplicationMs, Reason: m.Reason, Decided: len(m.Account) > 0})
+		return g.refused(tx, conv, from, v)
 	}
 	s, err := g.standing(tx, conv)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotMember):
+		// Somebody who is an admin may take us for one, too, and we have not heard of either.
+		if row, _, err := getRow[groupRow](tx, groupKey(conv)); err != nil || row.State != StateJoining && row.State != StateApplied {
+			return errors.Join(err, ErrNotMember)
+		}
+		return g.keepVerdict(tx, conv, from, account, v)
+	case err != nil:
 		return err
+	case !own && (s.view.Role(from) < roster.Admin || s.view.Role(g.self.Account) < roster.Admin):
+		return g.keepVerdict(tx, conv, from, account, v)
 	}
-	if !own && (s.view.Role(from) < roster.Admin || s.view.Role(g.self.Account) < roster.Admin) {
-		return fmt.Errorf("how an application ended: %w", ErrNotAllowed)
+	return g.judged(tx, conv, from, account, v)
+}
+
+// judged takes the word of an admin, or of another own device, on how somebody's application ended.
+func (g *Groups) judged(tx *storage.Tx, conv ID, from, account identity.AccountID, v verdictRow) error {
+	e, news := turnedDown(from, v.Time, v.Reason), News{Group: conv, Kind: NewsRejected, Account: from, Subject: account, Text: v.Reason}
+	if v.Withdrawn {
+		e, news = takenBack(v.Time), News{Group: conv, Kind: NewsApplicationWithdrawn, Account: account, Subject: account}
 	}
-	e, news := turnedDown(from, m.ApplicationMs, m.Reason), News{Group: conv, Kind: NewsRejected, Account: from, Subject: account, Text: m.Reason}
-	if m.Withdrawn {
-		e, news = takenBack(m.ApplicationMs), News{Group: conv, Kind: NewsApplicationWithdrawn, Account: account, Subject: account}
-	}
-	e.told = e.told && len(m.Account) > 0 // else nobody decided: a link was over
+	e.told = e.told && v.Decided // else nobody decided: a link was over
 	row, waited, err := g.end(tx, conv, account, e)
-	if err != nil || !waited || own {
+	if err != nil || !waited || from == g.self.Account {
 		return err
 	}
 	if err := g.passOn(tx, conv, account, row); err != nil {
@@ -303,55 +314,46 @@ func (g *Groups) refused(tx *storage.Tx, conv ID, from identity.AccountID, v ver
 	if err != nil || ok && !outside(row.State) {
 		return err // in already, by whoever approved
 	}
-	app := row.Applied
-	if v.Time != 0 && (app == nil || app.Time < v.Time) {
-		return g.keepUnasked(tx, conv, from, v)
-	}
-	asked := slices.ContainsFunc(row.Asks, func(c contactRow) bool { return c.Account == from })
-	if !ok || !asked || row.State != StateApplied && row.State != StateJoining || v.Time != 0 && app.Time > v.Time {
+	asked := ok && row.asked(from)
+	switch {
+	case v.Time != 0 && (row.Applied == nil || row.Applied.Time < v.Time || !asked):
+		return g.keepVerdict(tx, conv, from, g.self.Account, v) // that another own device asked them, this one may hear later
+	case !asked:
 		return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
 	}
-	if app != nil {
-		if to, may := advance(anApplication, app.State, refuse, decider); may {
-			app.State, app.Reason = to, v.Reason
-			if v.Decided {
-				app.By = from
-			}
+	news := News{Group: conv, Kind: NewsRejected, Account: from, Subject: g.self.Account, Text: v.Reason}
+	now, state := g.now().UnixMilli(), row.State
+	switch {
+	case v.Time == 0 && state == StateJoining:
+		// What came of an invitation that we accepted. An application may wait besides.
+		if row.State = StateRejected; row.Applied != nil && row.Applied.State == Waiting && !row.lapsed(now) {
+			row.State = StateApplied
 		}
-	}
-	// An invitation that was accepted is not ended by what becomes of an application.
-	if row.State == StateApplied || v.Time == 0 {
-		row.State = StateRejected
+	case row.Applied == nil || row.Applied.State != Waiting && row.Applied.State != Rejected:
+		return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
+	default:
+		waited, could := row.Applied.State == Waiting, len(row.open(now))
+		a := answerRow{By: from, Time: cmp.Or(v.Time, row.Applied.Time), Reason: v.Reason, Decided: v.Decided}
+		if !row.answer(a) || a.Time < row.Applied.Time && len(row.open(now)) == could {
+			return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
+		}
+		// An invitation that was accepted is not ended by what becomes of an application.
+		row.settle(now)
+		if row.Applied.State == Waiting {
+			news.Kind = NewsApplicationAnswered
+		} else if !waited {
+			return putRow(tx, groupKey(conv), row) // it was over before
+		}
 	}
 	if err := putRow(tx, groupKey(conv), row); err != nil {
 		return err
 	}
-	return g.tell(tx, News{Group: conv, Kind: NewsRejected, Account: from, Subject: g.self.Account, Text: v.Reason})
-}
-
-// verdictRow is a refusal of an application of ours of which this device knows nothing yet: another own one made it.
-type verdictRow struct {
-	Time    int64  `json:"t"`
-	Reason  string `json:"r,omitempty"`
-	Decided bool   `json:"d,omitempty"` // by somebody; else the link was over
-}
-
-func verdictKey(conv ID, from identity.AccountID) []byte { return key(keyVerdict, conv[:], from[:]) }
-
-func (g *Groups) keepUnasked(tx *storage.Tx, conv ID, from identity.AccountID, v verdictRow) error {
-	if v.Time < 0 || v.Time > g.now().Add(maxAhead).UnixMilli() {
-		return fmt.Errorf("a verdict on nothing: %w", ErrInvalid)
-	}
-	err := trim(tx, []byte(keyVerdict), maxUnasked, func(v verdictRow) (bool, int64) { return true, v.Time })
-	if err != nil {
-		return err
-	}
-	return putRow(tx, verdictKey(conv, from), v)
+	return g.tell(tx, news)
 }
 
 // refusedBefore takes the verdict that came ahead of the application that an own device said to somebody.
 func (g *Groups) refusedBefore(tx *storage.Tx, conv ID, by identity.AccountID) error {
-	k := verdictKey(conv, by)
+	k := verdictKey(by, conv, g.self.Account)
 	v, ok, err := getRow[verdictRow](tx, k)
 	if err != nil || !ok {
 		return err
@@ -360,8 +362,11 @@ func (g *Groups) refusedBefore(tx *storage.Tx, conv ID, by identity.AccountID) e
 	if err != nil || row.Applied == nil || row.Applied.Time < v.Time {
 		return err
 	}
-	if err := tx.Delete(k); err != nil || row.Applied.Time > v.Time || row.Applied.State != Waiting {
+	if err := tx.Delete(k); err != nil {
 		return err
 	}
-	return g.refused(tx, conv, by, v)
+	if err := g.refused(tx, conv, by, v); !unfit(err) {
+		return err
+	}
+	return nil // it is over otherwise
 }

@@ -241,27 +241,50 @@ func (a *app) groupApplications(ctx context.Context, group string) error {
 	}
 	t := a.newTable("column.direction", "column.group", "column.name", "column.id", "column.state", "column.time", "column.text")
 	now := time.Now()
-	waiting := false
+	waiting, open := false, false
 	err = showList(a, t, "group.no_applications", resp.GetApplications(), applicationOf, func(v applicationView) {
 		direction := a.t("request.in")
 		if v.Own {
 			direction = a.t("request.out")
 		}
 		waiting = waiting || !v.Own && v.State == "waiting"
-		state := a.word("application", v.State)
-		if v.State == "rejected" && v.By != "" {
-			state = a.t("application.rejected_by", "Name", firstOf(v.ByName, shortAccount(v.By)))
-		}
-		if v.Reason != "" {
-			state += " (" + shortText(firstOf(a.translated("reason", v.Reason), v.Reason)) + ")"
-		}
+		open = open || v.Own && v.State == "waiting" && len(v.Answers) > 0
+		state := a.applicationState(v)
 		t.row(direction, firstOf(v.GroupName, shortGroup(v.Group)), firstOf(v.Name, "–"), shortAccount(v.Account), state,
 			localStamp(v.Time, now), text.OneLine(v.Message, maxIDCells))
 	})
 	if waiting {
 		a.hint(a.t("hint.group_applications"))
 	}
+	if open {
+		a.hint(a.t("hint.application_open"))
+	}
 	return err
+}
+
+// applicationState says what has become of an application: of an own one that several answered, what each of them said.
+func (a *app) applicationState(v applicationView) string {
+	state := a.word("application", v.State)
+	because := func(reason string) string {
+		if reason == "" {
+			return ""
+		}
+		return " (" + shortText(firstOf(a.translated("reason", reason), reason)) + ")"
+	}
+	if len(v.Answers) > 1 || v.State == "waiting" {
+		for _, no := range v.Answers {
+			id := "application.answer"
+			if !no.Decided {
+				id = "application.answer_over"
+			}
+			state += "; " + a.t(id, "Name", firstOf(no.ByName, shortAccount(no.By))) + because(no.Reason)
+		}
+		return state
+	}
+	if v.State == "rejected" && v.By != "" {
+		state = a.t("application.rejected_by", "Name", firstOf(v.ByName, shortAccount(v.By)))
+	}
+	return state + because(v.Reason)
 }
 
 // searchGroups looks for public groups of a name.

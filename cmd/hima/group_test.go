@@ -186,6 +186,14 @@ func fakeClub() *fakeNode {
 			applications: []*pb.Application{
 				{Group: idHikers, GroupName: "hikers", Account: idCarol, Name: "Carol", Message: "I know the way", TimeMs: longAgo, ExpiresMs: farAhead, State: "waiting", ByLink: true},
 				{Group: idPhotos, GroupName: "photos", Account: idAlice, Name: "Ali", Own: true, TimeMs: longAgo, ExpiresMs: farAhead, State: "rejected", Reason: "we are full", By: idBob, ByName: "Bob"},
+				{
+					Group: idOther, GroupName: "climbers", Account: idAlice, Name: "Ali", Own: true, TimeMs: longAgo, ExpiresMs: farAhead, State: "waiting",
+					Answers: []*pb.ApplicationAnswer{{By: idBob, ByName: "Bob", Reason: "we are full", Decided: true}, {By: idCarol, Reason: "the link was revoked"}},
+				},
+				{
+					Group: idOther, GroupName: "sailors", Account: idAlice, Name: "Ali", Own: true, TimeMs: longAgo, ExpiresMs: farAhead, State: "rejected", By: idBob, ByName: "Bob",
+					Answers: []*pb.ApplicationAnswer{{By: idBob, ByName: "Bob", Decided: true}, {By: idCarol, ByName: "Carol", Reason: "not yet", Decided: true}},
+				},
 			},
 			history: &pb.HistoryResponse{Conversation: idHikers, Messages: []*pb.Message{
 				old, act("group-created", "Bob", "", ""), act("group-admitted", "Bob", "Carol", ""), act("group-role", "Bob", "Carol", "admin"),

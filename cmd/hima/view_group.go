@@ -155,11 +155,26 @@ type applicationView struct {
 	Reason    string `json:"reason"`
 	By        string `json:"by"`
 	ByName    string `json:"by_name"`
+
+	Answers []answerView `json:"answers"`
+}
+
+// answerView is a no to an own application.
+type answerView struct {
+	By      string `json:"by"`
+	ByName  string `json:"by_name"`
+	Reason  string `json:"reason"`
+	Decided bool   `json:"decided"`
 }
 
 func applicationOf(a *pb.Application) applicationView {
+	answers := []answerView{}
+	for _, no := range a.GetAnswers() {
+		answers = append(answers, answerView{plain(no.GetBy()), name(no.GetByName()), text.Message(no.GetReason()), no.GetDecided()})
+	}
 	return applicationView{
-		Group: plain(a.GetGroup()), GroupName: name(a.GetGroupName()), Account: plain(a.GetAccount()), Name: name(a.GetName()),
+		Answers: answers,
+		Group:   plain(a.GetGroup()), GroupName: name(a.GetGroupName()), Account: plain(a.GetAccount()), Name: name(a.GetName()),
 		Message: text.Message(a.GetMessage()), Own: a.GetOwn(), ByLink: a.GetByLink(), Time: stamp(a.GetTimeMs()),
 		Expires: stamp(a.GetExpiresMs()), State: plain(a.GetState()), Reason: text.Message(a.GetReason()), By: plain(a.GetBy()), ByName: name(a.GetByName()),
 	}

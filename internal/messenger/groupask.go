@@ -25,6 +25,8 @@ type FoundCard struct {
 	Network string // empty: not on a network
 	// Disputed: two accounts show that they own the group; both cards are in the list.
 	Disputed bool
+	// Owners says under which of them somebody is an admin, once the cards of a group that is disputed were made one.
+	Owners map[identity.AccountID][]identity.AccountID
 }
 
 // maxFoundCards is how many cards are remembered, so that a group can be applied to by the ID that a search showed.
@@ -246,7 +248,7 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 		return groups.Target{}, refuse(ErrNotFound, "no public group of this name was found", "a private group is entered by invitation or link only")
 	case 1:
 		c := &found[0].Card
-		return groups.Target{Group: groups.ID(c.Group), Name: c.Name, Asks: c.Admins, Join: c.Join}, nil
+		return groups.Target{Group: groups.ID(c.Group), Name: c.Name, Asks: c.Admins, Join: c.Join, Owners: found[0].Owners}, nil
 	}
 	err := refuse(ErrAmbiguous, "several groups have this name", "use the ID of the group")
 	for i := range found {
@@ -278,7 +280,7 @@ func (m *Messenger) GroupApplications(ctx context.Context, group string) ([]Grou
 	var id groups.ID
 	if strings.TrimSpace(group) != "" {
 		var err error
-		if id, err = m.groupID(group, member); err != nil {
+		if id, err = m.groupID(group, anyGroup); err != nil {
 			return nil, err
 		}
 	}
@@ -314,6 +316,12 @@ func (m *Messenger) applicationView(tx *storage.Tx, a *groups.Application) (Grou
 	var err error
 	if v.Name, err = n.of(a.Account); err == nil && !a.By.IsZero() {
 		v.ByName, err = n.of(a.By)
+	}
+	for i := 0; err == nil && i < len(a.Answers); i++ {
+		from := &a.Answers[i]
+		no := GroupAnswer{By: from.By, Reason: text.Message(clip(from.Reason, maxRequestText)), Decided: from.Decided}
+		no.ByName, err = n.of(from.By)
+		v.Answers = append(v.Answers, no)
 	}
 	return v, err
 }

@@ -262,8 +262,17 @@ func TestApplyToDisputedGroup(t *testing.T) {
 				got = append(got, x.Account)
 			}
 			require.Equal(t, asks, got)
+			require.ElementsMatch(t, []identity.AccountID{b.account, c.account}, target.Owners[b.account], "who stands in both cards")
+			require.Equal(t, []identity.AccountID{c.account}, target.Owners[c.account])
 		}
 	}
+	// Two roads to one card are no dispute.
+	a.m.env.findGroups = func(context.Context, string) ([]FoundCard, []string, error) {
+		return []FoundCard{{Card: second, Network: "one"}, {Card: second, Network: "two"}}, nil, nil
+	}
+	_, err := a.m.ApplyToGroup(t.Context(), "hikers", "")
+	require.NoError(t, err)
+	require.Nil(t, a.groups.targets[len(a.groups.targets)-1].Owners)
 }
 
 func TestSearchAndApply(t *testing.T) {

@@ -133,6 +133,15 @@ type GroupApplication struct {
 	By        identity.AccountID // who turned it down; zero: nobody known
 	ByName    string
 	ByLink    bool
+	Answers   []GroupAnswer // own: who said no; while it is waiting others may still let us in
+}
+
+// GroupAnswer is a no to an own application.
+type GroupAnswer struct {
+	By      identity.AccountID
+	ByName  string
+	Reason  string
+	Decided bool // an admin turned it down; else their link was over
 }
 
 // GroupLink is a revocable right to ask to be let into a group.

@@ -22,6 +22,17 @@ func joinCards(found []FoundCard) []FoundCard {
 		}
 		one := rest[0]
 		one.Card.Admins = nil
+		if slices.ContainsFunc(rest[:n], func(f FoundCard) bool { return f.Card.Account != one.Card.Account }) {
+			one.Owners = map[identity.AccountID][]identity.AccountID{}
+		}
+		for i := range rest[:n] {
+			c := &rest[i].Card
+			for _, a := range c.Admins {
+				if one.Owners != nil && rest[i].Owners == nil && !slices.Contains(one.Owners[a.Account], c.Account) {
+					one.Owners[a.Account] = append(one.Owners[a.Account], c.Account)
+				}
+			}
+		}
 		for turn := range identity.MaxGroupContacts {
 			for i := range rest[:n] {
 				c := &rest[i].Card

@@ -192,7 +192,7 @@ func (x ActOnGroupRequest_Act) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActOnGroupRequest_Act.Descriptor instead.
 func (ActOnGroupRequest_Act) EnumDescriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{130, 0}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{131, 0}
 }
 
 // Error detail, attached to every refusal. code is from the closed list in package control.
@@ -8029,20 +8029,22 @@ func (x *ApplyToGroupResponse) GetGroup() *Group {
 }
 
 type Application struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	GroupName     string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
-	Account       string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
-	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	ExpiresMs     int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
-	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"` // waiting, approved, rejected, withdrawn, expired
-	Own           bool                   `protobuf:"varint,9,opt,name=own,proto3" json:"own,omitempty"`    // ours, to a group
-	ByLink        bool                   `protobuf:"varint,10,opt,name=by_link,json=byLink,proto3" json:"by_link,omitempty"`
-	Reason        string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"` // of a rejection
-	By            string                 `protobuf:"bytes,12,opt,name=by,proto3" json:"by,omitempty"`         // account of the admin who turned it down; empty: nobody known
-	ByName        string                 `protobuf:"bytes,13,opt,name=by_name,json=byName,proto3" json:"by_name,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Group     string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	GroupName string                 `protobuf:"bytes,2,opt,name=group_name,json=groupName,proto3" json:"group_name,omitempty"`
+	Account   string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	Name      string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Message   string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	TimeMs    int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	State     string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"` // waiting, approved, rejected, withdrawn, expired
+	Own       bool                   `protobuf:"varint,9,opt,name=own,proto3" json:"own,omitempty"`    // ours, to a group
+	ByLink    bool                   `protobuf:"varint,10,opt,name=by_link,json=byLink,proto3" json:"by_link,omitempty"`
+	Reason    string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"` // of a rejection
+	By        string                 `protobuf:"bytes,12,opt,name=by,proto3" json:"by,omitempty"`         // account of the admin who turned it down; empty: nobody known
+	ByName    string                 `protobuf:"bytes,13,opt,name=by_name,json=byName,proto3" json:"by_name,omitempty"`
+	// Ours: who said no. While the state is waiting others may still let us in.
+	Answers       []*ApplicationAnswer `protobuf:"bytes,14,rep,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8168,6 +8170,81 @@ func (x *Application) GetByName() string {
 	return ""
 }
 
+func (x *Application) GetAnswers() []*ApplicationAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type ApplicationAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"` // account
+	ByName        string                 `protobuf:"bytes,2,opt,name=by_name,json=byName,proto3" json:"by_name,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Decided       bool                   `protobuf:"varint,4,opt,name=decided,proto3" json:"decided,omitempty"` // an admin turned the application down; else their link was over
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplicationAnswer) Reset() {
+	*x = ApplicationAnswer{}
+	mi := &file_control_pb_control_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplicationAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplicationAnswer) ProtoMessage() {}
+
+func (x *ApplicationAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_control_pb_control_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplicationAnswer.ProtoReflect.Descriptor instead.
+func (*ApplicationAnswer) Descriptor() ([]byte, []int) {
+	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
+}
+
+func (x *ApplicationAnswer) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ApplicationAnswer) GetByName() string {
+	if x != nil {
+		return x.ByName
+	}
+	return ""
+}
+
+func (x *ApplicationAnswer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ApplicationAnswer) GetDecided() bool {
+	if x != nil {
+		return x.Decided
+	}
+	return false
+}
+
 type ListApplicationsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"` // empty: all
@@ -8177,7 +8254,7 @@ type ListApplicationsRequest struct {
 
 func (x *ListApplicationsRequest) Reset() {
 	*x = ListApplicationsRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8189,7 +8266,7 @@ func (x *ListApplicationsRequest) String() string {
 func (*ListApplicationsRequest) ProtoMessage() {}
 
 func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[124]
+	mi := &file_control_pb_control_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8202,7 +8279,7 @@ func (x *ListApplicationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsRequest.ProtoReflect.Descriptor instead.
 func (*ListApplicationsRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{124}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ListApplicationsRequest) GetGroup() string {
@@ -8221,7 +8298,7 @@ type ListApplicationsResponse struct {
 
 func (x *ListApplicationsResponse) Reset() {
 	*x = ListApplicationsResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8233,7 +8310,7 @@ func (x *ListApplicationsResponse) String() string {
 func (*ListApplicationsResponse) ProtoMessage() {}
 
 func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[125]
+	mi := &file_control_pb_control_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8246,7 +8323,7 @@ func (x *ListApplicationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApplicationsResponse.ProtoReflect.Descriptor instead.
 func (*ListApplicationsResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{125}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ListApplicationsResponse) GetApplications() []*Application {
@@ -8268,7 +8345,7 @@ type DecideApplicationRequest struct {
 
 func (x *DecideApplicationRequest) Reset() {
 	*x = DecideApplicationRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8280,7 +8357,7 @@ func (x *DecideApplicationRequest) String() string {
 func (*DecideApplicationRequest) ProtoMessage() {}
 
 func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[126]
+	mi := &file_control_pb_control_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8293,7 +8370,7 @@ func (x *DecideApplicationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationRequest.ProtoReflect.Descriptor instead.
 func (*DecideApplicationRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{126}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *DecideApplicationRequest) GetGroup() string {
@@ -8333,7 +8410,7 @@ type DecideApplicationResponse struct {
 
 func (x *DecideApplicationResponse) Reset() {
 	*x = DecideApplicationResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8345,7 +8422,7 @@ func (x *DecideApplicationResponse) String() string {
 func (*DecideApplicationResponse) ProtoMessage() {}
 
 func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[127]
+	mi := &file_control_pb_control_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8358,7 +8435,7 @@ func (x *DecideApplicationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideApplicationResponse.ProtoReflect.Descriptor instead.
 func (*DecideApplicationResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{127}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *DecideApplicationResponse) GetApplication() *Application {
@@ -8377,7 +8454,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[128]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8389,7 +8466,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[128]
+	mi := &file_control_pb_control_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8402,7 +8479,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{128}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ListMembersRequest) GetGroup() string {
@@ -8422,7 +8499,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_control_pb_control_proto_msgTypes[129]
+	mi := &file_control_pb_control_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8434,7 +8511,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[129]
+	mi := &file_control_pb_control_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8447,7 +8524,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{129}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *ListMembersResponse) GetGroup() *Group {
@@ -8475,7 +8552,7 @@ type ActOnGroupRequest struct {
 
 func (x *ActOnGroupRequest) Reset() {
 	*x = ActOnGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[130]
+	mi := &file_control_pb_control_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8487,7 +8564,7 @@ func (x *ActOnGroupRequest) String() string {
 func (*ActOnGroupRequest) ProtoMessage() {}
 
 func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[130]
+	mi := &file_control_pb_control_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8500,7 +8577,7 @@ func (x *ActOnGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActOnGroupRequest.ProtoReflect.Descriptor instead.
 func (*ActOnGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{130}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *ActOnGroupRequest) GetGroup() string {
@@ -8535,7 +8612,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_control_pb_control_proto_msgTypes[131]
+	mi := &file_control_pb_control_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8547,7 +8624,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_pb_control_proto_msgTypes[131]
+	mi := &file_control_pb_control_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8560,7 +8637,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_control_pb_control_proto_rawDescGZIP(), []int{131}
+	return file_control_pb_control_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *SetGroupRequest) GetGroup() string {
@@ -9200,7 +9277,7 @@ const file_control_pb_control_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
 	"\bwithdraw\x18\x03 \x01(\bR\bwithdraw\"D\n" +
 	"\x14ApplyToGroupResponse\x12,\n" +
-	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\xc4\x02\n" +
+	"\x05group\x18\x01 \x01(\v2\x16.hima.control.v1.GroupR\x05group\"\x82\x03\n" +
 	"\vApplication\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1d\n" +
 	"\n" +
@@ -9217,7 +9294,13 @@ const file_control_pb_control_proto_rawDesc = "" +
 	" \x01(\bR\x06byLink\x12\x16\n" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12\x0e\n" +
 	"\x02by\x18\f \x01(\tR\x02by\x12\x17\n" +
-	"\aby_name\x18\r \x01(\tR\x06byName\"/\n" +
+	"\aby_name\x18\r \x01(\tR\x06byName\x12<\n" +
+	"\aanswers\x18\x0e \x03(\v2\".hima.control.v1.ApplicationAnswerR\aanswers\"n\n" +
+	"\x11ApplicationAnswer\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x17\n" +
+	"\aby_name\x18\x02 \x01(\tR\x06byName\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\adecided\x18\x04 \x01(\bR\adecided\"/\n" +
 	"\x17ListApplicationsRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\\\n" +
 	"\x18ListApplicationsResponse\x12@\n" +
@@ -9327,7 +9410,7 @@ func file_control_pb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_pb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 133)
+var file_control_pb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 134)
 var file_control_pb_control_proto_goTypes = []any{
 	(ActOnContactRequest_Act)(0),      // 0: hima.control.v1.ActOnContactRequest.Act
 	(VerifyContactRequest_Result)(0),  // 1: hima.control.v1.VerifyContactRequest.Result
@@ -9456,15 +9539,16 @@ var file_control_pb_control_proto_goTypes = []any{
 	(*ApplyToGroupRequest)(nil),       // 124: hima.control.v1.ApplyToGroupRequest
 	(*ApplyToGroupResponse)(nil),      // 125: hima.control.v1.ApplyToGroupResponse
 	(*Application)(nil),               // 126: hima.control.v1.Application
-	(*ListApplicationsRequest)(nil),   // 127: hima.control.v1.ListApplicationsRequest
-	(*ListApplicationsResponse)(nil),  // 128: hima.control.v1.ListApplicationsResponse
-	(*DecideApplicationRequest)(nil),  // 129: hima.control.v1.DecideApplicationRequest
-	(*DecideApplicationResponse)(nil), // 130: hima.control.v1.DecideApplicationResponse
-	(*ListMembersRequest)(nil),        // 131: hima.control.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),       // 132: hima.control.v1.ListMembersResponse
-	(*ActOnGroupRequest)(nil),         // 133: hima.control.v1.ActOnGroupRequest
-	(*SetGroupRequest)(nil),           // 134: hima.control.v1.SetGroupRequest
-	nil,                               // 135: hima.control.v1.Check.ValuesEntry
+	(*ApplicationAnswer)(nil),         // 127: hima.control.v1.ApplicationAnswer
+	(*ListApplicationsRequest)(nil),   // 128: hima.control.v1.ListApplicationsRequest
+	(*ListApplicationsResponse)(nil),  // 129: hima.control.v1.ListApplicationsResponse
+	(*DecideApplicationRequest)(nil),  // 130: hima.control.v1.DecideApplicationRequest
+	(*DecideApplicationResponse)(nil), // 131: hima.control.v1.DecideApplicationResponse
+	(*ListMembersRequest)(nil),        // 132: hima.control.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),       // 133: hima.control.v1.ListMembersResponse
+	(*ActOnGroupRequest)(nil),         // 134: hima.control.v1.ActOnGroupRequest
+	(*SetGroupRequest)(nil),           // 135: hima.control.v1.SetGroupRequest
+	nil,                               // 136: hima.control.v1.Check.ValuesEntry
 }
 var file_control_pb_control_proto_depIdxs = []int32{
 	4,   // 0: hima.control.v1.ErrorDetail.candidates:type_name -> hima.control.v1.Candidate
@@ -9505,7 +9589,7 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	75,  // 35: hima.control.v1.ListNetworksResponse.networks:type_name -> hima.control.v1.Network
 	86,  // 36: hima.control.v1.SearchResponse.results:type_name -> hima.control.v1.SearchResult
 	89,  // 37: hima.control.v1.DoctorResponse.checks:type_name -> hima.control.v1.Check
-	135, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
+	136, // 38: hima.control.v1.Check.values:type_name -> hima.control.v1.Check.ValuesEntry
 	90,  // 39: hima.control.v1.ListMailboxesResponse.mailboxes:type_name -> hima.control.v1.Mailbox
 	91,  // 40: hima.control.v1.ListMailboxesResponse.offers:type_name -> hima.control.v1.MailboxOffer
 	91,  // 41: hima.control.v1.ListMailboxesResponse.received:type_name -> hima.control.v1.MailboxOffer
@@ -9523,124 +9607,125 @@ var file_control_pb_control_proto_depIdxs = []int32{
 	115, // 53: hima.control.v1.ListGroupLinksResponse.links:type_name -> hima.control.v1.GroupLinkInfo
 	121, // 54: hima.control.v1.SearchGroupsResponse.groups:type_name -> hima.control.v1.FoundGroup
 	100, // 55: hima.control.v1.ApplyToGroupResponse.group:type_name -> hima.control.v1.Group
-	126, // 56: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
-	126, // 57: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
-	100, // 58: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
-	101, // 59: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
-	2,   // 60: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
-	5,   // 61: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
-	8,   // 62: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
-	10,  // 63: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
-	12,  // 64: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
-	14,  // 65: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
-	16,  // 66: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
-	19,  // 67: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
-	20,  // 68: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
-	23,  // 69: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
-	25,  // 70: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
-	27,  // 71: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
-	30,  // 72: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
-	32,  // 73: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
-	35,  // 74: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
-	37,  // 75: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
-	40,  // 76: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
-	42,  // 77: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
-	44,  // 78: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
-	47,  // 79: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
-	49,  // 80: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
-	52,  // 81: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
-	55,  // 82: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
-	57,  // 83: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
-	59,  // 84: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
-	61,  // 85: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
-	63,  // 86: hima.control.v1.Hima.Resend:input_type -> hima.control.v1.ResendRequest
-	65,  // 87: hima.control.v1.Hima.ListUnknown:input_type -> hima.control.v1.ListUnknownRequest
-	67,  // 88: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
-	78,  // 89: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
-	80,  // 90: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
-	82,  // 91: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
-	84,  // 92: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
-	87,  // 93: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
-	92,  // 94: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
-	94,  // 95: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
-	96,  // 96: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
-	98,  // 97: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
-	72,  // 98: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
-	102, // 99: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
-	104, // 100: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
-	105, // 101: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
-	107, // 102: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
-	111, // 103: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
-	113, // 104: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
-	116, // 105: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
-	118, // 106: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
-	120, // 107: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
-	122, // 108: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
-	124, // 109: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
-	127, // 110: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
-	129, // 111: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
-	131, // 112: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
-	133, // 113: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
-	134, // 114: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
-	6,   // 115: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
-	9,   // 116: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
-	11,  // 117: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
-	13,  // 118: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
-	15,  // 119: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
-	17,  // 120: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
-	17,  // 121: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
-	21,  // 122: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
-	24,  // 123: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
-	26,  // 124: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
-	28,  // 125: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
-	31,  // 126: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
-	33,  // 127: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
-	36,  // 128: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
-	38,  // 129: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
-	41,  // 130: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
-	43,  // 131: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
-	45,  // 132: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
-	48,  // 133: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
-	50,  // 134: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
-	53,  // 135: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
-	56,  // 136: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
-	58,  // 137: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
-	60,  // 138: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
-	62,  // 139: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
-	64,  // 140: hima.control.v1.Hima.Resend:output_type -> hima.control.v1.ResendResponse
-	66,  // 141: hima.control.v1.Hima.ListUnknown:output_type -> hima.control.v1.ListUnknownResponse
-	68,  // 142: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
-	79,  // 143: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
-	81,  // 144: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
-	83,  // 145: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
-	85,  // 146: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
-	88,  // 147: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
-	93,  // 148: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
-	95,  // 149: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
-	97,  // 150: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
-	99,  // 151: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
-	73,  // 152: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
-	103, // 153: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
-	103, // 154: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
-	106, // 155: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
-	108, // 156: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
-	112, // 157: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
-	114, // 158: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
-	117, // 159: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	119, // 160: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
-	117, // 161: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
-	123, // 162: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
-	125, // 163: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
-	128, // 164: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
-	130, // 165: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
-	132, // 166: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
-	103, // 167: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
-	103, // 168: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
-	115, // [115:169] is the sub-list for method output_type
-	61,  // [61:115] is the sub-list for method input_type
-	61,  // [61:61] is the sub-list for extension type_name
-	61,  // [61:61] is the sub-list for extension extendee
-	0,   // [0:61] is the sub-list for field type_name
+	127, // 56: hima.control.v1.Application.answers:type_name -> hima.control.v1.ApplicationAnswer
+	126, // 57: hima.control.v1.ListApplicationsResponse.applications:type_name -> hima.control.v1.Application
+	126, // 58: hima.control.v1.DecideApplicationResponse.application:type_name -> hima.control.v1.Application
+	100, // 59: hima.control.v1.ListMembersResponse.group:type_name -> hima.control.v1.Group
+	101, // 60: hima.control.v1.ListMembersResponse.members:type_name -> hima.control.v1.GroupMember
+	2,   // 61: hima.control.v1.ActOnGroupRequest.act:type_name -> hima.control.v1.ActOnGroupRequest.Act
+	5,   // 62: hima.control.v1.Hima.Status:input_type -> hima.control.v1.StatusRequest
+	8,   // 63: hima.control.v1.Hima.Register:input_type -> hima.control.v1.RegisterRequest
+	10,  // 64: hima.control.v1.Hima.Login:input_type -> hima.control.v1.LoginRequest
+	12,  // 65: hima.control.v1.Hima.Stop:input_type -> hima.control.v1.StopRequest
+	14,  // 66: hima.control.v1.Hima.ChangePassword:input_type -> hima.control.v1.ChangePasswordRequest
+	16,  // 67: hima.control.v1.Hima.Whoami:input_type -> hima.control.v1.WhoamiRequest
+	19,  // 68: hima.control.v1.Hima.SetProfile:input_type -> hima.control.v1.SetProfileRequest
+	20,  // 69: hima.control.v1.Hima.CreateInvite:input_type -> hima.control.v1.CreateInviteRequest
+	23,  // 70: hima.control.v1.Hima.ListInvites:input_type -> hima.control.v1.ListInvitesRequest
+	25,  // 71: hima.control.v1.Hima.RevokeInvite:input_type -> hima.control.v1.RevokeInviteRequest
+	27,  // 72: hima.control.v1.Hima.Nearby:input_type -> hima.control.v1.NearbyRequest
+	30,  // 73: hima.control.v1.Hima.Find:input_type -> hima.control.v1.FindRequest
+	32,  // 74: hima.control.v1.Hima.AddContact:input_type -> hima.control.v1.AddContactRequest
+	35,  // 75: hima.control.v1.Hima.ListContacts:input_type -> hima.control.v1.ListContactsRequest
+	37,  // 76: hima.control.v1.Hima.ListRequests:input_type -> hima.control.v1.ListRequestsRequest
+	40,  // 77: hima.control.v1.Hima.ActOnContact:input_type -> hima.control.v1.ActOnContactRequest
+	42,  // 78: hima.control.v1.Hima.VerifyContact:input_type -> hima.control.v1.VerifyContactRequest
+	44,  // 79: hima.control.v1.Hima.ListSettings:input_type -> hima.control.v1.ListSettingsRequest
+	47,  // 80: hima.control.v1.Hima.SetSetting:input_type -> hima.control.v1.SetSettingRequest
+	49,  // 81: hima.control.v1.Hima.Send:input_type -> hima.control.v1.SendRequest
+	52,  // 82: hima.control.v1.Hima.Conversations:input_type -> hima.control.v1.ConversationsRequest
+	55,  // 83: hima.control.v1.Hima.History:input_type -> hima.control.v1.HistoryRequest
+	57,  // 84: hima.control.v1.Hima.MarkRead:input_type -> hima.control.v1.MarkReadRequest
+	59,  // 85: hima.control.v1.Hima.SetTyping:input_type -> hima.control.v1.SetTypingRequest
+	61,  // 86: hima.control.v1.Hima.Cancel:input_type -> hima.control.v1.CancelRequest
+	63,  // 87: hima.control.v1.Hima.Resend:input_type -> hima.control.v1.ResendRequest
+	65,  // 88: hima.control.v1.Hima.ListUnknown:input_type -> hima.control.v1.ListUnknownRequest
+	67,  // 89: hima.control.v1.Hima.Why:input_type -> hima.control.v1.WhyRequest
+	78,  // 90: hima.control.v1.Hima.JoinNetwork:input_type -> hima.control.v1.JoinNetworkRequest
+	80,  // 91: hima.control.v1.Hima.LeaveNetwork:input_type -> hima.control.v1.LeaveNetworkRequest
+	82,  // 92: hima.control.v1.Hima.ListNetworks:input_type -> hima.control.v1.ListNetworksRequest
+	84,  // 93: hima.control.v1.Hima.Search:input_type -> hima.control.v1.SearchRequest
+	87,  // 94: hima.control.v1.Hima.Doctor:input_type -> hima.control.v1.DoctorRequest
+	92,  // 95: hima.control.v1.Hima.ListMailboxes:input_type -> hima.control.v1.ListMailboxesRequest
+	94,  // 96: hima.control.v1.Hima.AddMailbox:input_type -> hima.control.v1.AddMailboxRequest
+	96,  // 97: hima.control.v1.Hima.RemoveMailbox:input_type -> hima.control.v1.RemoveMailboxRequest
+	98,  // 98: hima.control.v1.Hima.OfferMailbox:input_type -> hima.control.v1.OfferMailboxRequest
+	72,  // 99: hima.control.v1.Hima.Watch:input_type -> hima.control.v1.WatchRequest
+	102, // 100: hima.control.v1.Hima.CreateGroup:input_type -> hima.control.v1.CreateGroupRequest
+	104, // 101: hima.control.v1.Hima.GetGroup:input_type -> hima.control.v1.GetGroupRequest
+	105, // 102: hima.control.v1.Hima.ListGroups:input_type -> hima.control.v1.ListGroupsRequest
+	107, // 103: hima.control.v1.Hima.InviteToGroup:input_type -> hima.control.v1.InviteToGroupRequest
+	111, // 104: hima.control.v1.Hima.ListInvitations:input_type -> hima.control.v1.ListInvitationsRequest
+	113, // 105: hima.control.v1.Hima.AnswerInvitation:input_type -> hima.control.v1.AnswerInvitationRequest
+	116, // 106: hima.control.v1.Hima.CreateGroupLink:input_type -> hima.control.v1.CreateGroupLinkRequest
+	118, // 107: hima.control.v1.Hima.ListGroupLinks:input_type -> hima.control.v1.ListGroupLinksRequest
+	120, // 108: hima.control.v1.Hima.RevokeGroupLink:input_type -> hima.control.v1.RevokeGroupLinkRequest
+	122, // 109: hima.control.v1.Hima.SearchGroups:input_type -> hima.control.v1.SearchGroupsRequest
+	124, // 110: hima.control.v1.Hima.ApplyToGroup:input_type -> hima.control.v1.ApplyToGroupRequest
+	128, // 111: hima.control.v1.Hima.ListApplications:input_type -> hima.control.v1.ListApplicationsRequest
+	130, // 112: hima.control.v1.Hima.DecideApplication:input_type -> hima.control.v1.DecideApplicationRequest
+	132, // 113: hima.control.v1.Hima.ListMembers:input_type -> hima.control.v1.ListMembersRequest
+	134, // 114: hima.control.v1.Hima.ActOnGroup:input_type -> hima.control.v1.ActOnGroupRequest
+	135, // 115: hima.control.v1.Hima.SetGroup:input_type -> hima.control.v1.SetGroupRequest
+	6,   // 116: hima.control.v1.Hima.Status:output_type -> hima.control.v1.StatusResponse
+	9,   // 117: hima.control.v1.Hima.Register:output_type -> hima.control.v1.RegisterResponse
+	11,  // 118: hima.control.v1.Hima.Login:output_type -> hima.control.v1.LoginResponse
+	13,  // 119: hima.control.v1.Hima.Stop:output_type -> hima.control.v1.StopResponse
+	15,  // 120: hima.control.v1.Hima.ChangePassword:output_type -> hima.control.v1.ChangePasswordResponse
+	17,  // 121: hima.control.v1.Hima.Whoami:output_type -> hima.control.v1.WhoamiResponse
+	17,  // 122: hima.control.v1.Hima.SetProfile:output_type -> hima.control.v1.WhoamiResponse
+	21,  // 123: hima.control.v1.Hima.CreateInvite:output_type -> hima.control.v1.CreateInviteResponse
+	24,  // 124: hima.control.v1.Hima.ListInvites:output_type -> hima.control.v1.ListInvitesResponse
+	26,  // 125: hima.control.v1.Hima.RevokeInvite:output_type -> hima.control.v1.RevokeInviteResponse
+	28,  // 126: hima.control.v1.Hima.Nearby:output_type -> hima.control.v1.NearbyResponse
+	31,  // 127: hima.control.v1.Hima.Find:output_type -> hima.control.v1.FindResponse
+	33,  // 128: hima.control.v1.Hima.AddContact:output_type -> hima.control.v1.AddContactResponse
+	36,  // 129: hima.control.v1.Hima.ListContacts:output_type -> hima.control.v1.ListContactsResponse
+	38,  // 130: hima.control.v1.Hima.ListRequests:output_type -> hima.control.v1.ListRequestsResponse
+	41,  // 131: hima.control.v1.Hima.ActOnContact:output_type -> hima.control.v1.ActOnContactResponse
+	43,  // 132: hima.control.v1.Hima.VerifyContact:output_type -> hima.control.v1.VerifyContactResponse
+	45,  // 133: hima.control.v1.Hima.ListSettings:output_type -> hima.control.v1.ListSettingsResponse
+	48,  // 134: hima.control.v1.Hima.SetSetting:output_type -> hima.control.v1.SetSettingResponse
+	50,  // 135: hima.control.v1.Hima.Send:output_type -> hima.control.v1.SendResponse
+	53,  // 136: hima.control.v1.Hima.Conversations:output_type -> hima.control.v1.ConversationsResponse
+	56,  // 137: hima.control.v1.Hima.History:output_type -> hima.control.v1.HistoryResponse
+	58,  // 138: hima.control.v1.Hima.MarkRead:output_type -> hima.control.v1.MarkReadResponse
+	60,  // 139: hima.control.v1.Hima.SetTyping:output_type -> hima.control.v1.SetTypingResponse
+	62,  // 140: hima.control.v1.Hima.Cancel:output_type -> hima.control.v1.CancelResponse
+	64,  // 141: hima.control.v1.Hima.Resend:output_type -> hima.control.v1.ResendResponse
+	66,  // 142: hima.control.v1.Hima.ListUnknown:output_type -> hima.control.v1.ListUnknownResponse
+	68,  // 143: hima.control.v1.Hima.Why:output_type -> hima.control.v1.WhyResponse
+	79,  // 144: hima.control.v1.Hima.JoinNetwork:output_type -> hima.control.v1.JoinNetworkResponse
+	81,  // 145: hima.control.v1.Hima.LeaveNetwork:output_type -> hima.control.v1.LeaveNetworkResponse
+	83,  // 146: hima.control.v1.Hima.ListNetworks:output_type -> hima.control.v1.ListNetworksResponse
+	85,  // 147: hima.control.v1.Hima.Search:output_type -> hima.control.v1.SearchResponse
+	88,  // 148: hima.control.v1.Hima.Doctor:output_type -> hima.control.v1.DoctorResponse
+	93,  // 149: hima.control.v1.Hima.ListMailboxes:output_type -> hima.control.v1.ListMailboxesResponse
+	95,  // 150: hima.control.v1.Hima.AddMailbox:output_type -> hima.control.v1.AddMailboxResponse
+	97,  // 151: hima.control.v1.Hima.RemoveMailbox:output_type -> hima.control.v1.RemoveMailboxResponse
+	99,  // 152: hima.control.v1.Hima.OfferMailbox:output_type -> hima.control.v1.OfferMailboxResponse
+	73,  // 153: hima.control.v1.Hima.Watch:output_type -> hima.control.v1.WatchResponse
+	103, // 154: hima.control.v1.Hima.CreateGroup:output_type -> hima.control.v1.GroupResponse
+	103, // 155: hima.control.v1.Hima.GetGroup:output_type -> hima.control.v1.GroupResponse
+	106, // 156: hima.control.v1.Hima.ListGroups:output_type -> hima.control.v1.ListGroupsResponse
+	108, // 157: hima.control.v1.Hima.InviteToGroup:output_type -> hima.control.v1.InviteToGroupResponse
+	112, // 158: hima.control.v1.Hima.ListInvitations:output_type -> hima.control.v1.ListInvitationsResponse
+	114, // 159: hima.control.v1.Hima.AnswerInvitation:output_type -> hima.control.v1.AnswerInvitationResponse
+	117, // 160: hima.control.v1.Hima.CreateGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	119, // 161: hima.control.v1.Hima.ListGroupLinks:output_type -> hima.control.v1.ListGroupLinksResponse
+	117, // 162: hima.control.v1.Hima.RevokeGroupLink:output_type -> hima.control.v1.GroupLinkResponse
+	123, // 163: hima.control.v1.Hima.SearchGroups:output_type -> hima.control.v1.SearchGroupsResponse
+	125, // 164: hima.control.v1.Hima.ApplyToGroup:output_type -> hima.control.v1.ApplyToGroupResponse
+	129, // 165: hima.control.v1.Hima.ListApplications:output_type -> hima.control.v1.ListApplicationsResponse
+	131, // 166: hima.control.v1.Hima.DecideApplication:output_type -> hima.control.v1.DecideApplicationResponse
+	133, // 167: hima.control.v1.Hima.ListMembers:output_type -> hima.control.v1.ListMembersResponse
+	103, // 168: hima.control.v1.Hima.ActOnGroup:output_type -> hima.control.v1.GroupResponse
+	103, // 169: hima.control.v1.Hima.SetGroup:output_type -> hima.control.v1.GroupResponse
+	116, // [116:170] is the sub-list for method output_type
+	62,  // [62:116] is the sub-list for method input_type
+	62,  // [62:62] is the sub-list for extension type_name
+	62,  // [62:62] is the sub-list for extension extendee
+	0,   // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_control_pb_control_proto_init() }
@@ -9655,7 +9740,7 @@ func file_control_pb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_pb_control_proto_rawDesc), len(file_control_pb_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   133,
+			NumMessages:   134,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -253,9 +253,13 @@ func foundGroupOf(g messenger.FoundGroup) *pb.FoundGroup {
 }
 
 func applicationOf(a messenger.GroupApplication) *pb.Application {
-	return &pb.Application{
+	out := &pb.Application{
 		Group: groupText(a.Group), GroupName: a.GroupName, Account: accountText(a.Account), Name: a.Name, Message: a.Message,
 		TimeMs: ms(a.Time), ExpiresMs: ms(a.Expires), State: a.State, Own: a.Own, ByLink: a.ByLink, Reason: a.Reason,
 		By: accountText(a.By), ByName: a.ByName,
 	}
+	for _, no := range a.Answers {
+		out.Answers = append(out.Answers, &pb.ApplicationAnswer{By: accountText(no.By), ByName: no.ByName, Reason: no.Reason, Decided: no.Decided})
+	}
+	return out
 }

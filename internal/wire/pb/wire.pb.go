@@ -4762,6 +4762,8 @@ type GroupApplication struct {
 	Consent       []byte                 `protobuf:"bytes,2,opt,name=consent,proto3" json:"consent,omitempty"`                                   // Signed Consent with applied set; empty: withdrawn
 	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`                                       // of a group link; empty: none
 	ApplicationMs int64                  `protobuf:"varint,4,opt,name=application_ms,json=applicationMs,proto3" json:"application_ms,omitempty"` // of one that is withdrawn: time of its consent
+	// Where several accounts show that they own the group: those under whose cards whoever is asked is an admin, 32 bytes each, at most 4.
+	Owners        [][]byte `protobuf:"bytes,5,rep,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4822,6 +4824,13 @@ func (x *GroupApplication) GetApplicationMs() int64 {
 		return x.ApplicationMs
 	}
 	return 0
+}
+
+func (x *GroupApplication) GetOwners() [][]byte {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
 }
 
 // GroupVerdict, control kind 24 of a direct conversation: an application was turned down, as the applicant and the other admins are
@@ -8163,12 +8172,13 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\adevices\x18\x02 \x03(\v2\x1a.hima.wire.v1.InviteDeviceR\adevices\"=\n" +
 	"\vGroupAnswer\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
-	"\aconsent\x18\x02 \x01(\fR\aconsent\"\x7f\n" +
+	"\aconsent\x18\x02 \x01(\fR\aconsent\"\x97\x01\n" +
 	"\x10GroupApplication\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
 	"\aconsent\x18\x02 \x01(\fR\aconsent\x12\x14\n" +
 	"\x05token\x18\x03 \x01(\fR\x05token\x12%\n" +
-	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\"\x9b\x01\n" +
+	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\x12\x16\n" +
+	"\x06owners\x18\x05 \x03(\fR\x06owners\"\x9b\x01\n" +
 	"\fGroupVerdict\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

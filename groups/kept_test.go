@@ -1,0 +1,174 @@
+package groups
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"hima/identity"
+	"hima/internal/feed"
+	"hima/internal/wire/pb"
+	"hima/storage"
+)
+
+// What an admin says who became one a moment ago counts, whether it arrives before the act that made them one or after it.
+func TestVerdictBeforePromotion(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		d := beginDeciders(t)
+		dave := d.dave.self.Account
+		d.applies([]*peer{d.bob}, []*peer{d.bob})
+		d.deliver()
+		require.Equal(t, Waiting, d.alice.application(d.conv, dave).State)
+		// Carol is promoted, which bob hears late, and is told of the application.
+		require.NoError(t, d.alice.g.Promote(t.Context(), d.conv, d.carol.self.Account))
+		d.alice.gives(d.carol)
+		d.carol.update(func(tx *txn) error {
+			row, _, err := getRow[applicationRow](tx, applyKey(d.conv, dave))
+			require.NoError(t, err)
+			require.Empty(t, row.State)
+			var app applicationRow
+			d.bob.view(func(tx *txn) (err error) {
+				app, _, err = getRow[applicationRow](tx, applyKey(d.conv, dave))
+				return err
+			})
+			return putRow(tx, applyKey(d.conv, dave), app)
+		})
+		if !first {
+			d.carol.gives(d.bob)
+		}
+		d.decides(d.carol, false, "not now")
+		d.deliver()
+		if first {
+			require.Equal(t, Waiting, d.bob.application(d.conv, dave).State, "carol is nobody yet")
+			d.carol.gives(d.bob)
+		}
+		a := d.bob.application(d.conv, dave)
+		require.Equal(t, Rejected, a.State)
+		require.Equal(t, d.carol.self.Account, a.By)
+		require.Equal(t, 1, d.bob.heard(NewsRejected))
+		d.deliver()
+		require.Equal(t, StateRejected, d.dave.info(d.conv).State, "whom dave asked passes it on")
+		d.bob.view(func(tx *txn) error {
+			return eachRow(tx, []byte(keyVerdict), func([]byte, verdictRow) (bool, error) { t.Fatal("kept for nothing"); return false, nil })
+		})
+		d.close()
+	}
+}
+
+// Who has not heard yet of having become an admin hears afterwards what was said as to one.
+func TestVerdictBeforeOwnPromotion(t *testing.T) {
+	for seed := range uint64(8) {
+		d := beginDeciders(t)
+		r := rand.New(rand.NewPCG(seed, 6))
+		dave := d.dave.self.Account
+		d.applies([]*peer{d.alice}, []*peer{d.alice})
+		require.NoError(t, d.alice.g.Promote(t.Context(), d.conv, d.carol.self.Account))
+		d.decides(d.alice, false, "no")
+		if seed%2 == 0 {
+			d.scatter(r)
+			require.Zero(t, d.carol.application(d.conv, dave), "a member is told nothing")
+		}
+		d.alice.gives(d.carol)
+		d.scatter(r)
+		require.Equal(t, Rejected, d.carol.application(d.conv, dave).State, "seed %d", seed)
+		// And so what comes by another road does not wait there.
+		content := d.said(d.dave, d.alice)
+		d.carol.hear(letter{d.alice.self.Account, d.carol.self.Account, d.alice.self.Device, feed.KindGroupApplication, content, d.now})
+		require.Zero(t, d.carol.info(d.conv).Applications)
+		d.close()
+	}
+}
+
+// said makes what an application of somebody's looks like, as it was said to somebody.
+func (d *deciders) said(p, to *peer) []byte {
+	d.t.Helper()
+	at := to.application(d.conv, p.self.Account).Time
+	c, err := p.g.consents(d.conv, true, "let me in", at)
+	require.NoError(d.t, err)
+	content, err := proto.Marshal(&pb.GroupApplication{Group: d.conv[:], Consent: c.Raw()})
+	require.NoError(d.t, err)
+	return content
+}
+
+// An approval is an act, and waits for what it stands upon like any other.
+func TestApprovalBeforePromotion(t *testing.T) {
+	d := beginDeciders(t)
+	dave := d.dave.self.Account
+	require.NoError(t, d.alice.g.Promote(t.Context(), d.conv, d.carol.self.Account))
+	d.alice.gives(d.carol)
+	d.applies([]*peer{d.carol, d.bob}, []*peer{d.carol, d.bob})
+	d.decides(d.carol, true, "")
+	id := d.carol.rep.OwnFeed(d.conv, feed.Control)
+	var head feed.Head
+	d.carol.view(func(tx *txn) (err error) { head, _, err = d.carol.rep.Head(tx, id); return err })
+	d.carol.givesFeed(d.bob, id, head, nil)
+	require.Equal(t, Waiting, d.bob.application(d.conv, dave).State)
+	d.alice.gives(d.bob)
+	require.Equal(t, Approved, d.bob.application(d.conv, dave).State)
+}
+
+// Kept or not, nobody is believed who never becomes an admin, and what was kept goes after a while.
+func TestKeptVerdictsOfMembers(t *testing.T) {
+	d := beginDeciders(t)
+	dave := d.dave.self.Account
+	d.applies([]*peer{d.bob}, []*peer{d.bob})
+	at := d.now.UnixMilli()
+	content, err := proto.Marshal(&pb.GroupVerdict{Group: d.conv[:], Account: dave[:], ApplicationMs: at})
+	require.NoError(t, err)
+	d.bob.hear(letter{d.carol.self.Account, d.bob.self.Account, d.carol.self.Device, feed.KindGroupVerdict, content, d.now})
+	require.Equal(t, 1, d.bob.kept())
+	require.NoError(t, d.alice.g.Set(t.Context(), d.conv, "description", "more"))
+	d.meet(d.alice, d.bob, d.carol)
+	require.Equal(t, Waiting, d.bob.application(d.conv, dave).State)
+	d.now = d.now.Add(31 * 24 * time.Hour)
+	d.bob.g.lookAfter(t.Context())
+	require.Zero(t, d.bob.kept())
+}
+
+func (p *peer) kept() (n int) {
+	p.view(func(tx *txn) error {
+		return tx.Scan(storage.ScanOptions{Prefix: []byte(keyVerdict), KeysOnly: true}, func([]byte, []byte) (bool, error) { n++; return true, nil })
+	})
+	return n
+}
+
+// However much one account says, what others said stays, and the room for all is bounded.
+func TestKeptVerdictsOfOneAccount(t *testing.T) {
+	w := begin(t)
+	dave, dave2 := w.person("dave"), w.person("dave")
+	account := func(i int) identity.AccountID {
+		return identity.AccountKeyFromSeed([32]byte{2, byte(i), byte(i >> 8)}).ID()
+	}
+	say := func(from identity.AccountID, n int, at int64) {
+		content, err := proto.Marshal(&pb.GroupVerdict{Group: append([]byte{byte(n), byte(n >> 8)}, make([]byte, 30)...), Account: dave.self.Account[:], ApplicationMs: at})
+		require.NoError(t, err)
+		dave2.hear(letter{from, dave.self.Account, identity.DeviceID{1}, feed.KindGroupVerdict, content, w.now})
+	}
+	honest, hostile := account(0), account(1)
+	// Dave applies to one that this device hears of late, and to which the answer comes first.
+	_, err := dave.g.Apply(t.Context(), Target{Group: ID{1}, Asks: []Contact{{Account: honest}}}, "")
+	require.NoError(t, err)
+	told := w.mail[0]
+	say(honest, 1, w.now.UnixMilli())
+	for i := range 4 * maxKeptOf {
+		w.now = w.now.Add(time.Second)
+		say(hostile, i, w.now.Add(time.Hour).UnixMilli()) // as late as may be
+	}
+	require.Equal(t, 1+maxKeptOf, dave2.kept())
+	dave2.hear(told)
+	require.Equal(t, StateRejected, dave2.info(ID{1}).State)
+	// Many of them together fill the room, and the one who has most gives way.
+	say(honest, 2, w.now.UnixMilli())
+	for i := range maxKept {
+		say(account(2+i%32), i, w.now.UnixMilli())
+	}
+	require.Equal(t, maxKept, dave2.kept())
+	dave2.view(func(tx *txn) error {
+		ok, err := tx.Has(verdictKey(honest, ID{2}, dave.self.Account))
+		require.True(t, ok)
+		return err
+	})
+}
