@@ -410,10 +410,18 @@ func (a *app) groupSet(ctx context.Context, req *pb.SetGroupRequest) error {
 	return nil
 }
 
-// linkExpires reads --expires; nothing and 0 stand for never.
-func linkExpires(s string) (time.Duration, error) {
-	if s == "" {
+// linkBounds reads --expires and --uses. A link without the one works for ever, without the other for everybody; a 0 or an
+// empty variable of a script must not make such a link.
+func linkBounds(c *cobra.Command, expires string, uses int32) (time.Duration, error) {
+	if c.Flags().Changed("uses") && uses <= 0 {
+		return 0, usage("usage.positive", "Flag", "--uses").withHint("hint.group_link_bounds")
+	}
+	if !c.Flags().Changed("expires") {
 		return 0, nil
 	}
-	return parseLength("--expires", s)
+	d, err := parseLength("--expires", expires)
+	if err == nil && d < time.Millisecond {
+		err = usage("usage.positive", "Flag", "--expires").withHint("hint.group_link_bounds")
+	}
+	return d, err
 }

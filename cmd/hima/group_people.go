@@ -122,16 +122,14 @@ func (a *app) groupLinkCommand() *cobra.Command {
 	var expires string
 	var uses int32
 	var showQR bool
-	c := a.onGroup(spec{
+	var c *cobra.Command
+	c = a.onGroup(spec{
 		use: "link GROUP [--expires TIME] [--uses N] [--qr]", id: "group.link", min: 1, max: 1,
 		example: "  hima group link hikers\n  hima group link hikers --expires 7d --uses 20\n  hima group link list hikers\n  hima group link revoke hima-group:…",
 		run: func(ctx context.Context, args []string) error {
-			d, err := linkExpires(expires)
+			d, err := linkBounds(c, expires, uses)
 			if err != nil {
 				return err
-			}
-			if uses < 0 {
-				return usage("usage.negative", "Flag", "--uses")
 			}
 			return a.groupLink(ctx, &pb.CreateGroupLinkRequest{Group: args[0], ExpiresInMs: d.Milliseconds(), Uses: uses}, showQR)
 		},
