@@ -102,6 +102,7 @@ func (g *Groups) actID(tx *storage.Tx, conv ID, a roster.Act, proof []byte) (ros
 	if !gr.roster.WasAdmin(g.self.Account) && a.Kind != roster.Leave {
 		// Nobody would take more of us. Others' acts never keep us from acting.
 		_, full = gr.numbers[number{g.self.Device, uint64(g.cfg.Limits.MemberActs)}]
+		full = full || gr.last[g.self.Device] >= fewActs && gr.fills(g.self.Account, g.cfg.Limits.MemberActs-1)
 	}
 	gr.mu.Unlock()
 	switch {

@@ -47,6 +47,9 @@ func (g *Groups) Admit(tx *storage.Tx, in replica.Incoming) (take int, code pb.C
 	if take == 0 || code != pb.Code_CODE_TAKEN {
 		return take, code, nil
 	}
+	if crowded, err := g.crowded(tx, gr, in.Run); crowded || err != nil {
+		return 0, pb.Code_CODE_NOT_MEMBER, err
+	}
 	return g.admitRate(tx, in, s)
 }
 
@@ -68,12 +71,13 @@ func (g *Groups) admitActs(gr *group, s *snapshot, in replica.Incoming, genesis 
 	if beyond := len(entries) - take; beyond > 0 && !needed && gr.beyond(s, in.Run)+beyond > maxBeyond {
 		return take, pb.Code_CODE_NOT_MEMBER
 	}
-	// A member fills their own feed only, and cannot keep others from acting.
+	// A member fills their own share only, on however many devices, and cannot keep others from acting.
 	quota := g.cfg.Limits.MemberActs
 	if gr.roster.WasAdmin(author) {
 		quota = g.cfg.Limits.AdminActs
 	}
-	if entries[len(entries)-1].Seq > uint64(quota) && !needed {
+	last := entries[len(entries)-1].Seq
+	if !needed && (last > uint64(quota) || last > fewActs && gr.fills(author, quota-len(entries))) {
 		return 0, pb.Code_CODE_FULL
 	}
 	if len(gr.places)+len(entries) > g.cfg.Limits.Acts && !gr.roster.WasAdmin(author) && !needed {

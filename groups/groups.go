@@ -94,13 +94,14 @@ type Groups struct {
 	rates   rates
 	states  states
 
-	mu    sync.Mutex
-	hooks []func(conv ID)  // guarded by mu; see onChanged
-	wants chan struct{}    // ticks when the loop of keep has something to do
-	lost  chan struct{}    // ticks when the loop of seek does
-	hints []invitationHint // guarded by mu; what Run tells Parts.Hint and Parts.Join
-	full  map[ID]struct{}  // guarded by mu; where something was refused as too much
-	waits map[ID]waiting   // guarded by mu; see keyless
+	mu     sync.Mutex
+	hooks  []func(conv ID)  // guarded by mu; see onChanged
+	wants  chan struct{}    // ticks when the loop of keep has something to do
+	lost   chan struct{}    // ticks when the loop of seek does
+	hints  []invitationHint // guarded by mu; what Run tells Parts.Hint and Parts.Join
+	full   map[ID]struct{}  // guarded by mu; where something was refused as too much
+	waits  map[ID]waiting   // guarded by mu; see keyless
+	crowds map[crowd]bool   // guarded by mu; see crowded
 }
 
 // New checks the configuration. It starts nothing.
