@@ -137,7 +137,7 @@ func fakeClub() *fakeNode {
 	old := text("a1", idBob, "Bob", "before your time")
 	old.Backlog = true
 	why := &pb.WhyResponse{
-		Message: proto.CloneOf(own), Summary: "delivered",
+		Message: proto.CloneOf(own), Summary: "partly",
 		Devices: []*pb.WhyDevice{
 			{Account: idBob, Device: devOne, Name: "Bob", State: "delivered", DeliveredMs: longAgo},
 			{Account: idCarol, Device: devTwo, Name: "Carol", State: "waiting", Custody: []*pb.Custody{{Mailbox: devOne, SinceMs: longAgo, UntilMs: longAgo}}},

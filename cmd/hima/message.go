@@ -182,12 +182,16 @@ func (a *app) whyCommand() *cobra.Command {
 // showWhy tells what has happened to a message and what will happen next.
 func (a *app) showWhy(v whyView, now time.Time) {
 	a.printf("%s  %s\n", a.bold(v.Message.ID), a.messageState(v.Message))
-	if v.Message.Text != "" {
-		const shown = 72 // cells: enough to recognise it
+	const shown = 72 // cells: enough to recognise it
+	line := a.groupLine(v.Message)
+	switch {
+	case line != "":
+		a.printf("%s\n", a.dim(text.OneLine(line, shown)))
+	case v.Message.Text != "":
 		a.printf("%s\n", a.dim("“"+text.OneLine(v.Message.Text, shown)+"”"))
 	}
 	summary := a.word("why", v.Summary)
-	if v.Message.Members > 0 {
+	if v.Message.Members > 0 || line != "" && v.Message.Own {
 		summary = firstOf(a.tOptional("why_group."+v.Summary), summary)
 	}
 	a.printf("%s\n", summary)

@@ -91,7 +91,7 @@ func TestWordsOfTheAPI(t *testing.T) {
 		"verified":     {"no", "confirmed", "rejected", "changed"},
 		"request":      {"waiting", "accepted", "declined", "not_delivered"},
 		"source":       {"invite", "nearby", "contact", "request", "id", "network", "member"},
-		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied", "unknown"},
+		"why":          {"not_offered", "waiting_for_peer", "waiting_for_accept", "in_mailbox", "delivered", "read", "not_taken", "full", "denied", "unknown", "cancelled", "partly", "alone"},
 		"device_state": {"delivered", "offered", "waiting", "not_owed"},
 		"warning":      {"no_password", "no_multicast", "clock_skew", "restored_copy", "name_pending", "name_lost"},
 		"node_state":   {"empty", "locked", "unlocked", "stopped"},

@@ -77,8 +77,12 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 			w.Summary = WhyDelivered
 			return nil
 		}
-		if w.Message.State == StateUnknown {
+		switch w.Message.State {
+		case StateUnknown:
 			w.Summary = WhyUnknown
+			return nil
+		case StateCancelled:
+			w.Summary = WhyCancelled
 			return nil
 		}
 		readers := []identity.AccountID{r.conv.peer}
@@ -104,7 +108,7 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 			return err
 		}
 		if r.conv.group() {
-			w.Summary = groupSummary(&w, offered < e.Seq && !w.Former)
+			w.Summary = groupSummary(&w, len(readers), offered < e.Seq && !w.Former)
 			return nil
 		}
 		w.Summary, err = m.summary(tx, &row, &e, r.conv.peer, offered, w.inMailbox())
@@ -113,16 +117,33 @@ func (m *Messenger) Why(ctx context.Context, message string) (Why, error) {
 	return w, err
 }
 
-// groupSummary is the code for a message of which every member has a part.
-func groupSummary(w *Why, untouched bool) WhySummary {
-	switch msg := &w.Message; {
-	case msg.Members > 0 && msg.ReadBy == msg.Members:
+// groupSummary is the code for what each of so many members is to have. Acts have no state, for nobody reads or withdraws them:
+// what counts is which members have a device that holds them.
+func groupSummary(w *Why, readers int, untouched bool) WhySummary {
+	msg := &w.Message
+	act := msg.State == ""
+	members, have := msg.Members, msg.DeliveredTo
+	if act {
+		holders := map[identity.AccountID]bool{}
+		for _, d := range w.Devices {
+			if d.State == DeviceDelivered {
+				holders[d.Account] = true
+			}
+		}
+		members, have = readers, len(holders)
+	}
+	switch {
+	case members > 0 && msg.ReadBy == members:
 		return WhyRead
-	case msg.Members > 0 && msg.DeliveredTo == msg.Members:
+	case members > 0 && have == members:
 		return WhyDelivered
 	case w.inMailbox():
 		return WhyInMailbox
-	case untouched:
+	case have > 0:
+		return WhyPartly
+	case members == 0:
+		return WhyAlone
+	case untouched && !act:
 		return WhyNotOffered
 	}
 	return WhyWaitingForPeer

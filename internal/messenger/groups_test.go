@@ -162,6 +162,9 @@ func TestGroupWhy(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, WhyNotOffered, w.Summary)
 	meet(t, alice, bob)
+	w, err = alice.m.Why(t.Context(), msg.ID.String())
+	require.NoError(t, err)
+	require.Equal(t, WhyPartly, w.Summary, "bob has it, and carol not")
 	alice.mail.custody[identity.DeviceID{}] = []delivery.Custody{{Holder: carol.device, Until: testStart}}
 	w, err = alice.m.Why(t.Context(), msg.ID.String())
 	require.NoError(t, err)
@@ -177,6 +180,35 @@ func TestGroupWhy(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, WhyDelivered, w.Summary)
 	require.Equal(t, id, w.Message.Conversation)
+}
+
+// What was withdrawn waits for nobody, an act cannot be withdrawn, and where nobody else is nothing will go anywhere.
+func TestGroupWhyOfWhatGoesNowhere(t *testing.T) {
+	id, people := crowd(t, "alice", "bob")
+	alice, bob := people[0], people[1]
+	for _, p := range people {
+		alice.people.devices[p.account] = []identity.DeviceID{p.device}
+	}
+	why := func(want WhySummary, message feed.EntryID) {
+		t.Helper()
+		w, err := alice.m.Why(t.Context(), message.String())
+		require.NoError(t, err)
+		require.Equal(t, want, w.Summary)
+	}
+	act := alice.writeAct(id, feed.KindGroupSet, &pb.GroupSet{Key: "announcement", Value: "hear ye"})
+	why(WhyWaitingForPeer, act.ID)
+	msg := alice.tells("Hikers", "no")
+	why(WhyNotOffered, msg.ID)
+	require.NoError(t, alice.m.Cancel(t.Context(), msg.ID.String()))
+	why(WhyCancelled, msg.ID)
+	g := alice.groups.groups[id]
+	all := g.members
+	g.members = g.members[:1]
+	why(WhyAlone, alice.tells("Hikers", "anybody?").ID)
+	why(WhyAlone, act.ID)
+	g.members = all
+	meet(t, alice, bob)
+	why(WhyDelivered, act.ID)
 }
 
 // What stands beyond a cut is neither shown nor unread nor missing; void acts are no lines.

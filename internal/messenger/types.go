@@ -321,7 +321,10 @@ const (
 	WhyInMailbox        WhySummary = "in_mailbox"
 	WhyFull             WhySummary = "full"
 	WhyDenied           WhySummary = "denied"
-	WhyUnknown          WhySummary = "unknown" // see StateUnknown
+	WhyUnknown          WhySummary = "unknown"   // see StateUnknown
+	WhyCancelled        WhySummary = "cancelled" // withdrawn before anybody had it
+	WhyPartly           WhySummary = "partly"    // groups: some members have it
+	WhyAlone            WhySummary = "alone"     // groups: no other member may have it
 )
 
 // DeviceState is how one device stands to a message.

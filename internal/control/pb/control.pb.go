@@ -4232,7 +4232,7 @@ type WhyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       *Message               `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	Devices       []*WhyDevice           `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
-	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, in_mailbox, delivered, read, not_taken, full, denied, unknown
+	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"` // code: not_offered, waiting_for_peer, waiting_for_accept, in_mailbox, delivered, read, not_taken, full, denied, unknown, cancelled, partly, alone
 	Former        bool                   `protobuf:"varint,4,opt,name=former,proto3" json:"former,omitempty"`  // written under a former device key, before this profile was restored from a copy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
