@@ -191,7 +191,11 @@ func (p *profile) replaceKey(ctx context.Context, v identity.Vault, password ide
 		return v, err
 	}
 	if what == copied {
-		if err := replica.Seal(ctx, db, v.Account, v.DeviceKey, v.Former); err != nil {
+		own, err := ownDevices(db, v)
+		if err != nil {
+			return v, err
+		}
+		if err := replica.Seal(ctx, db, v.Account, v.DeviceKey, own); err != nil {
 			return v, err
 		}
 	}
@@ -207,6 +211,16 @@ func (p *profile) replaceKey(ctx context.Context, v identity.Vault, password ide
 	}
 	p.log.Warn("this profile is a restored copy: it goes on under a new device key", "device", next.DeviceKey.ID())
 	return next, nil
+}
+
+// ownDevices lists the devices that the account of a profile has and had, as far as is known here, with the former keys of this one.
+func ownDevices(db *storage.DB, v identity.Vault) ([]identity.DeviceID, error) {
+	d, err := directory.New(directory.Config{DB: db, Certificate: v.Certificate})
+	if err != nil {
+		return nil, err
+	}
+	record, _ := d.Record(v.Account)
+	return slices.Concat(v.Former, d.Devices(v.Account), record.Revoked), nil
 }
 
 // tokenFits compares the token of the database with the marker's.

@@ -38,9 +38,10 @@ const keyTail = "r/x/"
 func tailKey(id feed.FeedID) []byte { return append([]byte(keyTail), feedKey(id)[len(keyFeed):]...) }
 
 // Seal signs what was written under a device key and acknowledged by nobody, so that it can be served when the key is gone.
-// To be called before the key is replaced, and only if nothing was written under it since the copy was made. former are the keys of before.
-func Seal(ctx context.Context, db *storage.DB, account identity.AccountID, key identity.DeviceKey, former []identity.DeviceID) error {
-	r := &Replica{cfg: Config{DB: db, Account: account, Key: key, Former: former}, self: key.ID()}
+// To be called before the key is replaced, and only if nothing was written under it since the copy was made. others are the
+// account's other devices, of now and of before: what only they acknowledged nobody else has.
+func Seal(ctx context.Context, db *storage.DB, account identity.AccountID, key identity.DeviceKey, others []identity.DeviceID) error {
+	r := &Replica{cfg: Config{DB: db, Account: account, Key: key, Former: others}, self: key.ID()}
 	var own []feed.FeedID
 	err := db.View(func(tx *storage.Tx) error {
 		return scanFeeds(tx, []byte(keyFeed), func(id feed.FeedID, st feedState) (bool, error) {
@@ -105,7 +106,8 @@ func (r *Replica) sealSome(tx *storage.Tx, id feed.FeedID) (more bool, err error
 func (r *Replica) ackedMost(tx *storage.Tx, id feed.FeedID) (most uint64, err error) {
 	own := slices.Clone(r.cfg.Former)
 	if r.cfg.Records != nil {
-		own = append(own, r.cfg.Records.Devices(r.cfg.Account)...)
+		rec, _ := r.cfg.Records.Record(r.cfg.Account)
+		own = slices.Concat(own, r.cfg.Records.Devices(r.cfg.Account), rec.Revoked)
 	}
 	if id.Conversation == feed.SelfConversation(r.cfg.Account) {
 		own = nil

@@ -144,3 +144,44 @@ func TestUnsettledTail(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnDevicesSettleNoTail: what another own device acknowledged, and nobody else, is owed to others all the same (R14), also when that device
+// is one no more.
+func TestOwnDevicesSettleNoTail(t *testing.T) {
+	for name, revoked := range map[string]bool{"listed": false, "revoked": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newCopied(t)
+			phone := newPersonWith(t, 0, newPerson(t, 8).deviceKey)
+			record := identity.RecordConfig{Now: time.Now().Add(time.Second), Devices: []identity.Certificate{c.old.cert, c.next.cert, phone.cert}}
+			if revoked {
+				record.Devices, record.Revoked = record.Devices[:2], []identity.DeviceID{phone.device()}
+			}
+			newest, err := identity.NewAccountRecord(c.old.accountKey, record)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.old.records[c.old.account()] = newest
+			c.old.say(c.b.person, "two", "three")
+			c.old.change(func(tx *storage.Tx) error {
+				st, _, err := loadFeed(tx, c.feed)
+				if err != nil {
+					return err
+				}
+				return saveAcked(tx, st.local, phone.device(), 3)
+			})
+			if err := Seal(t.Context(), c.old.db, c.old.account(), c.old.deviceKey, []identity.DeviceID{phone.device()}); err != nil {
+				t.Fatal(err)
+			}
+			a := c.open(t)
+			owed, err := a.rep.Owed()
+			owed = slices.DeleteFunc(owed, func(d Debt) bool { return d.Device != c.b.device() })
+			if err != nil || len(owed) != 1 || !slices.Equal(owed[0].Feeds, []Span{{Feed: c.feed, From: 2, Last: 3}}) {
+				t.Errorf("owed %+v, %v", owed, err)
+			}
+			a.post(c.b, ExportOptions{})
+			if got := c.b.texts(); !slices.Equal(got, []string{"one", "two", "three"}) {
+				t.Errorf("%q arrived", got)
+			}
+		})
+	}
+}
