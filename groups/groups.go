@@ -51,6 +51,9 @@ type Parts struct {
 	Feeds Feeds // required
 	// Say writes an entry of the direct conversation with an account, also a stranger's; nil: nothing can be said.
 	Say func(tx *storage.Tx, to identity.AccountID, kind feed.Kind, content []byte) error
+	// Note writes an entry of kind 35 of the self conversation, by which the account's other devices hear of a link; nil: they
+	// do not.
+	Note func(tx *storage.Tx, link *pb.InviteState) error
 	// DefaultNickname is the name under which this account shows itself in a group from the beginning; nil or empty: none.
 	DefaultNickname func() string
 	// Devices lists the devices known of an account; nil: none are.

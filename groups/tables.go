@@ -162,7 +162,7 @@ func (r *applicationRow) from(admin identity.AccountID) bool {
 
 // linkRow is a link of ours.
 type linkRow struct {
-	Text    string `json:"x"`
+	Text    string `json:"x"` // empty: another device of ours made it
 	Created int64  `json:"t"`
 	Expires int64  `json:"e,omitempty"`
 	Uses    int    `json:"u,omitempty"`

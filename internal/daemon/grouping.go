@@ -34,7 +34,7 @@ func (u *unlocked) openGroups(p *profile) error {
 // bindGroups gives the groups what they stand on.
 func (u *unlocked) bindGroups() {
 	u.groups.Bind(groups.Parts{
-		Feeds: groupFeeds{u.replica, u.messenger}, Say: u.messenger.Say, Devices: u.directory.Devices,
+		Feeds: groupFeeds{u.replica, u.messenger}, Say: u.messenger.Say, Note: u.messenger.NoteLink, Devices: u.directory.Devices,
 		Networks: onNetworks{u}.Links, Addrs: u.node.Addrs, Mailboxes: u.groupMailboxes, Hint: people{u}.Hint, Join: u.joinFor,
 		Log: u.mail, PubSub: u.pubsub, Locate: u.locate, Release: u.replica.Release, Directory: u.directory,
 		DefaultNickname: u.messenger.OwnName, Seek: u.fetch,

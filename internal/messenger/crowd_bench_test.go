@@ -71,7 +71,7 @@ func (h *hall) open() {
 	})
 	require.NoError(h.b, err)
 	m.Bind(Parts{Feeds: rep, People: h.book, Groups: g})
-	g.Bind(groups.Parts{Feeds: groupFeeds{rep, m}, Say: m.Say, Devices: h.book.Devices})
+	g.Bind(groups.Parts{Feeds: groupFeeds{rep, m}, Say: m.Say, Note: m.NoteLink, Devices: h.book.Devices})
 	h.db, h.rep, h.m, h.g = db, rep, m, g
 }
 

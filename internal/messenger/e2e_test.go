@@ -121,7 +121,7 @@ func (s *side) start() {
 	})
 	require.NoError(s.t, err)
 	m.Bind(Parts{Feeds: rep, People: s.book, Groups: g})
-	g.Bind(groups.Parts{Feeds: groupFeeds{rep, m}, Say: m.Say, Devices: s.book.Devices})
+	g.Bind(groups.Parts{Feeds: groupFeeds{rep, m}, Say: m.Say, Note: m.NoteLink, Devices: s.book.Devices})
 	s.db, s.rep, s.m, s.g = db, rep, m, g
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg gosync.WaitGroup

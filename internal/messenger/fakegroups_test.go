@@ -56,6 +56,7 @@ type fakeGroups struct {
 
 	decidedBy            identity.AccountID // whoever turned down what Decide is called for
 	remembered, restored []groups.Remembered
+	links                []*pb.InviteState
 }
 
 func (f *fakeGroups) Is(_ *storage.Tx, conv feed.ConversationID) (bool, error) {

@@ -53,6 +53,11 @@ type Groups interface {
 	Invitations(tx *storage.Tx) ([]groups.Invitation, error)
 	Applications(tx *storage.Tx, id groups.ID) ([]groups.Application, error)
 	Links(tx *storage.Tx, id groups.ID) ([]groups.Link, error)
+	// LiveLinks are the links to groups that a new device of the account has to know of, LinkSaid takes what one says of a link,
+	// and LinkKnown tells whether anything was.
+	LiveLinks(tx *storage.Tx, most int) ([]*pb.InviteState, error)
+	LinkSaid(tx *storage.Tx, s *pb.InviteState) error
+	LinkKnown(tx *storage.Tx, id groups.ID, token identity.InviteToken) (bool, error)
 
 	Create(ctx context.Context, o groups.Options) (groups.Info, error)
 	Invite(ctx context.Context, id groups.ID, account identity.AccountID) (state string, err error)
@@ -95,11 +100,16 @@ func (noGroups) Listens(*storage.Tx, identity.AccountID, feed.Kind, []byte) (pb.
 	return pb.Code_CODE_UNSUPPORTED, nil
 }
 
-func (noGroups) Fellow(*storage.Tx, identity.AccountID) (bool, error) { return false, nil }
-func (noGroups) Later(feed.ConversationID)                            {}
-func (noGroups) List(*storage.Tx) ([]groups.Info, error)              { return nil, nil }
-func (noGroups) Remembered(*storage.Tx) ([]groups.Remembered, error)  { return nil, nil }
-func (noGroups) Restore(*storage.Tx, groups.Remembered) (bool, error) { return false, nil }
+func (noGroups) Fellow(*storage.Tx, identity.AccountID) (bool, error)  { return false, nil }
+func (noGroups) Later(feed.ConversationID)                             {}
+func (noGroups) List(*storage.Tx) ([]groups.Info, error)               { return nil, nil }
+func (noGroups) Remembered(*storage.Tx) ([]groups.Remembered, error)   { return nil, nil }
+func (noGroups) Restore(*storage.Tx, groups.Remembered) (bool, error)  { return false, nil }
+func (noGroups) LiveLinks(*storage.Tx, int) ([]*pb.InviteState, error) { return nil, nil }
+func (noGroups) LinkSaid(*storage.Tx, *pb.InviteState) error           { return errIgnored }
+func (noGroups) LinkKnown(*storage.Tx, groups.ID, identity.InviteToken) (bool, error) {
+	return true, nil
+}
 func (noGroups) Find(*storage.Tx, string) ([]groups.Info, error)      { return nil, nil }
 func (noGroups) Invitations(*storage.Tx) ([]groups.Invitation, error) { return nil, nil }
 

@@ -1,6 +1,7 @@
 package messenger
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -120,7 +121,7 @@ func TestGroupsFitIntoASnapshot(t *testing.T) {
 // snapshotVectors is docs/spec/vectors/snapshot.json.
 type snapshotVectors struct {
 	Comment string `json:"comment"`
-	Plain   string `json:"plain"`    // of a version with groups
+	Plain   string `json:"plain"`    // of a version with groups and links to them
 	Older   string `json:"older"`    // the same by a version without
 	Account string `json:"account"`  // whose it is
 	TimeMS  int64  `json:"time_ms"`  // when it was made
@@ -130,6 +131,11 @@ type snapshotVectors struct {
 	Second  string `json:"second"`   // the other member
 	Remark  string `json:"remark"`   // of the contact
 	AddedMS int64  `json:"added_ms"` // when they became one
+	Token   string `json:"token"`    // of an invite
+	Link    string `json:"link"`     // token of a link to the group, made and over at these times, for so many uses
+	MadeMS  int64  `json:"made_ms"`
+	OverMS  int64  `json:"over_ms"`
+	Uses    uint32 `json:"uses"`
 }
 
 func TestSnapshotVectors(t *testing.T) {
@@ -137,10 +143,12 @@ func TestSnapshotVectors(t *testing.T) {
 		return identity.AccountKeyFromSeed(sha256.Sum256([]byte(name))).ID()
 	}
 	ann, ben, cid, group := account("ann"), account("ben"), account("cid"), sha256.Sum256([]byte("group"))
+	token, link := bytes.Repeat([]byte{1}, 16), bytes.Repeat([]byte{2}, 16)
 	v := snapshotVectors{
 		Comment: "Plain snapshots, see docs/spec/snapshot.md. Account keys follow from SHA-256 of the names ann, ben and cid as seeds.",
 		Account: ann.String(), TimeMS: 1_800_000_000_000, Contact: ben.String(), Group: hex.EncodeToString(group[:]), Name: "Hikers 徒步",
 		Second: cid.String(), Remark: "Benny", AddedMS: 1_700_000_000_000,
+		Token: hex.EncodeToString(token), Link: hex.EncodeToString(link), MadeMS: 1_750_000_000_000, OverMS: 1_900_000_000_000, Uses: 3,
 	}
 	s := &pb.Snapshot{Version: snapshotVersion, Account: ann.Bytes(), TimeMs: v.TimeMS, Contacts: []*pb.SnapshotContact{{
 		Username: "ben", State: &pb.ContactState{Account: ben.Bytes(), State: pb.ContactState_STATE_CONTACT, Remark: v.Remark, AddedMs: v.AddedMS},
@@ -148,6 +156,9 @@ func TestSnapshotVectors(t *testing.T) {
 	older, err := encodeSnapshot(s)
 	require.NoError(t, err)
 	s.Groups = []*pb.SnapshotGroup{{Group: group[:], Name: v.Name, Members: [][]byte{ben.Bytes(), cid.Bytes()}}}
+	s.Invites = []*pb.InviteState{
+		{Token: token, CreatedMs: v.MadeMS}, {Token: link, Group: group[:], CreatedMs: v.MadeMS, ExpiresMs: v.OverMS, Uses: v.Uses},
+	}
 	plain, err := encodeSnapshot(s)
 	require.NoError(t, err)
 	v.Plain, v.Older = hex.EncodeToString(plain), hex.EncodeToString(older)

@@ -3,6 +3,7 @@ package messenger
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -100,8 +102,15 @@ func (v *invites) use(tx *storage.Tx, token []byte) error {
 
 // fold applies an InviteState entry. Revoking is for ever, whatever order the entries come in.
 func (v *invites) fold(tx *storage.Tx, e *feed.Entry, s *pb.InviteState) error {
-	if len(s.GetToken()) != len(identity.InviteToken{}) || len(s.GetGroup()) > 0 {
-		return errIgnored // a group's link is its device's own matter
+	if len(s.GetGroup()) > 0 {
+		err := v.env.groups.LinkSaid(tx, s)
+		if errors.Is(err, groups.ErrInvalid) {
+			return errIgnored
+		}
+		return err
+	}
+	if len(s.GetToken()) != len(identity.InviteToken{}) {
+		return errIgnored
 	}
 	row, ok, err := v.get(tx, s.GetToken())
 	if err != nil {
@@ -152,7 +161,12 @@ func (m *Messenger) CreateInvite(ctx context.Context) (Invite, error) {
 }
 
 func (m *Messenger) writeInvite(tx *storage.Tx, token identity.InviteToken, revoked bool) error {
-	content, err := proto.Marshal(&pb.InviteState{Token: token[:], Revoked: revoked})
+	return m.NoteLink(tx, &pb.InviteState{Token: token[:], Revoked: revoked})
+}
+
+// NoteLink writes what became of a link of ours into the self conversation. It is groups.Parts.Note.
+func (m *Messenger) NoteLink(tx *storage.Tx, s *pb.InviteState) error {
+	content, err := proto.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("writing invite: %w", err)
 	}

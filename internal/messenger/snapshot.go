@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/text"
 	"hima/internal/wire/pb"
@@ -23,6 +24,8 @@ const (
 	maxSnapshot = identity.MaxMailPlain - 1024
 	// snapshotNetworks bounds the links in a snapshot.
 	snapshotNetworks = 8
+	// snapshotLinks bounds the links to groups in one.
+	snapshotLinks = 64
 	// snapshotAhead is how far a snapshot's time may be ahead: a wrong clock once must not shut out all later ones.
 	snapshotAhead = 24 * time.Hour
 )
@@ -85,6 +88,11 @@ func (m *Messenger) snapshot() (*pb.Snapshot, error) {
 		if err != nil {
 			return err
 		}
+		links, err := m.env.groups.LiveLinks(tx, snapshotLinks)
+		if err != nil {
+			return err
+		}
+		s.Invites = append(s.Invites, links...)
 		if people, err = m.snapshotContacts(tx); err != nil {
 			return err
 		}
@@ -317,6 +325,14 @@ func (m *Messenger) importSettings(tx *storage.Tx, list []*pb.Setting) (n int, e
 
 func (m *Messenger) importInvites(tx *storage.Tx, list []*pb.InviteState) (n int, err error) {
 	for _, p := range list {
+		if len(p.GetGroup()) > 0 {
+			taken, err := m.importLink(tx, p)
+			if err != nil {
+				return n, err
+			}
+			n += taken
+			continue
+		}
 		var token identity.InviteToken
 		if copy(token[:], p.GetToken()) != len(token) || len(p.GetToken()) != len(token) || token.IsZero() {
 			continue
@@ -334,6 +350,19 @@ func (m *Messenger) importInvites(tx *storage.Tx, list []*pb.InviteState) (n int
 		n++
 	}
 	return n, nil
+}
+
+// importLink writes down a link to a group that this device knows nothing of. Whether it holds is a question of the group, of which
+// nothing may be known yet either.
+func (m *Messenger) importLink(tx *storage.Tx, s *pb.InviteState) (n int, err error) {
+	if len(s.GetGroup()) != len(groups.ID{}) || len(s.GetToken()) != len(identity.InviteToken{}) || s.GetRevoked() {
+		return 0, nil
+	}
+	known, err := m.env.groups.LinkKnown(tx, groups.ID(s.GetGroup()), identity.InviteToken(s.GetToken()))
+	if err != nil || known {
+		return 0, err
+	}
+	return 1, m.NoteLink(tx, s)
 }
 
 // importContacts writes what was decided about people as entries of this device. Their clock is low on a device that
