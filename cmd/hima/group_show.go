@@ -81,12 +81,16 @@ func (a *app) showGroup(v groupView, now time.Time) {
 	if v.Applications > 0 {
 		applications = a.yellow(strconv.Itoa(int(v.Applications)))
 	}
+	size := "field.members"
+	if v.Role == "" && v.Joined == "" {
+		size = "field.claimed_size" // only who is in can count them
+	}
 	a.fields(a.out,
 		a.t("field.group"), shown,
 		a.t("field.id"), v.ID,
 		a.t("field.about"), v.Description,
 		a.t("field.announcement"), a.announcement(v, now),
-		a.t("field.members"), count(v.Size),
+		a.t(size), count(v.Size),
 		a.t("field.owner"), owner,
 		a.t("field.you"), you,
 		a.t("field.join"), a.word("join", v.Join),

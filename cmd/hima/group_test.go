@@ -246,6 +246,13 @@ func TestGroupAnswers(t *testing.T) {
 	}
 }
 
+// TestGroupInfoFromOutside: of a group that somebody is not in the size is what its card claims.
+func TestGroupInfoFromOutside(t *testing.T) {
+	f := fakeClub()
+	f.groups.all = f.groups.all[1:]
+	f.requireAnswers(t, "group-info-applied", 0, "group", "info", "photos")
+}
+
 // TestGroupUsage: wrong use is refused before anything is asked.
 func TestGroupUsage(t *testing.T) {
 	f := fakeClub()

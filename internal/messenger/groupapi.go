@@ -146,10 +146,19 @@ func settingBytes(key string) int {
 // Group says what is known of one group, by its name, group:NAME, its ID or a beginning of it, or a link to it.
 func (m *Messenger) Group(ctx context.Context, name string) (Group, error) {
 	id, err := m.groupID(name, conversing)
+	if errors.Is(err, ErrNotFound) {
+		return m.beheld(name, err)
+	}
 	if err != nil {
 		return Group{}, err
 	}
-	return m.viewed(id)
+	g, err := m.viewed(id)
+	if found := joinCards(m.found.byID(id.String())); err == nil && g.Owner.IsZero() && len(found) == 1 {
+		card, err := m.carded(&found[0])
+		g.Description, g.Size, g.Owner, g.OwnerName = card.Description, card.Size, card.Owner, card.OwnerName
+		return g, err
+	}
+	return g, err
 }
 
 // Groups lists all groups that this account has to do with, by name.

@@ -180,7 +180,7 @@ func (m *Messenger) ApplyToGroup(ctx context.Context, group, message string) (Gr
 	}
 	info, err := m.env.groups.Apply(ctx, t, message)
 	if err != nil {
-		return Group{}, groupRefusal(err)
+		return Group{}, m.applyRefusal(&t, err)
 	}
 	return m.viewed(info.ID)
 }
@@ -250,15 +250,7 @@ func (m *Messenger) groupTarget(ctx context.Context, name string) (groups.Target
 		c := &found[0].Card
 		return groups.Target{Group: groups.ID(c.Group), Name: c.Name, Asks: c.Admins, Join: c.Join, Owners: found[0].Owners}, nil
 	}
-	err := refuse(ErrAmbiguous, "several groups have this name", "use the ID of the group")
-	for i := range found {
-		c := &found[i].Card
-		err.Candidates = append(err.Candidates, Candidate{
-			Group: groups.ID(c.Group), Nickname: text.OneLine(c.Name, maxField), Account: c.Account, Source: SourceGroup,
-		})
-	}
-	slices.SortFunc(err.Candidates, func(a, b Candidate) int { return strings.Compare(a.Group.String(), b.Group.String()) })
-	return groups.Target{}, err
+	return groups.Target{}, severalCards(found)
 }
 
 // WithdrawApplication takes an own application back.

@@ -275,6 +275,27 @@ func TestApplyToDisputedGroup(t *testing.T) {
 	require.Nil(t, a.groups.targets[len(a.groups.targets)-1].Owners)
 }
 
+// Who cannot ask is told why, and not what members are told.
+func TestApplyRefused(t *testing.T) {
+	a, b := newPerson(t, "alice"), newPerson(t, "bob")
+	card := b.cardOf("Hikers")
+	a.m.env.findGroups = func(context.Context, string) ([]FoundCard, []string, error) {
+		return []FoundCard{{Card: card}}, nil, nil
+	}
+	refused := func(is, want error, words string) {
+		t.Helper()
+		a.groups.fail = is
+		_, err := a.m.ApplyToGroup(t.Context(), "Hikers", "")
+		require.ErrorIs(t, err, want)
+		require.ErrorContains(t, err, words)
+	}
+	refused(groups.ErrNotAllowed, ErrNotAllowed, "takes only those it invites")
+	refused(groups.ErrExists, ErrExists, "you are in this group already")
+	refused(groups.ErrInvalid, ErrInvalid, "not allowed")
+	card.Admins = nil
+	refused(groups.ErrInvalid, ErrNotFound, "nobody was found who decides there")
+}
+
 func TestSearchAndApply(t *testing.T) {
 	a, b, c := newPerson(t, "alice"), newPerson(t, "bob"), newPerson(t, "carol")
 	first, second := b.cardOf("Hikers"), c.cardOf("hikers")
@@ -286,9 +307,19 @@ func TestSearchAndApply(t *testing.T) {
 		return found, unreachable, nil
 	}
 	a.in(groups.ID{3}, "HIKERS", 0, a)
+	_, err := a.m.Group(t.Context(), second.Group.String())
+	require.ErrorIs(t, err, ErrNotFound, "not found yet")
 	s, err := a.m.SearchGroups(t.Context(), "Hikers")
 	require.NoError(t, err)
 	require.Len(t, s.Groups, 3)
+	shown, err := a.m.Group(t.Context(), second.Group.String()[:10])
+	require.NoError(t, err)
+	require.Equal(t, Group{
+		ID: groups.ID(second.Group), Name: "hikers", Public: true, Join: "apply", State: "none", Size: 12, Owner: c.account,
+	}, shown, "what a search found is shown before one asks to be let in")
+	shown, err = a.m.Group(t.Context(), "group:hikers")
+	require.NoError(t, err)
+	require.Equal(t, groups.ID{3}, shown.ID, "an own group comes first")
 	require.Equal(t, FoundGroup{
 		ID: groups.ID(first.Group), Name: "Hikers", Size: 12, Join: "apply", Owner: b.account, Source: SourceNetwork, Network: "town",
 		State: "none", Expires: first.Expires, Disputed: true,
@@ -304,6 +335,10 @@ func TestSearchAndApply(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, asked)
 	require.Equal(t, "applied", g.State)
+	shown, err = a.m.Group(t.Context(), second.Group.String())
+	require.NoError(t, err)
+	require.Equal(t, "applied", shown.State)
+	require.Equal(t, c.account, shown.Owner, "as the card told")
 	require.Equal(t, second.Admins, a.groups.targets[0].Asks)
 	require.Equal(t, []string{"/ip4/127.0.0.1/tcp/1"}, a.people.hints[c.account], "whom to ask can be dialled")
 
@@ -314,7 +349,14 @@ func TestSearchAndApply(t *testing.T) {
 	_, err = a.m.ApplyToGroup(t.Context(), "Climbers", "")
 	require.ErrorIs(t, err, ErrNotFound)
 
-	link := identity.GroupLink{Group: first.Group, Name: "Hikers", Token: identity.NewInviteToken(), Asks: first.Admins[0]}
+	link := identity.GroupLink{Group: identity.GroupID{7}, Name: "Swimmers", Token: identity.NewInviteToken(), Asks: first.Admins[0]}
+	shown, err = a.m.Group(t.Context(), link.String())
+	require.NoError(t, err)
+	require.Equal(t, Group{ID: groups.ID{7}, Name: "Swimmers", State: "none"}, shown, "as far as the link tells")
+	link = identity.GroupLink{Group: first.Group, Name: "Hikers", Token: identity.NewInviteToken(), Asks: first.Admins[0]}
+	shown, err = a.m.Group(t.Context(), link.String())
+	require.NoError(t, err)
+	require.Equal(t, b.account, shown.Owner)
 	_, err = a.m.ApplyToGroup(t.Context(), link.String(), "by link")
 	require.NoError(t, err)
 	target := a.groups.targets[len(a.groups.targets)-1]
