@@ -64,8 +64,11 @@ type envelopeWriter struct {
 	key identity.DeviceKey
 }
 
-func newEnvelopeWriter(name string) envelopeWriter {
-	acct := identity.AccountKeyFromSeed(sha256.Sum256([]byte("account " + name)))
+func newEnvelopeWriter(name string) envelopeWriter { return newDeviceWriter(name, name) }
+
+// newDeviceWriter is one that is a device of an account of another name.
+func newDeviceWriter(account, name string) envelopeWriter {
+	acct := identity.AccountKeyFromSeed(sha256.Sum256([]byte("account " + account)))
 	key := identity.DeviceKeyFromSeed(sha256.Sum256([]byte("device " + name)))
 	cert := identity.NewCertificate(acct, key.ID(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	salt := bytes.NewReader(bytes.Repeat([]byte(name+" salt "), 4096))

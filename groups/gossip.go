@@ -33,8 +33,8 @@ const (
 	publishPause = 20 * time.Millisecond
 	// maxPublish is how many runs of one feed are published at once; who writes faster is caught up with by sync.
 	maxPublish = 16
-	// maxTakes and maxTakeBytes bound the runs that wait for the disk; one device may have so many of them, or whoever floods
-	// a group would leave no room for what others say.
+	// maxTakes and maxTakeBytes bound the runs that wait for the disk; one account may have so many of them, or whoever floods
+	// a group, from however many devices, would leave no room for what others say.
 	maxTakes, maxTakeBytes     = 1024, 8 << 20
 	maxTakesOf, maxTakeBytesOf = maxTakes / 8, maxTakeBytes / 8
 	// recentFor is how long a message that plays again what is held counts as one that came by two roads.
@@ -86,7 +86,7 @@ type gossip struct {
 	recent  [2]map[feed.EntryID]bool   // stored lately, the newer ones first
 	turned  time.Time                  // when recent was turned over
 	takes   queued                     // runs that wait for the disk
-	takesOf map[identity.DeviceID]queued
+	takesOf map[identity.AccountID]queued
 }
 
 // queued is how much waits for the disk.
@@ -120,7 +120,7 @@ func newGossip(self replica.Peer, db *storage.DB, log *slog.Logger, now func() t
 		self: self, db: db, log: log, now: now, known: func(identity.AccountID) []identity.DeviceID { return nil },
 		changed: make(chan struct{}, 1), fresh: make(chan struct{}, 1), moved: make(chan struct{}, 1), all: true, stale: map[ID]bool{}, rooms: map[ID]*room{},
 		allowed: map[identity.DeviceID]bool{}, own: map[feed.FeedID]uint64{}, recent: [2]map[feed.EntryID]bool{{}, {}},
-		takesOf: map[identity.DeviceID]queued{},
+		takesOf: map[identity.AccountID]queued{},
 	}
 }
 
@@ -458,7 +458,7 @@ func (s *gossip) holds(id feed.FeedID, seq uint64) (held bool, err error) {
 // hand puts a run in line for the disk, or lets it go if the line or its author's part of it is full. It does not wait: the
 // message is passed on meanwhile. The committer keeps the order, and joins what waits to one sync.
 func (s *gossip) hand(run feed.Run) {
-	size, author := run.WireSize(), run.Feed().Device
+	size, author := run.WireSize(), run.Account()
 	if !s.queue(author, size) {
 		return
 	}
@@ -467,13 +467,13 @@ func (s *gossip) hand(run feed.Run) {
 		defer s.storing.Done()
 		s.unqueue(author, size)
 		if err != nil && !errors.Is(err, replica.ErrRefused) && !errors.Is(err, feed.ErrKnown) && !errors.Is(err, storage.ErrClosed) {
-			s.log.Debug("storing what gossip brought", "feed", author.Short(), "error", err)
+			s.log.Debug("storing what gossip brought", "feed", run.Feed().Device.Short(), "error", err)
 		}
 	})
 }
 
-// queue takes a place in line for a run of a device, if there is one.
-func (s *gossip) queue(author identity.DeviceID, size int) bool {
+// queue takes a place in line for a run of an account, if there is one.
+func (s *gossip) queue(author identity.AccountID, size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all, of := s.takes.add(1, size), s.takesOf[author].add(1, size)
@@ -484,7 +484,7 @@ func (s *gossip) queue(author identity.DeviceID, size int) bool {
 	return true
 }
 
-func (s *gossip) unqueue(author identity.DeviceID, size int) {
+func (s *gossip) unqueue(author identity.AccountID, size int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.takes = s.takes.add(-1, -size)

@@ -496,8 +496,8 @@ func TestGossipFloodLeavesRoomForOthers(t *testing.T) {
 	g := newGossip(replica.Peer{}, nil, slog.New(slog.DiscardHandler), time.Now)
 	g.feeds = disk
 	group, epoch := ID(testHash("club")), feed.EntryID{1}
-	for _, name := range []string{"flooder", "other"} {
-		w := newEnvelopeWriter(name)
+	// The flooder has two devices, which have one part together.
+	for _, w := range []envelopeWriter{newEnvelopeWriter("flooder"), newDeviceWriter("flooder", "second"), newEnvelopeWriter("other")} {
 		var tip feed.Tip
 		for range 2 * maxTakesOf {
 			run := w.runAfter(t, tip, group, epoch, 1)
