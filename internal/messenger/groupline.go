@@ -2,6 +2,8 @@ package messenger
 
 import (
 	"cmp"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -96,7 +98,8 @@ type names struct {
 	group groups.ID // zero: none
 	own   string
 	known map[identity.AccountID]string
-	near  map[identity.AccountID]string // what people on this LAN call themselves; nil: not asked for yet
+	near  map[identity.AccountID]string   // what people on this LAN call themselves; nil: not asked for yet
+	taken map[string][]identity.AccountID // whose name in the group is what, folded; nil: not asked for yet
 }
 
 func (m *Messenger) names(tx *storage.Tx, group groups.ID) *names {
@@ -146,13 +149,57 @@ func (n *names) nearby() map[identity.AccountID]string {
 	return n.near
 }
 
-// nickname is what an account calls itself in the group.
+// nickname is what an account calls itself in the group. Everybody chooses theirs, also one that somebody else goes by: who is
+// told apart from them by nothing else is by the ID, which also stands behind a name that looks as if it had one.
 func (n *names) nickname(a identity.AccountID) (string, error) {
 	if n.group.IsZero() {
 		return "", nil
 	}
 	nick, err := n.m.env.groups.Nickname(n.tx, n.group, a)
-	return text.Nickname(nick), ignoreUnknown(err)
+	if nick = text.Nickname(nick); nick == "" || ignoreUnknown(err) != nil {
+		return "", ignoreUnknown(err)
+	}
+	if err := n.take(); err != nil {
+		return "", err
+	}
+	folded := text.FoldName(nick)
+	if folded == "" || strings.Contains(folded, idPrefix) || slices.ContainsFunc(n.taken[folded], func(b identity.AccountID) bool { return b != a }) {
+		nick += " (" + a.Short() + ")"
+	}
+	return nick, nil
+}
+
+// take finds the names that the members go by here: what we call them, what they call themselves in the group and elsewhere, and
+// what we are called.
+func (n *names) take() error {
+	if n.taken != nil {
+		return nil
+	}
+	members, err := n.m.env.groups.Members(n.tx, n.group)
+	if err = ignoreUnknown(err); err != nil {
+		return err
+	}
+	n.taken = make(map[string][]identity.AccountID, len(members))
+	take := func(a identity.AccountID, name string) {
+		if folded := text.FoldName(name); folded != "" && !slices.Contains(n.taken[folded], a) {
+			n.taken[folded] = append(n.taken[folded], a)
+		}
+	}
+	take(n.m.env.account, n.own)
+	for i := range members {
+		a := members[i].Account
+		take(a, text.Nickname(members[i].Nickname))
+		row, known, err := n.m.contacts.get(n.tx, a)
+		if err != nil {
+			return err
+		}
+		name := n.nearby()[a]
+		if known && row.name(a) != a.Short() {
+			name = row.name(a)
+		}
+		take(a, name)
+	}
+	return nil
 }
 
 // counts tells whether an entry of a group is to be shown: a removal cuts what was said, and acts may turn out void.

@@ -12,6 +12,7 @@ import (
 	"hima/internal/delivery"
 	"hima/internal/feed"
 	"hima/internal/replica"
+	"hima/internal/text"
 	"hima/internal/wire/pb"
 	"hima/storage"
 )
@@ -406,4 +407,43 @@ func TestGroupMembersAndGate(t *testing.T) {
 	require.Zero(t, read())
 	require.False(t, alice.m.Comember(bob.account))
 	require.NotEmpty(t, alice.lines("Hikers"))
+}
+
+// A name that somebody chose for themselves in a group never reads like somebody else in it.
+func TestGroupNicknamesOfOthers(t *testing.T) {
+	alice, bob := friends(t)
+	carol := newPerson(t, "carol")
+	id := groups.ID{1}
+	members := alice.in(id, "Hikers", 0, alice, bob, carol).members
+	_, err := alice.m.Remark(t.Context(), bob.id(), "Robert")
+	require.NoError(t, err)
+	called := func(nick string) string {
+		t.Helper()
+		for i := range members {
+			if members[i].Account == carol.account {
+				members[i].Nickname = nick
+			}
+		}
+		var name string
+		require.NoError(t, alice.db.View(func(tx *storage.Tx) (err error) {
+			name, err = alice.m.names(tx, id).of(carol.account)
+			return err
+		}))
+		return name
+	}
+	short := " (" + carol.account.Short() + ")"
+	for _, own := range []string{"cook", "carol", "bob", "Robert Smith"} {
+		require.Equal(t, own, called(own), "nobody here is called so")
+	}
+	for _, others := range []string{"Robert", "ＲＯＢＥＲＴ", "ro\u200bbert", "alice", "Alice"} {
+		require.Equal(t, text.Nickname(others)+short, called(others))
+	}
+	mimic := "Robert (" + bob.account.Short() + ")"
+	require.Equal(t, mimic+short, called(mimic), "an ID in a name is not theirs")
+	for i := range members {
+		if members[i].Account == bob.account {
+			members[i].Nickname = "Cook"
+		}
+	}
+	require.Equal(t, "cook"+short, called("cook"))
 }
