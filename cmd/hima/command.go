@@ -101,7 +101,7 @@ func (a *app) rootCommand() *cobra.Command {
 		if envErr != nil {
 			return envErr
 		}
-		if lang := a.flags.lang; lang != "" && lang != text.LangEnglish && lang != text.LangChinese {
+		if lang := a.flags.lang; lang != "" && !text.Speaks(lang) {
 			a.flags.lang = ""
 			return usage("usage.lang", "Lang", text.OneLine(lang, 20))
 		}

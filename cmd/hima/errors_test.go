@@ -59,3 +59,14 @@ func TestErrorsAsJSON(t *testing.T) {
 	a.report(fail(control.Locked, "error.locked"))
 	require.Equal(t, `{"v":1,"error":"locked","message":"the node is locked"}`+"\n", b.String())
 }
+
+// TestLanguageAsLocalesWriteIt: --lang takes what LANG does.
+func TestLanguageAsLocalesWriteIt(t *testing.T) {
+	f := fakeClub()
+	for lang, want := range map[string]string{"zh": "群主", "zh_CN.UTF-8": "群主", "zh-CN": "群主", "en": "owner", "en_GB": "owner"} {
+		r := f.do(t, "C", "--lang", lang, "group", "members", "hikers")
+		require.Equal(t, exitOK, r.code, r)
+		require.Contains(t, r.stdout, want)
+	}
+	require.Equal(t, exitUsage, f.do(t, "C", "--lang", "klingon", "group", "list").code)
+}

@@ -406,7 +406,15 @@ func (a *app) groupSet(ctx context.Context, req *pb.SetGroupRequest) error {
 	if a.flags.json {
 		return a.emit(v)
 	}
-	a.done("group.set_done", "Key", a.word("group_key", req.GetKey()), "Value", firstOf(a.settingWord(req.GetKey(), req.GetValue()), "–"), "Name", a.bold(v.show()))
+	id := "group.set_done"
+	value := a.settingWord(req.GetKey(), req.GetValue())
+	if value == "" {
+		id = "group.cleared"
+	}
+	if req.GetKey() == "nickname" {
+		id += "_nickname"
+	}
+	a.done(id, "Key", a.word("group_key", req.GetKey()), "Value", value, "Name", a.bold(v.show()))
 	return nil
 }
 

@@ -74,7 +74,11 @@ func (a *app) groupInvite(ctx context.Context, req *pb.InviteToGroupRequest) err
 				return err
 			}
 		case v.State == "failed":
-			fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+a.t("group.not_invited", "Who", v.Who, "Why", v.Message))
+			id := "group.not_invited"
+			if req.GetWithdraw() {
+				id = "group.not_withdrawn"
+			}
+			fmt.Fprintln(a.errOut, "hima: "+a.t("cli.error")+" "+a.t(id, "Who", firstOf(v.Who, `""`), "Why", v.Message))
 		case !a.flags.quiet:
 			a.printf("%s  %s\n", a.bold(firstOf(v.Name, v.Who, shortAccount(v.Account))), a.word("invited", v.State))
 		}

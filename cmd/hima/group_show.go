@@ -139,7 +139,7 @@ func (a *app) groupMembers(ctx context.Context, which string) error {
 	}
 	t := a.newTable("column.name", "column.username", "column.id", "column.role", "column.relation", "column.since", "column.last_seen")
 	now := time.Now()
-	return showList(a, t, "", resp.GetMembers(), groupMemberOf, func(v groupMemberView) {
+	return showList(a, t, a.t("group.no_members"), resp.GetMembers(), groupMemberOf, func(v groupMemberView) {
 		seen := localStamp(v.LastSeen, now)
 		if v.Online {
 			seen = a.green(a.t("word.online"))

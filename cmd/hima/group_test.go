@@ -237,6 +237,10 @@ func TestGroupAnswers(t *testing.T) {
 		{"group-leave", 0, []string{"group", "leave", "hikers"}},
 		{"group-dissolve", 0, []string{"group", "dissolve", "hikers"}},
 		{"group-set", 0, []string{"group", "set", "hikers", "mute", "on"}},
+		{"group-set-nickname", 0, []string{"group", "set", "hikers", "nickname", "老王"}},
+		{"group-set-no-nickname", 0, []string{"group", "set", "hikers", "nickname", ""}},
+		{"group-set-cleared", 0, []string{"group", "set", "hikers", "announcement", ""}},
+		{"group-invite-withdraw", 1, []string{"group", "invite", "hikers", "zoe", "--withdraw"}},
 		{"group-history", 0, []string{"history", "hikers"}},
 		{"group-conversations", 0, []string{"conversations"}},
 		{"group-why", 0, []string{"why", "c3c3"}},
@@ -251,6 +255,13 @@ func TestGroupInfoFromOutside(t *testing.T) {
 	f := fakeClub()
 	f.groups.all = f.groups.all[1:]
 	f.requireAnswers(t, "group-info-applied", 0, "group", "info", "photos")
+}
+
+// TestGroupMembersFromOutside: nothing at all would look like an empty group.
+func TestGroupMembersFromOutside(t *testing.T) {
+	f := fakeClub()
+	f.groups.members = nil
+	f.requireAnswers(t, "group-members-none", 0, "group", "members", "photos")
 }
 
 // TestGroupUsage: wrong use is refused before anything is asked.

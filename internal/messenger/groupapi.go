@@ -261,7 +261,7 @@ func (m *Messenger) ActOnGroup(ctx context.Context, group string, act GroupAct, 
 		if account, err = m.memberNamed(ctx, id, who); err == nil {
 			err = do(ctx, id, account)
 			if account == m.env.account && errors.Is(err, groups.ErrInvalid) {
-				err = refuse(ErrInvalid, "nobody does this to themselves", "`hima group leave` leaves a group")
+				err = refuse(ErrInvalid, "nobody does this to themselves", "`hima group leave` leaves a group, `hima group transfer` hands it over")
 			}
 		}
 	}

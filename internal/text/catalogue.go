@@ -117,15 +117,27 @@ func DetectLang(flag, env string) string {
 	return match(env)
 }
 
+// Speaks tells whether there is a catalogue for a language, however it is written: zh, zh-CN, zh_CN.UTF-8.
+func Speaks(lang string) bool {
+	base := baseOf(lang)
+	return base == "en" || base == "zh"
+}
+
 func match(s string) string {
+	if baseOf(s) == "zh" {
+		return LangChinese // also traditional: nearer to its readers than English
+	}
+	return LangEnglish
+}
+
+// baseOf gives the language of a tag or locale without its region; "" if it is none.
+func baseOf(s string) string {
 	s, _, _ = strings.Cut(s, ".")
 	s, _, _ = strings.Cut(s, "@")
 	tag, err := language.Parse(strings.ReplaceAll(s, "_", "-"))
 	if err != nil {
-		return LangEnglish
+		return ""
 	}
-	if base, _ := tag.Base(); base.String() == "zh" {
-		return LangChinese // also traditional: nearer to its readers than English
-	}
-	return LangEnglish
+	base, _ := tag.Base()
+	return base.String()
 }

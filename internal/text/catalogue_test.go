@@ -142,6 +142,15 @@ func TestDetectLang(t *testing.T) {
 	}
 }
 
+func TestSpeaks(t *testing.T) {
+	for _, s := range []string{"en", "zh", "zh-CN", "zh_CN", "zh_CN.UTF-8", "zh-Hans", "en-GB", "ZH"} {
+		require.True(t, Speaks(s), s)
+	}
+	for _, s := range []string{"", "C", "de", "chinese", "???"} {
+		require.False(t, Speaks(s), s)
+	}
+}
+
 // The catalogue is read line by line, a parser of TOML reads it whole: both must find the same texts.
 func TestCatalogueReadsEveryLine(t *testing.T) {
 	for _, lang := range []string{LangEnglish, LangChinese} {
