@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"hima/internal/feed"
 )
 
 // Who was removed is told by others than who did it, also by those to whom the removal came together with what was done after it
@@ -37,6 +39,35 @@ func TestGroupRemovedIsToldByOthers(t *testing.T) {
 		r.complete(c, a, 2)
 		_, chat := x.has(a.feed())
 		require.EqualValues(t, 1, chat)
+	})
+}
+
+// What somebody was about to be sent when they might not have it any more, they are sent when they may have it after all: of two removals
+// one may overrule the other.
+func TestGroupWindowThatOpensAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 3)
+		a, b, x := r.devices[0], r.devices[1], r.devices[2]
+		a.admitAll(b, x)
+		x.group.ask(b)
+		r.open([2]int{0, 1}, [2]int{1, 2})
+		last := a.do(act{Admit: []byte("somebody, whoever that may be...")})
+		r.await("x has all", func() bool { _, have := x.has(a.control()); return have == last.Seq })
+		upTo := func(seq uint64) {
+			b.group.mu.Lock()
+			defer b.group.mu.Unlock()
+			b.group.members[x.person.ID()] = &groupMember{removed: true, control: map[feed.FeedID]uint64{a.control(): seq}}
+		}
+		next := a.do(act{Admit: []byte("somebody else, whoever that be..")})
+		r.await("b has the next", func() bool { _, have := b.has(a.control()); return have == next.Seq })
+		upTo(last.Seq) // while b waits whether x gets it from others
+		b.rep.Reannounce(r.conv)
+		time.Sleep(5 * time.Second)
+		_, have := x.has(a.control())
+		require.Equal(t, last.Seq, have)
+		upTo(next.Seq)
+		b.rep.Reannounce(r.conv)
+		r.await("x has the next", func() bool { _, have := x.has(a.control()); return have == next.Seq })
 	})
 }
 

@@ -145,7 +145,8 @@ func (w *writer) serve(ctx context.Context, c *convSync) error {
 	if len(got.entries) == 0 {
 		// Erased below a new floor, no signature at hand, or not for the other side: nothing of it can be served now.
 		if f.last == last {
-			f.last = f.sent
+			// And is postponed anew when it can be: that the wait for it is over must not be remembered.
+			f.last, f.upTo = f.sent, min(f.upTo, f.sent)
 		}
 		if s.pick(c) != nil {
 			s.enqueue(c)
