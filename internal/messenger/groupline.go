@@ -175,6 +175,10 @@ func (n *names) take() error {
 	if n.taken != nil {
 		return nil
 	}
+	generation, now := n.m.contacts.generation()+n.m.who.groups.Load(), n.m.env.now()
+	if n.taken = n.m.who.takenIn(n.group, generation, now); n.taken != nil {
+		return nil
+	}
 	members, err := n.m.env.groups.Members(n.tx, n.group)
 	if err = ignoreUnknown(err); err != nil {
 		return err
@@ -199,6 +203,7 @@ func (n *names) take() error {
 		}
 		take(a, name)
 	}
+	n.m.who.keepTaken(n.group, takenNames{generation: generation, at: now, names: n.taken})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -424,6 +425,9 @@ func TestGroupNicknamesOfOthers(t *testing.T) {
 				members[i].Nickname = nick
 			}
 		}
+		require.NoError(t, alice.db.Update(t.Context(), func(tx *storage.Tx) error {
+			return alice.m.GroupNews(tx, groups.News{Group: id, Kind: groups.NewsNickname})
+		}))
 		var name string
 		require.NoError(t, alice.db.View(func(tx *storage.Tx) (err error) {
 			name, err = alice.m.names(tx, id).of(carol.account)
@@ -446,4 +450,17 @@ func TestGroupNicknamesOfOthers(t *testing.T) {
 		}
 	}
 	require.Equal(t, "cook"+short, called("cook"))
+	// The names are kept for the next line, but not for long: a line may be read while they change.
+	require.Equal(t, "driver", called("driver"))
+	members[1].Nickname = "Driver"
+	line := func() (name string) {
+		require.NoError(t, alice.db.View(func(tx *storage.Tx) (err error) {
+			name, err = alice.m.names(tx, id).of(carol.account)
+			return err
+		}))
+		return name
+	}
+	require.Equal(t, "driver", line())
+	alice.clock = alice.clock.Add(takenAge + time.Second)
+	require.Equal(t, "driver"+short, line())
 }

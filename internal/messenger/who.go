@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/text"
@@ -46,6 +47,41 @@ type who struct {
 	talkGeneration uint64 // the same for names that may be groups'
 	talks          map[string]target
 	groups         atomic.Uint64 // counts what happened in groups
+
+	taken map[groups.ID]takenNames
+}
+
+// takenNames are the names of the members of a group, which every line of it needs. They are read in transactions that may have
+// begun before the generation they are kept under, and so are read again after a moment in any case.
+type takenNames struct {
+	generation uint64
+	at         time.Time
+	names      map[string][]identity.AccountID // read-only
+}
+
+const (
+	takenAge   = 5 * time.Second
+	takenCache = 64 // groups
+)
+
+// takenIn gives the names of a group as they were kept; nil: they have to be read.
+func (w *who) takenIn(id groups.ID, generation uint64, now time.Time) map[string][]identity.AccountID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.taken[id]
+	if t.generation != generation || now.Sub(t.at).Abs() > takenAge {
+		return nil
+	}
+	return t.names
+}
+
+func (w *who) keepTaken(id groups.ID, t takenNames) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.taken) >= takenCache {
+		clear(w.taken)
+	}
+	w.taken[id] = t
 }
 
 const whoCache = 4096
@@ -57,7 +93,7 @@ type acquaintance struct {
 }
 
 func newWho(m *Messenger) *who {
-	return &who{m: m, cache: make(map[string]target), talks: make(map[string]target)}
+	return &who{m: m, cache: make(map[string]target), talks: make(map[string]target), taken: make(map[groups.ID]takenNames)}
 }
 
 // known resolves a name among self, contacts, requests and everybody with a conversation.
