@@ -92,7 +92,10 @@ func outside(s State) bool { return s != StateMember && s != StateDissolved }
 
 // idle is the state of a group with which nothing is under way.
 func (r *groupRow) idle() State {
-	if r.Joined != 0 {
+	switch {
+	case r.Went != "":
+		return r.Went
+	case r.Joined != 0:
 		return StateLeft
 	}
 	return StateNone

@@ -296,7 +296,7 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 	}
 	switch {
 	case is != roster.None:
-		c.row.State = StateMember
+		c.row.State, c.row.Went = StateMember, ""
 		if app := c.row.Applied; app != nil {
 			if to, may := c.approved(*app, g.self.Account); may {
 				done := *app
@@ -319,6 +319,7 @@ func (g *Groups) react(tx *storage.Tx, c *change) error {
 				c.row.State = StateLeft
 			}
 		}
+		c.row.Went = c.row.State
 	}
 	if was == roster.None && is == roster.None && c.row.State == StateJoining {
 		if err := g.endUnseen(tx, c); err != nil {

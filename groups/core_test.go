@@ -74,6 +74,14 @@ func TestRemovalCarriesCutsAndEpoch(t *testing.T) {
 	require.Contains(t, carol.keysHeld(conv), is.ID)
 	_, err := bob.text(conv, "still?")
 	require.ErrorIs(t, err, ErrNotMember)
+	// An invitation that comes to nothing makes no leaving of a removal.
+	_, err = alice.g.Invite(context.Background(), conv, bob.self.Account)
+	require.NoError(t, err)
+	w.deliver()
+	require.Equal(t, StateInvited, bob.info(conv).State)
+	_, err = bob.g.Answer(context.Background(), conv, false)
+	require.NoError(t, err)
+	require.Equal(t, StateRemoved, bob.info(conv).State)
 }
 
 func TestLeaveNeedsANewKey(t *testing.T) {

@@ -174,6 +174,7 @@ func (g *Groups) endUnseen(tx *storage.Tx, c *change) error {
 		if a.Kind == roster.Leave {
 			c.row.State = StateLeft
 		}
+		c.row.Went = c.row.State
 		n := describe(a)
 		n.Group = c.conv
 		at, _ := c.gr.place(a.ID)

@@ -80,6 +80,7 @@ type groupRow struct {
 	ReadOnly    bool                 `json:"o,omitempty"`
 	Began       int64                `json:"b"`           // when we heard of it first, ms
 	Joined      int64                `json:"t,omitempty"` // ms of the act that let us in
+	Went        State                `json:"w,omitempty"` // left or removed, once we were in and as long as we are not again
 	Applied     *applicationRow      `json:"p,omitempty"` // our own application, the last
 	Told        []toldRow            `json:"k,omitempty"` // whom it and those before it were said to, see told.go
 	Answers     []answerRow          `json:"q,omitempty"` // who of them said no
