@@ -240,6 +240,12 @@ func (f *fakeGroups) Apply(_ context.Context, t groups.Target, _ string) (groups
 	return f.groups[t.Group].info, f.fail
 }
 
+func (f *fakeGroups) WithdrawApplication(context.Context, groups.ID) error { return f.fail }
+
+func (f *fakeGroups) RevokeLink(context.Context, groups.ID, identity.InviteToken) (groups.Link, error) {
+	return groups.Link{}, f.fail
+}
+
 // in tells a person that they are in a group with others, and since which clock.
 func (p *person) in(id groups.ID, name string, joined uint64, members ...*person) *fakeGroup {
 	g := &fakeGroup{

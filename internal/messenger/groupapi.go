@@ -263,6 +263,9 @@ func (m *Messenger) ActOnGroup(ctx context.Context, group string, act GroupAct, 
 			if account == m.env.account && errors.Is(err, groups.ErrInvalid) {
 				err = refuse(ErrInvalid, "nobody does this to themselves", "`hima group leave` leaves a group, `hima group transfer` hands it over")
 			}
+			if errors.Is(err, groups.ErrNotFound) { // gone since the name was found
+				err = refuse(ErrNotFound, "nobody of this name is among them", "`hima group members` shows who is in")
+			}
 		}
 	}
 	if err != nil {
@@ -354,5 +357,8 @@ func (m *Messenger) RevokeGroupLink(ctx context.Context, group, token string) (G
 		copy(t[:], link.Token[:])
 	}
 	l, err := m.env.groups.RevokeLink(ctx, id, t)
+	if errors.Is(err, groups.ErrNotFound) {
+		err = refuse(ErrNotFound, "no link of this group has this token", "`hima group link list GROUP` shows the tokens")
+	}
 	return linkView(&l), groupRefusal(err)
 }

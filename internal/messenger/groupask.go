@@ -261,7 +261,11 @@ func (m *Messenger) WithdrawApplication(ctx context.Context, group string) (Grou
 	if err != nil {
 		return Group{}, err
 	}
-	if err := m.env.groups.WithdrawApplication(ctx, id); err != nil {
+	err = m.env.groups.WithdrawApplication(ctx, id)
+	if errors.Is(err, groups.ErrNotFound) {
+		err = refuse(ErrNotFound, "no application of yours waits there", "`hima group applications` shows what became of it")
+	}
+	if err != nil {
 		return Group{}, groupRefusal(err)
 	}
 	return m.viewed(id)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,6 +295,21 @@ func TestApplyRefused(t *testing.T) {
 	refused(groups.ErrInvalid, ErrInvalid, "not allowed")
 	card.Admins = nil
 	refused(groups.ErrInvalid, ErrNotFound, "nobody was found who decides there")
+}
+
+// What is not there is named, where the group is.
+func TestNothingOfThatKindInTheGroup(t *testing.T) {
+	_, people := crowd(t, "alice", "bob")
+	a, b := people[0], people[1]
+	a.groups.fail = groups.ErrNotFound
+	_, err := a.m.RevokeGroupLink(t.Context(), "Hikers", strings.Repeat("ab", 16))
+	require.ErrorContains(t, err, "has this token")
+	_, err = a.m.WithdrawApplication(t.Context(), "Hikers")
+	require.ErrorContains(t, err, "no application of yours")
+	_, err = a.m.ActOnGroup(t.Context(), "Hikers", GroupRemove, b.id())
+	require.ErrorContains(t, err, "nobody of this name")
+	_, err = a.m.ActOnGroup(t.Context(), "Hikers", GroupLeave, "")
+	require.ErrorContains(t, err, "no such group")
 }
 
 func TestSearchAndApply(t *testing.T) {
