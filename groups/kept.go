@@ -28,6 +28,8 @@ type verdictRow struct {
 	Decided   bool   `json:"d,omitempty"` // by somebody; else the link was over
 	Withdrawn bool   `json:"w,omitempty"` // the applicant took it back
 	At        int64  `json:"a,omitempty"` // ms, when it came
+
+	Of identity.AccountID `json:"f,omitzero"` // whose word is passed on; zero: the author's own
 }
 
 func verdictKey(from identity.AccountID, conv ID, account identity.AccountID) []byte {

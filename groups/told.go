@@ -39,6 +39,7 @@ type answerRow struct {
 	Time    int64              `json:"t"` // of the application
 	Reason  string             `json:"r,omitempty"`
 	Decided bool               `json:"d,omitempty"` // an admin turned it down; else only the link was over
+	Of      identity.AccountID `json:"f,omitzero"`  // whose no they say it is; zero: their own
 }
 
 // told lists whom applications were said to. An earlier build kept whom the last one was.
@@ -204,7 +205,7 @@ func (r *groupRow) settle(now int64) {
 		return
 	}
 	last := r.Answers[len(r.Answers)-1]
-	if i := slices.IndexFunc(r.Answers, func(a answerRow) bool { return a.Decided }); i >= 0 {
+	if i := slices.IndexFunc(r.Answers, func(a answerRow) bool { return a.Decided && !r.repeated(a) }); i >= 0 {
 		last = r.Answers[i]
 	}
 	app.State, _ = advance(anApplication, Waiting, refuse, decider)
@@ -235,10 +236,21 @@ func (g *Groups) takeBackFrom(tx *storage.Tx, conv ID, row *groupRow, to []toldR
 	return nil
 }
 
+// repeated tells whether a no is somebody else's, who said it to us themselves. Nobody's word is taken for what another decided: of
+// whom we did not hear it, it is a no of whoever passed it on.
+func (r *groupRow) repeated(a answerRow) bool {
+	return !a.Of.IsZero() && slices.ContainsFunc(r.Answers, func(o answerRow) bool {
+		return o.By == a.Of && o.Of.IsZero() && o.Decided && o.Time == a.Time
+	})
+}
+
 // answers lists who said no, as the applicant is shown.
 func (r *groupRow) answers() []Answer {
 	var out []Answer
 	for _, a := range r.Answers {
+		if r.repeated(a) {
+			continue
+		}
 		no := Answer{By: a.By, Reason: a.Reason, Decided: a.Decided}
 		i := slices.IndexFunc(out, func(o Answer) bool { return o.By == a.By })
 		switch {

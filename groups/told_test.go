@@ -2,6 +2,7 @@ package groups
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -282,4 +283,38 @@ func TestApplyingToMany(t *testing.T) {
 	w.mail = nil
 	require.NoError(t, dave.g.WithdrawApplication(t.Context(), conv))
 	require.ElementsMatch(t, all[8+maxToldTo-1:], withdrawn())
+}
+
+// Both admins were asked, one said no and the other passed that on: it is one no, whichever comes first. Whom nobody heard it from, it
+// is a no of whoever says so.
+func TestNoThatIsPassedOnIsOne(t *testing.T) {
+	for seed := range uint64(8) {
+		d := beginDeciders(t)
+		asks := []*peer{d.alice, d.bob}
+		d.applies(asks, asks[:1])
+		slices.Reverse(d.mail) // bob hears of it from alice first, so he does not hand it on to her
+		d.deliver()
+		d.decides(d.bob, false, "bobsays")
+		d.scatter(rand.New(rand.NewPCG(seed, 7)))
+		for _, p := range []*peer{d.dave, d.dave2} {
+			a := p.application(d.conv, d.dave.self.Account)
+			require.Equal(t, []Answer{{By: d.bob.self.Account, Reason: "bobsays", Decided: true}}, a.Answers, "%s, seed %d", p.name, seed)
+			require.Equal(t, d.bob.self.Account, a.By)
+			require.Equal(t, StateRejected, p.info(d.conv).State)
+		}
+		d.close()
+	}
+	d := beginDeciders(t)
+	d.applies([]*peer{d.alice}, []*peer{d.alice})
+	d.deliver() // alice hands it on to bob
+	d.decides(d.alice, false, "one")
+	content, err := proto.Marshal(&pb.GroupVerdict{
+		Group: d.conv[:], Account: d.dave.self.Account.Bytes(), ApplicationMs: d.dave.application(d.conv, d.dave.self.Account).Time.UnixMilli(),
+		By: d.carol.self.Account.Bytes(), Reason: "carol says",
+	})
+	require.NoError(t, err)
+	d.dave.update(func(tx *txn) error {
+		return d.dave.g.Said(tx, d.alice.self.Account, d.dave.self.Account, feed.KindGroupVerdict, content, d.now)
+	})
+	require.Equal(t, d.alice.self.Account, d.dave.application(d.conv, d.dave.self.Account).By, "nobody speaks for carol")
 }

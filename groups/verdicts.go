@@ -174,7 +174,7 @@ func (g *Groups) passOn(tx *storage.Tx, conv ID, account identity.AccountID, row
 	if !row.Direct || row.State != Rejected || row.By == g.self.Account || row.By.IsZero() || slices.Contains(row.From, row.By) {
 		return nil // whoever handed it on was asked too, and has told them
 	}
-	content, err := verdictOn(conv, account, row)
+	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], Reason: row.Reason, Account: account[:], ApplicationMs: row.Time, By: row.By[:]})
 	if err != nil {
 		return err
 	}
@@ -269,6 +269,9 @@ func (g *Groups) saidVerdict(tx *storage.Tx, from, to identity.AccountID, conten
 		account = identity.AccountID(m.Account)
 	}
 	own, v := from == g.self.Account, verdictRow{Time: m.ApplicationMs, Reason: m.Reason, Decided: len(m.Account) > 0, Withdrawn: m.Withdrawn}
+	if len(m.By) == 32 {
+		v.Of = identity.AccountID(m.By)
+	}
 	if account == g.self.Account {
 		if own || m.Withdrawn {
 			return fmt.Errorf("a verdict of our own: %w", ErrInvalid)
@@ -333,7 +336,7 @@ func (g *Groups) refused(tx *storage.Tx, conv ID, from identity.AccountID, v ver
 		return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
 	default:
 		waited, could := row.Applied.State == Waiting, len(row.open(now))
-		a := answerRow{By: from, Time: cmp.Or(v.Time, row.Applied.Time), Reason: v.Reason, Decided: v.Decided}
+		a := answerRow{By: from, Time: cmp.Or(v.Time, row.Applied.Time), Reason: v.Reason, Decided: v.Decided, Of: v.Of}
 		if !row.answer(a) || a.Time < row.Applied.Time && len(row.open(now)) == could {
 			return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
 		}

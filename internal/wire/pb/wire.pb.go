@@ -4842,6 +4842,7 @@ type GroupVerdict struct {
 	Account       []byte                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`                                   // whose application an admin turned down; empty: no admin did
 	ApplicationMs int64                  `protobuf:"varint,4,opt,name=application_ms,json=applicationMs,proto3" json:"application_ms,omitempty"` // time of the application's consent; 0: none is meant
 	Withdrawn     bool                   `protobuf:"varint,5,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"`                              // to an admin: the applicant took it back
+	By            []byte                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`                                             // to an applicant: whose word is passed on; empty: the author's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4909,6 +4910,13 @@ func (x *GroupVerdict) GetWithdrawn() bool {
 		return x.Withdrawn
 	}
 	return false
+}
+
+func (x *GroupVerdict) GetBy() []byte {
+	if x != nil {
+		return x.By
+	}
+	return nil
 }
 
 // Consent is the payload by which an account agrees to be in a group; domain "hima/group-consent/1", signed by its device.
@@ -8178,13 +8186,14 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\aconsent\x18\x02 \x01(\fR\aconsent\x12\x14\n" +
 	"\x05token\x18\x03 \x01(\fR\x05token\x12%\n" +
 	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\x12\x16\n" +
-	"\x06owners\x18\x05 \x03(\fR\x06owners\"\x9b\x01\n" +
+	"\x06owners\x18\x05 \x03(\fR\x06owners\"\xab\x01\n" +
 	"\fGroupVerdict\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\aaccount\x18\x03 \x01(\fR\aaccount\x12%\n" +
 	"\x0eapplication_ms\x18\x04 \x01(\x03R\rapplicationMs\x12\x1c\n" +
-	"\twithdrawn\x18\x05 \x01(\bR\twithdrawn\"\xc7\x01\n" +
+	"\twithdrawn\x18\x05 \x01(\bR\twithdrawn\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\fR\x02by\"\xc7\x01\n" +
 	"\aConsent\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\fR\x05group\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12 \n" +
