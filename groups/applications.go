@@ -25,6 +25,11 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 			return err
 		}
 		asks := packContacts(slices.DeleteFunc(slices.Clone(t.Asks), func(c Contact) bool { return c.Account == g.self.Account }))
+		if known && len(asks) == 0 {
+			if asks, err = g.acquainted(tx, t.Group, row); err != nil {
+				return err
+			}
+		}
 		switch {
 		case known && !outside(row.State):
 			return ErrExists
@@ -78,6 +83,24 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		return err
 	})
 	return info, err
+}
+
+// acquainted are those of a group that we are not in whom we can ask: whom we asked before, or who decided there when we went.
+func (g *Groups) acquainted(tx *storage.Tx, conv ID, row groupRow) ([]contactRow, error) {
+	if len(row.Asks) > 0 {
+		return row.Asks[:min(len(row.Asks), identity.MaxGroupContacts)], nil
+	}
+	_, s, err := g.open(tx, conv, false)
+	if err != nil {
+		return nil, err
+	}
+	var out []contactRow
+	for _, c := range g.asks(s)[1:] { // strongest first, behind ourselves
+		if s.view.Role(c.Account) >= roster.Admin {
+			out = append(out, packContacts([]Contact{c})...)
+		}
+	}
+	return out, nil
 }
 
 // applyTo says an application to one of those who are asked. For whom they are an admin is said along, for our other devices: a no of one

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"hima/groups/roster"
+	"hima/internal/feed"
 )
 
 func TestCreateInviteTalk(t *testing.T) {
@@ -142,4 +143,59 @@ func TestHistoryForNewcomers(t *testing.T) {
 
 func TestTime(t *testing.T) {
 	require.Equal(t, 7*24*time.Hour, DefaultLimits().EpochAge)
+}
+
+// Who was in a private group, or asked there before, asks again by the group alone.
+func TestApplyingToWhatIsKnown(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob, carol := w.person("alice"), w.person("bob"), w.person("carol")
+	conv := alice.create(Options{Join: "apply"}, bob, carol)
+	require.NoError(t, bob.g.Leave(ctx, conv))
+	w.meet()
+	_, err := bob.g.Apply(ctx, Target{Group: conv, Name: "tea", Join: "apply"}, "again")
+	require.NoError(t, err)
+	for _, l := range w.mail {
+		require.Equal(t, alice.self.Account, l.to, "who decides is asked")
+	}
+	w.deliver()
+	require.Equal(t, 1, alice.info(conv).Applications)
+	_, err = alice.g.Decide(ctx, conv, bob.self.Account, true, "")
+	require.NoError(t, err)
+	w.meet()
+	require.Equal(t, StateMember, bob.info(conv).State)
+	dave := w.person("dave")
+	_, err = dave.g.Apply(ctx, Target{Group: conv, Name: "tea", Join: "apply"}, "")
+	require.ErrorIs(t, err, ErrInvalid, "of whom nobody is known there")
+}
+
+// What somebody said before they went and came back is theirs, and no news to them.
+func TestOwnWordsAreNoBacklog(t *testing.T) {
+	w := begin(t)
+	ctx := context.Background()
+	alice, bob := w.person("alice"), w.person("bob")
+	conv := alice.create(Options{History: "all"}, bob)
+	bob.says(conv, "mine")
+	alice.says(conv, "hers")
+	w.meet()
+	require.NoError(t, bob.g.Leave(ctx, conv))
+	w.meet()
+	w.now = w.now.Add(time.Hour)
+	alice.letsIn(conv, bob)
+	w.meet()
+	require.Equal(t, StateMember, bob.info(conv).State)
+	bob.view(func(tx *txn) error {
+		for _, p := range []*peer{alice, bob} {
+			id := p.rep.OwnFeed(conv, feed.Chat)
+			err := bob.rep.Entries(tx, id, 1, 1, func(e feed.Entry) (bool, error) {
+				back, err := bob.g.Backlog(tx, e.Header)
+				require.Equal(t, p == alice, back, p.name)
+				return true, err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -334,8 +334,8 @@ func (g *Groups) Backlog(tx *storage.Tx, h feed.Header) (bool, error) {
 		return false, err
 	}
 	p, in := person(&s.view, g.self.Account)
-	if !in {
-		return false, nil
+	if !in || h.Account == g.self.Account {
+		return false, nil // what we said when we were in before is no news to us
 	}
 	at, ok := gr.place(p.Admitted)
 	return ok && h.Clock < at.clock, nil
