@@ -104,7 +104,8 @@ func (g *Groups) hearAgain(tx *storage.Tx, c *change) error {
 		if p.Role < roster.Admin {
 			break
 		}
-		if p.Account == self || !fresh && c.before.view.Role(p.Account) >= roster.Admin {
+		// What another device of ours decided is kept only before we know of being in.
+		if !fresh && (p.Account == self || c.before.view.Role(p.Account) >= roster.Admin) {
 			continue
 		}
 		if err := g.hearKept(tx, c.conv, p.Account); err != nil {

@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"hima/groups/roster"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/wire/pb"
@@ -171,4 +173,56 @@ func TestKeptVerdictsOfOneAccount(t *testing.T) {
 		require.True(t, ok)
 		return err
 	})
+}
+
+// A device made from the phrase hears what was decided before it has a roster: of its own account, in the feeds that contacts kept, and
+// of other admins. Nothing of that waits for a decision there.
+func TestRestoredDeviceKnowsWhatWasDecided(t *testing.T) {
+	d := beginDeciders(t)
+	ctx := context.Background()
+	carol := d.carol.self.Account
+	require.NoError(t, d.carol.g.Leave(ctx, d.conv))
+	d.meet()
+	d.now = d.now.Add(time.Hour)
+	_, err := d.carol.g.Apply(ctx, target(d.conv, d.bob), "")
+	require.NoError(t, err)
+	d.applies([]*peer{d.bob}, nil)
+	var all []letter
+	pass := func() {
+		t.Helper()
+		for len(d.mail) > 0 {
+			l := d.mail[0]
+			all, d.mail = append(all, l), d.mail[1:]
+			for _, p := range d.nodes {
+				if p.self.Device != l.device && (p.self.Account == l.to || p.self.Account == l.from) {
+					p.hear(l)
+				}
+			}
+		}
+	}
+	pass()
+	require.Equal(t, 2, d.bob.info(d.conv).Applications)
+	d.decides(d.bob, false, "bob says no")
+	_, err = d.alice.g.Decide(ctx, d.conv, carol, false, "alice says no")
+	require.NoError(t, err)
+	pass()
+
+	bob2 := d.bob.restored(d.bob.remembered())
+	for _, l := range all {
+		if l.from == bob2.self.Account || l.to == bob2.self.Account {
+			bob2.hear(l)
+		}
+	}
+	d.meet()
+	require.Equal(t, StateMember, bob2.info(d.conv).State)
+	require.Equal(t, roster.Admin, bob2.info(d.conv).Role)
+	require.Zero(t, bob2.info(d.conv).Applications)
+	for _, l := range all { // and if they come again, as from those who ask
+		if l.to == bob2.self.Account {
+			bob2.hear(l)
+		}
+	}
+	require.Zero(t, bob2.info(d.conv).Applications)
+	require.Equal(t, d.bob.self.Account, bob2.application(d.conv, d.dave.self.Account).By)
+	require.Equal(t, d.alice.self.Account, bob2.application(d.conv, carol).By)
 }
