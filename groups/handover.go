@@ -255,11 +255,15 @@ func (h *handover) acts(p replica.Peer, acked uint64) ([]replica.Span, error) {
 	gr := h.gr
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
-	for seq := gr.last[p.Device]; seq > 0; seq-- {
-		if id, ok := gr.numbers[number{p.Device, seq}]; ok && gr.roster.Has(id) { // the newest ones may wait for others
-			known = append(known, id)
-			break
+	// The newest may wait for others. Not counted down: a number is what its author says, and may be the highest there is.
+	var newest uint64
+	for n, id := range gr.numbers {
+		if n.device == p.Device && n.seq > newest && gr.roster.Has(id) {
+			newest = n.seq
 		}
+	}
+	if newest > 0 {
+		known = append(known, gr.numbers[number{p.Device, newest}])
 	}
 	ends := func(of []roster.ID) map[identity.DeviceID]uint64 {
 		out := map[identity.DeviceID]uint64{}

@@ -259,16 +259,29 @@ func TestActsOfALackingDevice(t *testing.T) {
 	bob.says(conv, "under the new key")
 	require.NoError(t, alice.g.Set(context.Background(), conv, "description", "black")) // the epoch does not stand upon that
 	w.meet(alice, bob)
-	var acts []replica.Span
-	bob.view(func(tx *storage.Tx) error {
-		what, err := bob.g.Lacking(tx, conv)
-		if err == nil {
-			acts, err = what.Acts(carol.self, 0)
-		}
-		return err
-	})
+	acts := func(of *peer) (out []replica.Span) {
+		bob.view(func(tx *storage.Tx) error {
+			what, err := bob.g.Lacking(tx, conv)
+			if err == nil {
+				out, err = what.Acts(of.self, 0)
+			}
+			return err
+		})
+		return out
+	}
 	id := alice.rep.OwnFeed(conv, feed.Control)
-	require.Equal(t, []replica.Span{{Feed: id, From: before.Last + 1, Last: need.Last, Lazy: true}}, acts)
+	lacks := []replica.Span{{Feed: id, From: before.Last + 1, Last: need.Last, Lazy: true}}
+	require.Equal(t, lacks, acts(carol))
+
+	// Who signs acts may give one the highest number there is, which waits for what nobody has.
+	gr, _, err := open(bob, conv)
+	require.NoError(t, err)
+	gr.mu.Lock()
+	gr.put(roster.ID{9}, place{device: carol.self.Device, account: carol.self.Account, seq: 1 << 29})
+	gr.mu.Unlock()
+	began := time.Now()
+	require.Equal(t, lacks, acts(carol))
+	require.Less(t, time.Since(began), time.Second, "it took as long as the number is high")
 }
 
 // Only the first who write under an epoch mail its key for its own sake.
