@@ -136,32 +136,28 @@ func (t *arrivals) get(tx *storage.Tx, local localFeed, seq uint64) (a arrival, 
 	return b.items[seq%blockLen], b.has&(1<<(seq%blockLen)) != 0, err
 }
 
-// drop forgets the arrivals of one feed from a number to another, the last of it.
-func (t *arrivals) drop(tx *storage.Tx, local localFeed, from, to uint64) error {
-	for seq := from; seq <= to; seq += blockLen - seq%blockLen {
-		raw, ok, err := getRow(tx, blockKey(local, seq))
-		if err != nil || !ok {
-			if err != nil {
-				return err
-			}
-			continue
-		}
+// drop forgets the arrivals of one feed from a number on. It looks at the blocks that are there: an author numbers as they like,
+// and the last may stand a thousand million numbers behind the one before.
+func (t *arrivals) drop(tx *storage.Tx, local localFeed, from uint64) error {
+	first := blockKey(local, from)
+	o := storage.ScanOptions{Prefix: first[:len(keyBlock)+4], Start: first}
+	return tx.Scan(o, func(key, raw []byte) (bool, error) {
 		var left []byte
-		err = eachItem(raw, func(it blockItem) {
-			if uint64(it.index) < seq%blockLen {
-				left = it.append(left)
+		if bytes.Equal(key, first) {
+			err := eachItem(raw, func(it blockItem) {
+				if uint64(it.index) < from%blockLen {
+					left = it.append(left)
+				}
+			})
+			if err != nil {
+				return false, err
 			}
-		})
-		if err == nil && len(left) == 0 {
-			err = tx.Delete(blockKey(local, seq))
-		} else if err == nil {
-			err = tx.Set(blockKey(local, seq), left)
 		}
-		if err != nil {
-			return err
+		if len(left) == 0 {
+			return true, tx.Delete(key)
 		}
-	}
-	return nil
+		return true, tx.Set(key, left)
+	})
 }
 
 // place is where an entry may be.

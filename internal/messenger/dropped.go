@@ -1,8 +1,6 @@
 package messenger
 
 import (
-	"time"
-
 	"hima/internal/feed"
 	"hima/storage"
 )
@@ -23,7 +21,7 @@ func (m *Messenger) Dropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := m.arrivals.drop(tx, row.local, from, row.last); err != nil {
+	if err := m.arrivals.drop(tx, row.local, from); err != nil {
 		return err
 	}
 	row.retreat(from)
@@ -39,48 +37,63 @@ func (m *Messenger) Dropped(tx *storage.Tx, id feed.FeedID, from uint64) error {
 	return m.convs.put(tx, conv)
 }
 
-// unreadFrom counts the unread lines of a feed from a number on, as they were counted when they came. Beyond scanCap it counts numbers.
+// unreadFrom counts the unread lines of a feed from a number on, as they were counted when they came.
 func (m *Messenger) unreadFrom(tx *storage.Tx, row *feedRow, from uint64) (n uint64, err error) {
 	if row.own(m.env.account) || row.id.Number != feed.Chat || row.last <= row.read {
 		return 0, nil
 	}
-	if from = max(from, row.read+1); row.last-from >= scanCap {
-		return row.last - from + 1, nil
+	const atOnce = 256 // not all of a long branch is to be in memory
+	var some []feed.Entry
+	count := func() error {
+		counting := len(some)
+		if row.many {
+			var err error
+			if counting, err = m.counting(tx, some); err != nil {
+				return err
+			}
+		}
+		for i := range some[:counting] {
+			if m.shown(&some[i]) {
+				n++
+			}
+		}
+		some = some[:0]
+		return nil
 	}
-	var gone []feed.Entry
-	err = m.env.feeds.Entries(tx, row.id, from, row.last, func(e feed.Entry) (bool, error) {
-		gone = append(gone, e)
-		return true, nil
+	err = m.env.feeds.Entries(tx, row.id, max(from, row.read+1), row.last, func(e feed.Entry) (bool, error) {
+		if some = append(some, e); len(some) < atOnce {
+			return true, nil
+		}
+		return true, count()
 	})
-	if err != nil {
-		return 0, err
+	if err == nil {
+		err = count()
 	}
-	counting := len(gone)
-	if row.many {
-		if counting, err = m.counting(tx, gone); err != nil {
-			return 0, err
-		}
-	}
-	for i := range gone[:counting] {
-		if m.shown(&gone[i]) {
-			n++
-		}
-	}
-	return n, nil
+	return n, err
 }
 
-// newestKey is where the newest message of a conversation stands; zero if there is none.
+// newestKey is where the newest message of a conversation stands that arrived; zero if there is none. What is being stored with what is
+// dropped has not: it is told of later in the transaction.
 func (m *Messenger) newestKey(tx *storage.Tx, conv feed.ConversationID) (feed.OrderKey, error) {
-	const lines = 8 // the newest ones may tell that something is missing
+	const (
+		lines = 8       // the newest ones may tell that something is missing
+		most  = scanCap // and so may all of them, which nobody is to wait for
+	)
 	merge, err := m.history.merge(tx, conv, nil, lines)
 	if err != nil {
 		return feed.OrderKey{}, err
 	}
-	page, _, err := m.history.page(tx, merge, lines, time.Time{})
-	for i := range page {
-		if page[i].entry.Seq > 0 {
-			return page[i].key, err
+	for range most {
+		l, ok, err := merge.peek(tx)
+		if err != nil || !ok {
+			return feed.OrderKey{}, err
 		}
+		if l.entry.Seq > 0 {
+			if _, arrived, err := m.arrivals.get(tx, l.row.local, l.entry.Seq); err != nil || arrived {
+				return l.key, err
+			}
+		}
+		merge.take()
 	}
-	return feed.OrderKey{}, err
+	return feed.OrderKey{}, nil
 }
