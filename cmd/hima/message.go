@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,19 +114,29 @@ func aboutOne(err error) bool {
 }
 
 // resendAll sends again what of a conversation may not have arrived, oldest first. It ends with the first that is refused: what
-// stands behind it would stand before it then.
+// stands behind it would stand before it then. One that is not to be sent again any more is not refused.
 func (a *app) resendAll(ctx context.Context, node *control.Client, who string) error {
 	n := 0
-	for more := true; more; {
+	var refused error // why the message gone was, which is an error only if it is listed still
+	for more, gone := true, ""; more; {
 		list, err := node.ListUnknown(ctx, &pb.ListUnknownRequest{Who: who})
 		if err != nil {
 			return err
 		}
+		if refused != nil && slices.Contains(list.GetMessages(), gone) {
+			return refused
+		}
+		refused = nil
 		more = list.GetMore() && len(list.GetMessages()) > 0
 		for _, id := range list.GetMessages() {
 			resp, err := node.Resend(ctx, &pb.ResendRequest{Message: id})
 			if errors.Is(err, control.Exists) {
 				continue // another face was faster
+			}
+			if errors.Is(err, control.NotFound) || errors.Is(err, control.Invalid) {
+				// It may have been settled or replaced since it was listed. Those behind it may have been too: list anew.
+				refused, gone, more = err, id, true
+				break
 			}
 			if err == nil {
 				err = a.showResent(id, resp.GetMessage())

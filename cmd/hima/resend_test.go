@@ -69,6 +69,25 @@ func TestResendAll(t *testing.T) {
 	r = f.do(t, "C", "resend", "--all", "bob")
 	require.Equal(t, exitNotAllowed, r.code)
 	require.Equal(t, []string{"aaaaaaaa", "bbbbbbbb"}, *asked)
+
+	// What was settled or replaced since it was listed is left out; what is listed still was refused.
+	for _, code := range []control.Code{control.NotFound, control.Invalid} {
+		gone := &control.Error{Code: code, Message: "gone"}
+		f, asked = newResender(map[string]error{"bbbbbbbb": gone})
+		f.unknown = []*pb.ListUnknownResponse{{Messages: []string{"aaaaaaaa", "bbbbbbbb", "cccccccc"}}, {Messages: []string{"cccccccc"}}}
+		r = f.do(t, "C", "--json", "resend", "--all", "bob")
+		require.Equal(t, exitOK, r.code, r)
+		require.Equal(t, []string{"aaaaaaaa", "bbbbbbbb", "cccccccc"}, *asked)
+		require.Equal(t, 2, strings.Count(r.stdout, `"replaces":`))
+		require.NotContains(t, r.stdout+r.stderr, "gone")
+
+		f, asked = newResender(map[string]error{"bbbbbbbb": gone})
+		f.unknown = []*pb.ListUnknownResponse{{Messages: []string{"bbbbbbbb", "cccccccc"}}, {Messages: []string{"bbbbbbbb", "cccccccc"}}}
+		r = f.do(t, "C", "--json", "resend", "--all", "bob")
+		require.Equal(t, exitCode(gone), r.code, r)
+		require.Equal(t, []string{"bbbbbbbb"}, *asked)
+		require.Contains(t, r.stderr, "gone")
+	}
 	f.refuse = &control.Error{Code: control.NotFound, Message: "nobody"}
 	require.Equal(t, exitFailed, f.do(t, "C", "resend", "--all", "zoe").code)
 }
