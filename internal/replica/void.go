@@ -299,19 +299,24 @@ const voidRetry, voidRetryCap = 15 * time.Second, time.Hour
 // runVoid does so at the start, whenever more is found, and again after a failure, until ctx ends.
 func (r *Replica) runVoid(ctx context.Context) {
 	pause := voidRetry
+	var again <-chan time.Time
 	for {
-		var again <-chan time.Time
-		if err := r.replaceVoid(ctx); err == nil {
-			pause = voidRetry
-		} else if ctx.Err() == nil {
+		err := r.replaceVoid(ctx)
+		switch {
+		case err == nil:
+			again, pause = nil, voidRetry
+		case ctx.Err() == nil:
 			r.log.Warn("working in the background", "error", err)
-			again, pause = time.After(pause), min(2*pause, voidRetryCap)
+			if again == nil {
+				again = time.After(pause)
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.former.void:
+		case <-r.former.void: // more is found, which neither ends the pause of what failed nor makes it longer
 		case <-again:
+			again, pause = nil, min(2*pause, voidRetryCap)
 		}
 	}
 }

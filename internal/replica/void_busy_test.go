@@ -150,6 +150,16 @@ func TestNobodyHurriesWhatFailed(t *testing.T) {
 		if n := tries.Load(); n != 2 {
 			t.Errorf("tried %d times after a pause", n)
 		}
+		// What is found meanwhile is tried at once, and what failed is tried again no later for it.
+		for range 10 {
+			r.a.rep.former.wakeVoid()
+			synctest.Wait()
+		}
+		found := tries.Load()
+		time.Sleep(2 * voidRetry)
+		if n := tries.Load(); n != found+1 {
+			t.Errorf("tried %d times after the next pause", n-found)
+		}
 		cancel()
 		<-done
 	})
