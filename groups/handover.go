@@ -230,14 +230,15 @@ func (h *handover) lacks(p replica.Peer, acked uint64) (bool, error) {
 }
 
 // acts are the control entries of others that the epoch stands upon, itself among them, without those that a device must hold: the
-// ancestors of what let its account in, of its own acts, and of epochs under which it wrote, took chat of ours, or showed a key.
+// ancestors of its own acts, of epochs under which it wrote, took chat of ours, or showed a key, and if there is any of that, of what
+// let its account in.
 func (h *handover) acts(p replica.Peer, acked uint64) ([]replica.Span, error) {
 	if err := h.notes(); err != nil {
 		return nil, err
 	}
-	known := []roster.ID{h.known[p.Device].shown}
-	if one, in := person(&h.s.view, p.Account); in {
-		known = append(known, one.Admitted)
+	var known []roster.ID
+	if shown := h.known[p.Device].shown; shown != (roster.ID{}) {
+		known = append(known, shown)
 	}
 	for _, d := range []identity.DeviceID{p.Device, h.g.self.Device} {
 		prefix := key(keyFirst, h.conv[:], d[:])
@@ -264,6 +265,10 @@ func (h *handover) acts(p replica.Peer, acked uint64) ([]replica.Span, error) {
 	}
 	if newest > 0 {
 		known = append(known, gr.numbers[number{p.Device, newest}])
+	}
+	// Of a new device of an account that is in nothing is heard before it gets the group, perhaps from us alone.
+	if one, in := person(&h.s.view, p.Account); in && len(known) > 0 {
+		known = append(known, one.Admitted)
 	}
 	ends := func(of []roster.ID) map[identity.DeviceID]uint64 {
 		out := map[identity.DeviceID]uint64{}

@@ -272,6 +272,8 @@ func TestActsOfALackingDevice(t *testing.T) {
 	id := alice.rep.OwnFeed(conv, feed.Control)
 	lacks := []replica.Span{{Feed: id, From: before.Last + 1, Last: need.Last, Lazy: true}}
 	require.Equal(t, lacks, acts(carol))
+	// That its account was let in says nothing of what a device holds of which nothing was ever heard.
+	require.Equal(t, []replica.Span{{Feed: id, From: 1, Last: need.Last, Lazy: true}}, acts(w.person("carol")))
 
 	// Who signs acts may give one the highest number there is, which waits for what nobody has.
 	gr, _, err := open(bob, conv)
