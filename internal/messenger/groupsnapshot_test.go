@@ -156,9 +156,8 @@ func TestSnapshotVectors(t *testing.T) {
 	older, err := encodeSnapshot(s)
 	require.NoError(t, err)
 	s.Groups = []*pb.SnapshotGroup{{Group: group[:], Name: v.Name, Members: [][]byte{ben.Bytes(), cid.Bytes()}}}
-	s.Invites = []*pb.InviteState{
-		{Token: token, CreatedMs: v.MadeMS}, {Token: link, Group: group[:], CreatedMs: v.MadeMS, ExpiresMs: v.OverMS, Uses: v.Uses},
-	}
+	s.Invites = []*pb.InviteState{{Token: token, CreatedMs: v.MadeMS}}
+	s.Links = []*pb.InviteState{{Token: link, Group: group[:], CreatedMs: v.MadeMS, ExpiresMs: v.OverMS, Uses: v.Uses}}
 	plain, err := encodeSnapshot(s)
 	require.NoError(t, err)
 	v.Plain, v.Older = hex.EncodeToString(plain), hex.EncodeToString(older)

@@ -88,11 +88,9 @@ func (m *Messenger) snapshot() (*pb.Snapshot, error) {
 		if err != nil {
 			return err
 		}
-		links, err := m.env.groups.LiveLinks(tx, snapshotLinks)
-		if err != nil {
+		if s.Links, err = m.env.groups.LiveLinks(tx, snapshotLinks); err != nil {
 			return err
 		}
-		s.Invites = append(s.Invites, links...)
 		if people, err = m.snapshotContacts(tx); err != nil {
 			return err
 		}
@@ -251,7 +249,11 @@ func (m *Messenger) takeSnapshot(ctx context.Context, s *pb.Snapshot, row restor
 		if out.Settings, err = m.importSettings(tx, s.GetSettings()); err != nil {
 			return err
 		}
-		out.Invites, err = m.importInvites(tx, s.GetInvites())
+		if out.Invites, err = m.importInvites(tx, s.GetInvites()); err != nil {
+			return err
+		}
+		links, err := m.importLinks(tx, s.GetLinks())
+		out.Invites += links
 		return err
 	})
 	if err != nil {
@@ -325,14 +327,6 @@ func (m *Messenger) importSettings(tx *storage.Tx, list []*pb.Setting) (n int, e
 
 func (m *Messenger) importInvites(tx *storage.Tx, list []*pb.InviteState) (n int, err error) {
 	for _, p := range list {
-		if len(p.GetGroup()) > 0 {
-			taken, err := m.importLink(tx, p)
-			if err != nil {
-				return n, err
-			}
-			n += taken
-			continue
-		}
 		var token identity.InviteToken
 		if copy(token[:], p.GetToken()) != len(token) || len(p.GetToken()) != len(token) || token.IsZero() {
 			continue
@@ -352,17 +346,26 @@ func (m *Messenger) importInvites(tx *storage.Tx, list []*pb.InviteState) (n int
 	return n, nil
 }
 
-// importLink writes down a link to a group that this device knows nothing of. Whether it holds is a question of the group, of which
+// importLinks writes down links to groups of which this device knows nothing. Whether one holds is a question of its group, of which
 // nothing may be known yet either.
-func (m *Messenger) importLink(tx *storage.Tx, s *pb.InviteState) (n int, err error) {
-	if len(s.GetGroup()) != len(groups.ID{}) || len(s.GetToken()) != len(identity.InviteToken{}) || s.GetRevoked() {
-		return 0, nil
+func (m *Messenger) importLinks(tx *storage.Tx, list []*pb.InviteState) (n int, err error) {
+	for _, s := range list[:min(len(list), snapshotLinks)] {
+		if len(s.GetGroup()) != len(groups.ID{}) || len(s.GetToken()) != len(identity.InviteToken{}) || s.GetRevoked() {
+			continue
+		}
+		known, err := m.env.groups.LinkKnown(tx, groups.ID(s.GetGroup()), identity.InviteToken(s.GetToken()))
+		if err != nil {
+			return n, err
+		}
+		if known {
+			continue
+		}
+		if err := m.NoteLink(tx, s); err != nil {
+			return n, err
+		}
+		n++
 	}
-	known, err := m.env.groups.LinkKnown(tx, groups.ID(s.GetGroup()), identity.InviteToken(s.GetToken()))
-	if err != nil || known {
-		return 0, err
-	}
-	return 1, m.NoteLink(tx, s)
+	return n, nil
 }
 
 // importContacts writes what was decided about people as entries of this device. Their clock is low on a device that

@@ -6143,6 +6143,7 @@ type Snapshot struct {
 	Networks      []string               `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"` // links of joined ones, at most 8
 	Cut           bool                   `protobuf:"varint,8,opt,name=cut,proto3" json:"cut,omitempty"`          // there was more than fits
 	Groups        []*SnapshotGroup       `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`     // that the account is in
+	Links         []*InviteState         `protobuf:"bytes,10,rep,name=links,proto3" json:"links,omitempty"`      // live ones to groups
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6236,6 +6237,13 @@ func (x *Snapshot) GetCut() bool {
 func (x *Snapshot) GetGroups() []*SnapshotGroup {
 	if x != nil {
 		return x.Groups
+	}
+	return nil
+}
+
+func (x *Snapshot) GetLinks() []*InviteState {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -8287,7 +8295,7 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\"\n" +
 	"\n" +
 	"GroupCards\x12\x14\n" +
-	"\x05cards\x18\x01 \x03(\fR\x05cards\"\xdd\x02\n" +
+	"\x05cards\x18\x01 \x03(\fR\x05cards\"\x8e\x03\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\fR\aaccount\x12\x17\n" +
@@ -8297,7 +8305,9 @@ const file_wire_pb_wire_proto_rawDesc = "" +
 	"\ainvites\x18\x06 \x03(\v2\x19.hima.wire.v1.InviteStateR\ainvites\x12\x1a\n" +
 	"\bnetworks\x18\a \x03(\tR\bnetworks\x12\x10\n" +
 	"\x03cut\x18\b \x01(\bR\x03cut\x123\n" +
-	"\x06groups\x18\t \x03(\v2\x1b.hima.wire.v1.SnapshotGroupR\x06groups\"_\n" +
+	"\x06groups\x18\t \x03(\v2\x1b.hima.wire.v1.SnapshotGroupR\x06groups\x12/\n" +
+	"\x05links\x18\n" +
+	" \x03(\v2\x19.hima.wire.v1.InviteStateR\x05links\"_\n" +
 	"\x0fSnapshotContact\x120\n" +
 	"\x05state\x18\x01 \x01(\v2\x1a.hima.wire.v1.ContactStateR\x05state\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\"S\n" +
@@ -8606,39 +8616,40 @@ var file_wire_pb_wire_proto_depIdxs = []int32{
 	63,  // 50: hima.wire.v1.Snapshot.settings:type_name -> hima.wire.v1.Setting
 	65,  // 51: hima.wire.v1.Snapshot.invites:type_name -> hima.wire.v1.InviteState
 	94,  // 52: hima.wire.v1.Snapshot.groups:type_name -> hima.wire.v1.SnapshotGroup
-	62,  // 53: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
-	96,  // 54: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
-	97,  // 55: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
-	99,  // 56: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
-	100, // 57: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
-	101, // 58: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
-	103, // 59: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
-	104, // 60: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
-	105, // 61: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
-	106, // 62: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
-	107, // 63: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
-	110, // 64: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
-	111, // 65: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
-	112, // 66: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
-	113, // 67: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
-	54,  // 68: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
-	114, // 69: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
-	31,  // 70: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
-	86,  // 71: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
-	98,  // 72: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
-	53,  // 73: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
-	52,  // 74: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
-	102, // 75: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
-	0,   // 76: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
-	52,  // 77: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
-	0,   // 78: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
-	109, // 79: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
-	7,   // 80: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
-	81,  // [81:81] is the sub-list for method output_type
-	81,  // [81:81] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	65,  // 53: hima.wire.v1.Snapshot.links:type_name -> hima.wire.v1.InviteState
+	62,  // 54: hima.wire.v1.SnapshotContact.state:type_name -> hima.wire.v1.ContactState
+	96,  // 55: hima.wire.v1.Frame.hello:type_name -> hima.wire.v1.Hello
+	97,  // 56: hima.wire.v1.Frame.record:type_name -> hima.wire.v1.Record
+	99,  // 57: hima.wire.v1.Frame.digests:type_name -> hima.wire.v1.Digests
+	100, // 58: hima.wire.v1.Frame.heads:type_name -> hima.wire.v1.Heads
+	101, // 59: hima.wire.v1.Frame.run:type_name -> hima.wire.v1.RunFrame
+	103, // 60: hima.wire.v1.Frame.ack:type_name -> hima.wire.v1.Ack
+	104, // 61: hima.wire.v1.Frame.refuse:type_name -> hima.wire.v1.Refuse
+	105, // 62: hima.wire.v1.Frame.knock:type_name -> hima.wire.v1.Knock
+	106, // 63: hima.wire.v1.Frame.knock_answer:type_name -> hima.wire.v1.KnockAnswer
+	107, // 64: hima.wire.v1.Frame.receipt:type_name -> hima.wire.v1.ReceiptFrame
+	110, // 65: hima.wire.v1.Frame.typing:type_name -> hima.wire.v1.Typing
+	111, // 66: hima.wire.v1.Frame.presence:type_name -> hima.wire.v1.Presence
+	112, // 67: hima.wire.v1.Frame.ping:type_name -> hima.wire.v1.Ping
+	113, // 68: hima.wire.v1.Frame.pong:type_name -> hima.wire.v1.Pong
+	54,  // 69: hima.wire.v1.Frame.fork:type_name -> hima.wire.v1.ForkProof
+	114, // 70: hima.wire.v1.Frame.bye:type_name -> hima.wire.v1.Bye
+	31,  // 71: hima.wire.v1.Frame.mail_offer:type_name -> hima.wire.v1.MailOffer
+	86,  // 72: hima.wire.v1.Frame.group_keys:type_name -> hima.wire.v1.GroupKeys
+	98,  // 73: hima.wire.v1.Digests.digests:type_name -> hima.wire.v1.Digest
+	53,  // 74: hima.wire.v1.Heads.heads:type_name -> hima.wire.v1.Head
+	52,  // 75: hima.wire.v1.RunFrame.run:type_name -> hima.wire.v1.Run
+	102, // 76: hima.wire.v1.Ack.items:type_name -> hima.wire.v1.AckItem
+	0,   // 77: hima.wire.v1.Refuse.code:type_name -> hima.wire.v1.Code
+	52,  // 78: hima.wire.v1.Knock.run:type_name -> hima.wire.v1.Run
+	0,   // 79: hima.wire.v1.KnockAnswer.code:type_name -> hima.wire.v1.Code
+	109, // 80: hima.wire.v1.Receipt.items:type_name -> hima.wire.v1.ReceiptItem
+	7,   // 81: hima.wire.v1.Bye.reason:type_name -> hima.wire.v1.Bye.Reason
+	82,  // [82:82] is the sub-list for method output_type
+	82,  // [82:82] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_wire_pb_wire_proto_init() }
