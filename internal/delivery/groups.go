@@ -260,31 +260,53 @@ func (m *Mail) takeKeys(ctx context.Context, from replica.Peer, keys []*pb.Group
 	return nil
 }
 
-func carriedKey(dev identity.DeviceID, id feed.FeedID) []byte {
-	return keyOf(keyCarried, dev[:], id.Conversation[:], id.Device[:])
+// carried are the control entries of others that went to a device and must still lie in its mailboxes, or were read. Of a feed there
+// may be several pieces: what goes with a key begins above what the device holds, as far as that is known.
+type carried map[feed.FeedID][]piece
+
+type piece struct{ from, last uint64 }
+
+// upto is up to where, from one number on, everything went.
+func (c carried) upto(id feed.FeedID, from uint64) uint64 {
+	end := from - 1
+	for _, p := range c[id] { // in order of from
+		if p.from <= end+1 {
+			end = max(end, p.last)
+		}
+	}
+	return end
+}
+
+func carriedKey(dev identity.DeviceID, s replica.Span) []byte {
+	return keyOf(keyCarried, dev[:], s.Feed.Conversation[:], s.Feed.Device[:], u64(s.From))
 }
 
 // carry notes which control entries of others went to a device, so that they do not go again with the next mail.
 func (m *Mail) carry(tx *storage.Tx, ex replica.Export, until time.Time) error {
 	for _, s := range ex.Carried {
-		if err := tx.Set(carriedKey(ex.Peer.Device, s.Feed), append(u64(s.Last), millis(until)...)); err != nil {
+		if err := tx.Set(carriedKey(ex.Peer.Device, s), append(u64(s.Last), millis(until)...)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// carried says what of other authors' control feeds went to a device and must still lie in its mailboxes, or was read.
-func (m *Mail) carried(dev identity.DeviceID) (map[feed.FeedID]uint64, error) {
-	out := map[feed.FeedID]uint64{}
+// carried reads what is noted of a device.
+func (m *Mail) carried(dev identity.DeviceID) (carried, error) {
+	out := carried{}
+	prefix := keyOf(keyCarried, dev[:])
 	err := m.cfg.DB.View(func(tx *storage.Tx) error {
-		return tx.Scan(storage.ScanOptions{Prefix: keyOf(keyCarried, dev[:]), Limit: maxCarried}, func(k, v []byte) (bool, error) {
-			c, d := cutter{b: k[len(keyCarried)+len(dev):]}, cutter{b: v}
+		return tx.Scan(storage.ScanOptions{Prefix: prefix, Limit: maxCarried}, func(k, v []byte) (bool, error) {
+			c, d := cutter{b: k[len(prefix):]}, cutter{b: v}
+			if len(c.b) == 64 {
+				return true, nil // of an earlier build, which did not note where it begins
+			}
 			id := feed.FeedID{Number: feed.Control}
 			copy(id.Conversation[:], c.take(32))
 			id.Device = c.device()
-			if last := d.u64(); d.time().After(m.cfg.Now()) {
-				out[id] = last
+			one := piece{from: c.u64(), last: d.u64()}
+			if d.time().After(m.cfg.Now()) {
+				out[id] = append(out[id], one)
 			}
 			if c.bad || d.bad {
 				return false, fmt.Errorf("reading what was carried: %w", errMailStored)

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"hima/internal/feed"
 	"hima/internal/replica"
 	"hima/internal/wire/pb"
+	"hima/storage"
 )
 
 // Inboxes for those who share only a group are few, and those with whom none is shared any more make room.
@@ -159,5 +161,61 @@ func TestKeyDebtIsPatient(t *testing.T) {
 		if d := due(); d > 0 {
 			t.Errorf("at the end it is due in %v", d)
 		}
+	})
+}
+
+// exports hears what is to be left out of an export, and says whom there is a session with.
+type exports struct {
+	MailFeeds
+	skip      func(feed.FeedID, uint64) uint64
+	connected func() bool
+}
+
+func (e *exports) Export(_ context.Context, _ identity.DeviceID, o replica.ExportOptions) (replica.Export, error) {
+	e.skip = o.Skip
+	return replica.Export{}, nil
+}
+
+func (e *exports) Connected(identity.DeviceID) bool { return e.connected() }
+
+// What begins above what a device holds is on its way; what is below is not.
+func TestCarriedInPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 2)
+		r := c.resident("r", 1)
+		r.up()
+		r.down()
+		m, feeds := r.mail, &exports{MailFeeds: r.rep}
+		m.cfg.Feeds = feeds
+		to := replica.Peer{Account: accountOf("a").ID(), Device: identity.DeviceID{1}}
+		id := feed.FeedID{Conversation: feed.ConversationID{1}, Number: feed.Control, Device: identity.DeviceID{2}}
+		goes := func(from, last uint64) {
+			t.Helper()
+			ex := replica.Export{Peer: to, Carried: []replica.Span{{Feed: id, From: from, Last: last}}}
+			must(t, m.cfg.DB.Update(t.Context(), func(tx *storage.Tx) error { return m.carry(tx, ex, time.Now().Add(time.Hour)) }))
+		}
+		skips := func(want ...uint64) {
+			t.Helper()
+			_, err := m.export(t.Context(), to.Device, replica.ExportOptions{})
+			must(t, err)
+			if got := []uint64{feeds.skip(id, 1), feeds.skip(id, 3), feeds.skip(id, 7)}; !slices.Equal(got, want) {
+				t.Errorf("from 1, 3 and 7 on there went everything up to %d, want %d", got, want)
+			}
+		}
+		skips(0, 2, 6)
+		goes(5, 8)
+		skips(0, 2, 8)
+		goes(1, 3)
+		skips(3, 3, 8)
+		goes(4, 4)
+		skips(8, 8, 8)
+		time.Sleep(2 * time.Hour)
+		skips(0, 2, 6)
+		must(t, m.forgetCarried(t.Context()))
+		old := keyOf(keyCarried, to.Device[:], id.Conversation[:], id.Device[:]) // of an earlier build
+		must(t, m.cfg.DB.Update(t.Context(), func(tx *storage.Tx) error {
+			return tx.Set(old, append(u64(8), millis(time.Now().Add(time.Hour))...))
+		}))
+		skips(0, 2, 6)
 	})
 }

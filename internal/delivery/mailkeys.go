@@ -14,7 +14,7 @@ import (
 // Key layout of mail, under "y/" like the attempts:
 //
 //	y/c/<device><conv><number><last><holder>  a mailbox's receipt for entries of an own feed, for a device
-//	y/m/<device><conv><author>                up to where another author's control feed went to a device, and until when
+//	y/m/<device><conv><author><from>          from where up to where another author's control feed went to a device, and until when
 //	y/b/<device>                              a mailbox in use
 //	y/i/<mailbox><account>                    the own inbox of a contact there; the zero account: for strangers
 //	y/p/<device>                              where a device takes its mail, and with which keys

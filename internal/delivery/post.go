@@ -267,10 +267,11 @@ func (m *Mail) export(ctx context.Context, dev identity.DeviceID, o replica.Expo
 		}
 		return n
 	}
-	skips, err := m.carried(dev)
+	carried, err := m.carried(dev)
 	if err != nil {
 		return replica.Export{}, err
 	}
+	skips := map[feed.FeedID]uint64{}
 	now := m.cfg.Now()
 	m.mu.Lock()
 	feeds := slices.Collect(maps.Keys(m.ledger[dev]))
@@ -286,7 +287,7 @@ func (m *Mail) export(ctx context.Context, dev identity.DeviceID, o replica.Expo
 		skips[id] = m.covered(dev, id, from, now)
 		m.mu.Unlock()
 	}
-	o.Skip = func(id feed.FeedID) uint64 { return skips[id] }
+	o.Skip = func(id feed.FeedID, from uint64) uint64 { return max(skips[id], carried.upto(id, from)) }
 	return m.cfg.Feeds.Export(ctx, dev, o)
 }
 

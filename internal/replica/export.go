@@ -27,8 +27,9 @@ type Span struct {
 
 // ExportOptions bounds an export.
 type ExportOptions struct {
-	// Skip says up to which number entries of a feed are on their way already; nil: none are.
-	Skip func(feed.FeedID) uint64
+	// Skip says up to which number entries of a feed are on their way already, from the given number on without a gap; less than that
+	// number: that one is not. nil: none are.
+	Skip func(id feed.FeedID, from uint64) uint64
 	// MaxBytes bounds the encoded runs and receipts together; 0: DefaultExportBytes. The first run always fits.
 	MaxBytes int
 	// Control adds the control entries that others wrote in groups, so that a newcomer can begin with a mail alone.
@@ -373,7 +374,7 @@ func (x *exporter) dueFeed(tx *storage.Tx, sc scope, id feed.FeedID, st feedStat
 	first, last, ok := sc.window.clip(id, st)
 	from := max(acked+1, first, least)
 	if x.o.Skip != nil {
-		from = max(from, x.o.Skip(id)+1)
+		from = max(from, x.o.Skip(id, from)+1)
 	}
 	if !ok || from > last {
 		return f, e, nil

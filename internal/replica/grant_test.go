@@ -59,7 +59,7 @@ func TestExportBringsKeys(t *testing.T) {
 		require.Equal(t, []replica.Span{{Feed: a.control(), From: 2, Last: 3, Lazy: true}, {Feed: b.feed(), From: 1, Last: 3, Lazy: true}}, out.Spans)
 		require.False(t, keyless(), "others mail it")
 
-		log := func(id feed.FeedID) uint64 {
+		log := func(id feed.FeedID, _ uint64) uint64 {
 			if id == b.feed() {
 				return 3
 			}
@@ -76,7 +76,7 @@ func TestExportBringsKeys(t *testing.T) {
 		out = export(granted)
 		require.Len(t, out.Keys, 1)
 		require.Len(t, out.Spans, 1)
-		granted.Skip = func(feed.FeedID) uint64 { return 3 }
+		granted.Skip = func(feed.FeedID, uint64) uint64 { return 3 }
 		out = export(granted)
 		require.Empty(t, out.Spans)
 		require.Len(t, out.Keys, 1)

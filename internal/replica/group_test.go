@@ -527,7 +527,7 @@ func TestGroupBeginsFromMailAlone(t *testing.T) {
 		plain, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{})
 		require.NoError(t, err)
 		require.Empty(t, plain.Carried)
-		skip, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{Control: true, Skip: func(feed.FeedID) uint64 { return 1 }})
+		skip, err := c.rep.Export(t.Context(), n.key.ID(), replica.ExportOptions{Control: true, Skip: func(feed.FeedID, uint64) uint64 { return 1 }})
 		require.NoError(t, err)
 		require.Len(t, skip.Carried, 1)
 	})

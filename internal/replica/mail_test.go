@@ -50,7 +50,7 @@ func (s *side) receive(m Mailed) Imported {
 func (s *side) post(to *side, o ExportOptions) (mails int) {
 	s.t.Helper()
 	sent := map[feed.FeedID]uint64{}
-	o.Skip = func(id feed.FeedID) uint64 { return sent[id] }
+	o.Skip = func(id feed.FeedID, _ uint64) uint64 { return sent[id] }
 	for {
 		e := s.export(to, o)
 		if e.Empty() {
@@ -180,7 +180,7 @@ func TestExportIsBounded(t *testing.T) {
 	if len(e.Runs) != 1 || !e.More {
 		t.Fatalf("%d runs, more %v", len(e.Runs), e.More)
 	}
-	e = a.export(b, ExportOptions{MaxBytes: 60 << 10, Skip: func(feed.FeedID) uint64 { return 100 }})
+	e = a.export(b, ExportOptions{MaxBytes: 60 << 10, Skip: func(feed.FeedID, uint64) uint64 { return 100 }})
 	size := 0
 	for i, run := range e.Runs {
 		checked, err := feed.CheckDetached(run)
@@ -380,7 +380,7 @@ func TestMailsOutOfOrder(t *testing.T) {
 	a.say(b.person, numbered(2)...)
 	early := a.mailed(a.export(b, ExportOptions{}))
 	a.say(b.person, "three", "four")
-	late := a.mailed(a.export(b, ExportOptions{Skip: func(feed.FeedID) uint64 { return 2 }}))
+	late := a.mailed(a.export(b, ExportOptions{Skip: func(feed.FeedID, uint64) uint64 { return 2 }}))
 	if in := b.receive(late); in.Entries != 2 || !b.batches[0].Detached {
 		t.Fatalf("imported %+v", in)
 	}

@@ -15,7 +15,7 @@ func TestSessionFillsTheGapBeforeAMail(t *testing.T) {
 		a, b, _ := pairIn(t, nil)
 		const n = 300
 		b.say(a.person, numbered(n)...)
-		a.receive(b.mailed(b.export(a, ExportOptions{MaxBytes: 23 << 10, Skip: func(feed.FeedID) uint64 { return 1 }})))
+		a.receive(b.mailed(b.export(a, ExportOptions{MaxBytes: 23 << 10, Skip: func(feed.FeedID, uint64) uint64 { return 1 }})))
 		a.open(b)
 		a.waitTexts(t, n)
 		b.waitAcked(t, b.chat(a.person), n)

@@ -69,7 +69,7 @@ func walk(t *testing.T, steps []string, who, pick []int) {
 			if len(said[who[i]]) == 0 {
 				continue
 			}
-			e := s.export(o, ExportOptions{MaxBytes: 8<<10 + pick[i]*40, Skip: func(feed.FeedID) uint64 { return uint64(pick[i] % 3) }})
+			e := s.export(o, ExportOptions{MaxBytes: 8<<10 + pick[i]*40, Skip: func(feed.FeedID, uint64) uint64 { return uint64(pick[i] % 3) }})
 			post = append(post, letter{1 - who[i], s.mailed(e)})
 		case "deliver", "deliver again", "lose":
 			from := &post
