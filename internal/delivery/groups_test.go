@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -217,5 +218,31 @@ func TestCarriedInPieces(t *testing.T) {
 			return tx.Set(old, append(u64(8), millis(time.Now().Add(time.Hour))...))
 		}))
 		skips(0, 2, 6)
+	})
+}
+
+// Where a session came up before anything was exported, no key went: the next time it need not wait.
+func TestNoPauseAfterKeyThatDidNotGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTown(t, 2)
+		r := c.resident("r", 1)
+		r.up()
+		r.down()
+		m := r.mail
+		asked := 0
+		m.cfg.Feeds = &exports{MailFeeds: r.rep, connected: func() bool { asked++; return asked > 1 }}
+		id := feed.FeedID{Conversation: feed.ConversationID{1}, Number: feed.Chat, Device: r.key.ID()}
+		p := &poster{
+			peer: replica.Peer{Account: accountOf("a").ID(), Device: identity.DeviceID{1}}, since: time.Now().Add(-time.Hour),
+			debt: []replica.Span{{Feed: id, From: 1, Last: 1, Lazy: true, Keyless: true}},
+		}
+		m.posters = map[identity.DeviceID]*poster{p.peer.Device: p}
+		m.ledger.put(holding{feed: id, from: 1, last: 1, until: time.Now().Add(24 * time.Hour)})
+		var wg sync.WaitGroup
+		m.start(t.Context(), &wg, time.Now())
+		wg.Wait()
+		if asked != 2 || !p.granting.IsZero() {
+			t.Errorf("asked %d times, paused for %v", asked, time.Until(p.granting))
+		}
 	})
 }

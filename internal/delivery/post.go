@@ -182,8 +182,8 @@ func (m *Mail) start(ctx context.Context, wg *sync.WaitGroup, now time.Time) (ne
 		t.p.busy, t.p.lazy = true, t.lazy == 1
 		peer, o := t.p.peer, replica.ExportOptions{MaxBytes: exportRoom, Control: t.p.newcomer(), Grant: t.p.grants()}
 		wg.Go(func() {
-			err := m.post(ctx, peer, o, wg)
-			m.posted(t.p, err, len(o.Grant) > 0)
+			tried, err := m.post(ctx, peer, o, wg)
+			m.posted(t.p, err, len(o.Grant) > 0 && (tried || err != nil))
 		})
 	}
 	return next
@@ -219,40 +219,41 @@ func (m *Mail) posted(p *poster, err error, granted bool) {
 }
 
 // post leaves what a device lacks in its mailboxes. One that fails is nothing but a road that did not work: the entries stay
-// pending and are tried again, here or directly.
-func (m *Mail) post(ctx context.Context, peer replica.Peer, o replica.ExportOptions, wg *sync.WaitGroup) error {
+// pending and are tried again, here or directly. tried: it was looked at what there is to go, and that went, should there be no error;
+// else a session came up before.
+func (m *Mail) post(ctx context.Context, peer replica.Peer, o replica.ExportOptions, wg *sync.WaitGroup) (tried bool, err error) {
 	for range postsInRow {
 		if m.cfg.Feeds.Connected(peer.Device) {
-			return nil
+			return tried, nil
 		}
 		// What is exported counts as offered from then on and cannot be withdrawn any more: without a road it stays here.
 		r, err := m.route(ctx, peer)
 		if err != nil {
-			return err
+			return tried, err
 		}
 		ex, err := m.export(ctx, peer.Device, o)
-		if err != nil || ex.Empty() {
-			return err
+		if tried = true; err != nil || ex.Empty() {
+			return tried, err
 		}
 		ex.Keys = keysOf(ex)
 		if len(ex.Runs) == 0 && len(ex.Keys) == 0 && r.work > 0 && !m.takesMailOf(peer.Account) {
-			return nil // a receipt alone is not worth a stranger's place
+			return tried, nil // a receipt alone is not worth a stranger's place
 		}
 		if err := m.pickKey(ctx, peer.Device, &r); err != nil {
-			return err
+			return tried, err
 		}
 		item, err := m.seal(ctx, ex, r)
 		if err != nil {
-			return err
+			return tried, err
 		}
 		if err := m.fail("before-deposit"); err != nil {
-			return err
+			return tried, err
 		}
 		if err := m.leaveAt(ctx, ex, r, item, wg); err != nil || !ex.More {
-			return err
+			return tried, err
 		}
 	}
-	return nil
+	return tried, nil
 }
 
 // export gathers what no mailbox holds.
