@@ -169,6 +169,17 @@ func (g *Groups) say(tx *storage.Tx, to identity.AccountID, kind feed.Kind, cont
 	return g.parts.Say(tx, to, kind, content)
 }
 
+// sayIfHeard says something to one of those whom it concerns, or to nobody where their conversation takes nothing any more: what
+// happens to a group must not depend on that, for it takes one entry of theirs to make it so (R10).
+func (g *Groups) sayIfHeard(tx *storage.Tx, to identity.AccountID, kind feed.Kind, content []byte) (said bool, err error) {
+	err = g.say(tx, to, kind, content)
+	if err != nil && unfit(err) {
+		g.log.Debug("somebody cannot be told of a group", "account", to.Short(), "kind", uint32(kind), "error", err)
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // shareWith makes a group one that is shared with those whom we asked to let us in, so that they can tell us its acts.
 func (g *Groups) shareWith(tx *storage.Tx, conv ID, asks []contactRow) error {
 	for _, c := range asks {

@@ -52,10 +52,17 @@ func (g *Groups) Apply(ctx context.Context, t Target, message string) (Info, err
 		app := applicationRow{Message: message, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), ByLink: len(t.Token) > 0}
 		app.State, _ = advance(anApplication, "", ask, candidate)
 		row.begin(&app, g.now().UnixMilli())
+		var deaf error
 		for _, a := range asks {
 			if err := g.applyTo(tx, &row, t, a.Account, c); err != nil {
-				return err
+				if !unfit(err) {
+					return err
+				}
+				deaf = err
 			}
+		}
+		if deaf != nil && !slices.ContainsFunc(row.Told, func(o toldRow) bool { return o.Time == app.Time }) {
+			return deaf // nobody can be asked
 		}
 		for _, old := range row.oldest() {
 			if err := g.takeBackFrom(tx, t.Group, &row, []toldRow{old}, old.Time); err != nil {
@@ -115,8 +122,11 @@ func (g *Groups) applyTo(tx *storage.Tx, row *groupRow, t Target, to identity.Ac
 	if err != nil {
 		return err
 	}
+	if err := g.say(tx, to, feed.KindGroupApplication, content); err != nil {
+		return err
+	}
 	row.tell(toldRow{Account: to, Time: c.Time.UnixMilli(), Expires: c.Expires.UnixMilli(), Owners: owners})
-	return g.say(tx, to, feed.KindGroupApplication, content)
+	return nil
 }
 
 // maxOwners is how many who show that they own a group are told apart.

@@ -196,7 +196,8 @@ func (g *Groups) answer(tx *storage.Tx, conv ID, row *groupRow, accept bool) err
 	if err != nil {
 		return err
 	}
-	answered, late := false, false
+	answered, late, told := false, false, false
+	var deaf error
 	prefix := key(keyInvite, []byte{incoming}, conv[:])
 	err = eachRow(tx, prefix, func(rest []byte, in invitationRow) (bool, error) {
 		if accept && in.State == Waiting && g.now().UnixMilli() >= in.Expires {
@@ -217,11 +218,21 @@ func (g *Groups) answer(tx *storage.Tx, conv ID, row *groupRow, accept bool) err
 				return false, err
 			}
 		}
-		return true, g.say(tx, from, feed.KindGroupAnswer, content)
+		if err := g.say(tx, from, feed.KindGroupAnswer, content); err != nil {
+			if !unfit(err) {
+				return false, err
+			}
+			deaf = err
+			return true, nil
+		}
+		told = true
+		return true, nil
 	})
 	switch {
 	case err != nil:
 		return err
+	case accept && deaf != nil && !told:
+		return deaf // nobody hears that we agree
 	case !answered && late:
 		return ErrExpired
 	case !answered:

@@ -229,7 +229,7 @@ func (g *Groups) takeBackFrom(tx *storage.Tx, conv ID, row *groupRow, to []toldR
 			continue
 		}
 		done[t.Account] = true
-		if err := g.say(tx, t.Account, feed.KindGroupApplication, content); err != nil {
+		if _, err := g.sayIfHeard(tx, t.Account, feed.KindGroupApplication, content); err != nil {
 			return err
 		}
 	}

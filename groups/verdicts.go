@@ -107,13 +107,16 @@ func (g *Groups) handOn(tx *storage.Tx, s *snapshot, conv ID, c identity.Consent
 		if p.Account == g.self.Account {
 			continue
 		}
-		n++
 		if !g.mayHandOn(p.Account, content) {
+			n++
 			continue
 		}
-		told++
-		if err := g.say(tx, p.Account, feed.KindGroupApplication, content); err != nil {
+		said, err := g.sayIfHeard(tx, p.Account, feed.KindGroupApplication, content)
+		if err != nil {
 			return told, err
+		}
+		if said {
+			n, told = n+1, told+1
 		}
 	}
 	return told, nil
@@ -144,9 +147,12 @@ func (g *Groups) tellAdmins(tx *storage.Tx, s *snapshot, most int, besides []ide
 		if p.Account == g.self.Account || n >= most && !slices.Contains(besides, p.Account) {
 			continue
 		}
-		n++
-		if err := g.say(tx, p.Account, kind, content); err != nil {
+		said, err := g.sayIfHeard(tx, p.Account, kind, content)
+		if err != nil {
 			return err
+		}
+		if said {
+			n++
 		}
 	}
 	return nil
@@ -159,7 +165,7 @@ func (g *Groups) reject(tx *storage.Tx, s *snapshot, conv ID, account identity.A
 	if err != nil {
 		return err
 	}
-	if err := g.say(tx, account, feed.KindGroupVerdict, content); err != nil {
+	if _, err := g.sayIfHeard(tx, account, feed.KindGroupVerdict, content); err != nil {
 		return err
 	}
 	return g.tellAdmins(tx, s, maxToldOf, row.From, feed.KindGroupVerdict, content)
@@ -178,7 +184,8 @@ func (g *Groups) passOn(tx *storage.Tx, conv ID, account identity.AccountID, row
 	if err != nil {
 		return err
 	}
-	return g.say(tx, account, feed.KindGroupVerdict, content)
+	_, err = g.sayIfHeard(tx, account, feed.KindGroupVerdict, content)
+	return err
 }
 
 // sayOver tells an applicant that the link they came by is over. That is nobody's decision, and concerns no other admin.
@@ -187,7 +194,8 @@ func (g *Groups) sayOver(tx *storage.Tx, conv ID, c identity.Consent, reason str
 	if err != nil {
 		return err
 	}
-	return g.say(tx, c.Account, feed.KindGroupVerdict, content)
+	_, err = g.sayIfHeard(tx, c.Account, feed.KindGroupVerdict, content)
+	return err
 }
 
 // unapplied takes that somebody took their application back, and lets those know whom we handed it on to.

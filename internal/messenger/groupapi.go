@@ -23,6 +23,9 @@ func groupRefusal(err error) error {
 	if err == nil {
 		return nil
 	}
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return err // in words already: the conversation with somebody takes nothing, and not the group
+	}
 	for _, r := range []struct {
 		is, kind      error
 		message, hint string

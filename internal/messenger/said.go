@@ -1,8 +1,10 @@
 package messenger
 
 import (
+	"errors"
 	"fmt"
 
+	"hima/groups"
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
@@ -13,10 +15,19 @@ import (
 // Invitations, answers, applications and verdicts are no state of a group (R27). They are entries of the direct conversation
 // of two accounts, also of two that never had to do with each other, and make neither a contact nor a chat of anybody.
 
-// Say writes an entry about a group into the direct conversation with an account. To a stranger it goes as a knock.
+// Say writes an entry about a group into the direct conversation with an account. To a stranger it goes as a knock. Where a newer version
+// acted in that conversation (R10) it changes nothing and returns both groups.ErrReadOnly and ErrReadOnly.
 func (m *Messenger) Say(tx *storage.Tx, to identity.AccountID, kind feed.Kind, content []byte) error {
 	if !aboutGroup(feed.Control, kind) || to == m.env.account {
 		return fmt.Errorf("saying something about a group: kind %d to %s: %w", kind, to.Short(), ErrInvalid)
+	}
+	conv := feed.DirectConversation(m.env.account, to)
+	if err := m.writable(tx, conv); err != nil {
+		if errors.Is(err, ErrReadOnly) {
+			// Package groups goes on without who cannot be told: whoever makes one conversation read-only must not stop a group.
+			return errors.Join(groups.ErrReadOnly, err)
+		}
+		return err
 	}
 	row, _, err := m.contacts.get(tx, to)
 	if err != nil {
@@ -28,11 +39,7 @@ func (m *Messenger) Say(tx *storage.Tx, to identity.AccountID, kind feed.Kind, c
 			return err
 		}
 	}
-	conv := feed.DirectConversation(m.env.account, to)
 	if _, err := m.convs.ensure(tx, conv, to); err != nil {
-		return err
-	}
-	if err := m.writable(tx, conv); err != nil {
 		return err
 	}
 	entries, err := m.env.feeds.Append(tx, replica.Draft{Conversation: conv, Number: feed.Control, Kind: kind, Content: content})

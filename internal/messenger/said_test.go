@@ -283,3 +283,14 @@ func TestSaidToOwnDevices(t *testing.T) {
 		return a.m.Say(tx, a.account, feed.KindGroupAnswer, nil)
 	}), ErrInvalid)
 }
+
+// A conversation in which a newer version acted takes nothing, and package groups is told so in its own words.
+func TestSaidWhereItIsReadOnly(t *testing.T) {
+	a, b := friends(t)
+	b.write(feed.DirectConversation(a.account, b.account), feed.Control, 78, []byte("?"))
+	meet(t, a, b)
+	err := a.db.Update(t.Context(), func(tx *storage.Tx) error { return a.m.Say(tx, b.account, feed.KindGroupInvitation, []byte("again")) })
+	require.ErrorIs(t, err, groups.ErrReadOnly)
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.Contains(t, groupRefusal(err).Error(), "in this conversation")
+}
