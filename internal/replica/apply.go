@@ -20,6 +20,8 @@ type arrived struct {
 	by          *session // that brought it; nil: another road
 	news        int      // of its conversation there, when it came
 	certificate []byte   // of the author's device, not checked; nil: none came along
+
+	atOnce *atOnce // what the same transaction replaced before; nil: nothing, and no other run comes in it
 }
 
 // checking is the check of a run's signature while the committer already prepares what follows from it.

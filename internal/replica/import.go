@@ -127,6 +127,7 @@ type importer struct {
 	lazy    pb.Code              // and in groups, to the end
 	knocked bool                 // a knock was taken
 	own     *feed.FeedID         // a run proves that this own feed diverged
+	atOnce  atOnce               // what was replaced of former feeds
 }
 
 // check checks what can be checked without the database.
@@ -172,7 +173,7 @@ func (m *importer) listen() error {
 
 // take runs inside the transaction. It begins anew each time.
 func (m *importer) take(tx *storage.Tx) error {
-	m.out, m.refused, m.knocked, m.own, m.plain = Imported{}, map[feed.FeedID]bool{}, false, nil, 0
+	m.out, m.refused, m.knocked, m.own, m.plain, m.atOnce = Imported{}, map[feed.FeedID]bool{}, false, nil, 0, atOnce{}
 	for left := m.runs; len(left) > 0; {
 		again, taken, err := m.pass(tx, left)
 		if err != nil {
@@ -227,7 +228,7 @@ func (m *importer) pass(tx *storage.Tx, runs []feed.Run) (again []feed.Run, take
 // run takes one run; a code says why it was not taken.
 func (m *importer) run(tx *storage.Tx, run feed.Run) (pb.Code, error) {
 	id := run.Feed()
-	in := arrived{peer: m.in.Peer, run: run, backlog: true}
+	in := arrived{peer: m.in.Peer, run: run, backlog: true, atOnce: &m.atOnce}
 	shared, err := m.r.shares(tx, m.in.Peer, id.Conversation)
 	if err != nil {
 		return 0, err

@@ -25,7 +25,7 @@ import (
 const keyVoid = "r/y/"
 
 const (
-	// voidAtOnce and voidBytesAtOnce are the tails that are replaced at once. A mail may show several in one transaction.
+	// voidAtOnce and voidBytesAtOnce, with headers, are what one transaction replaces at once. A mail may show dozens of tails in one.
 	voidAtOnce      = 64
 	voidBytesAtOnce = 64 << 10
 	// voidEntries, voidBytes and voidRows bound a step. Whoever says an entry again writes little more than the entry.
@@ -35,6 +35,9 @@ const (
 )
 
 type void struct{ from, next uint64 }
+
+// atOnce is what a transaction replaced at once.
+type atOnce struct{ entries, bytes int }
 
 func voidKey(id feed.FeedID) []byte { return append([]byte(keyVoid), feedKey(id)[len(keyFeed):]...) }
 
@@ -82,7 +85,10 @@ func (r *Replica) contradicted(tx *storage.Tx, in arrived, id feed.FeedID, st *f
 		}
 	}
 	// What is not done at once takes a moment. Whoever is refused comes again when heads are told anew.
-	done, err := r.replaceUnsettled(tx, id, st, e.Seq)
+	if in.atOnce == nil {
+		in.atOnce = &atOnce{}
+	}
+	done, err := r.replaceUnsettled(tx, id, st, e.Seq, in.atOnce)
 	return outcome{code: pb.Code_CODE_FULL, from: e.Seq, later: true}, !done, err
 }
 
@@ -114,22 +120,23 @@ func (r *Replica) Replacing() (found bool, err error) {
 }
 
 // replaceUnsettled gives up the unsettled tail of a former feed from a number on: others hold something else there. It says
-// whether that is done, so that what they hold can be stored.
-func (r *Replica) replaceUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64) (done bool, err error) {
+// whether that is done, so that what they hold can be stored. sum is what the transaction did at once before, and then with it.
+func (r *Replica) replaceUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState, from uint64, sum *atOnce) (done bool, err error) {
 	v, noted, err := loadVoid(tx, id)
 	if err != nil {
 		return false, err
 	}
 	if !noted {
-		n, size := 0, 0
+		all := *sum
 		err := scanStored(tx, st.local, from, 0, func(_ uint64, s stored) (bool, error) {
-			n, size = n+1, size+len(s.body)
-			return n <= voidAtOnce && size <= voidBytesAtOnce, nil
+			all.entries, all.bytes = all.entries+1, all.bytes+len(s.header)+len(s.body)
+			return all.fits(), nil
 		})
 		if err != nil {
 			return false, err
 		}
-		if n <= voidAtOnce && size <= voidBytesAtOnce {
+		if all.fits() {
+			*sum = all
 			gone, _, err := voidPart(tx, st.local, void{from, from})
 			if err == nil {
 				err = r.replaced(tx, gone)
@@ -146,6 +153,8 @@ func (r *Replica) replaceUnsettled(tx *storage.Tx, id feed.FeedID, st *feedState
 	tx.OnCommit(r.former.wakeVoid)
 	return false, saveVoid(tx, id, void{from, from})
 }
+
+func (a atOnce) fits() bool { return a.entries <= voidAtOnce && a.bytes <= voidBytesAtOnce }
 
 // voidPart reads what is to be said again next of a void tail, and says whether nothing is behind it. What does not follow came
 // from others, of whose branch it is. They show it again.

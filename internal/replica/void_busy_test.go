@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"hima/identity"
+	"hima/internal/feed"
 	"hima/internal/wire/pb"
 	"hima/storage"
 )
@@ -98,6 +100,58 @@ func TestMailWaitsForWhatIsReplaced(t *testing.T) {
 	in := r.a.receive(r.b.mailed(r.b.export(r.a, ExportOptions{})))
 	if in.Later || in.Refused != pb.Code_CODE_FULL {
 		t.Errorf("%+v", in)
+	}
+}
+
+// TestOneMailShowsManyTails: each of them is short, and all together are more than a transaction takes. The first ones are replaced at once.
+func TestOneMailShowsManyTails(t *testing.T) {
+	pa := newPerson(t, 0)
+	next := renewed(t, &pa)
+	var others []person
+	for i := range 24 {
+		others = append(others, newPerson(t, 10+i))
+	}
+	old := newSide(t, pa, nil, nil, others...)
+	said := waiting(14, 4000)
+	who := feed.NewAuthor(old.account(), old.device(), old.cert)
+	mail := Mailed{Peer: old.peer(), Record: pa.record}
+	for _, o := range others {
+		old.say(o, said...)
+		e, err := who.NextInGroup(feed.Tip{Account: old.account()}, old.chat(o).Conversation, feed.Chat, feed.KindText, 1, time.Now().UnixMilli(), []byte("other"), feed.Group{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mail.Runs = append(mail.Runs, runPB([]feed.Entry{e}, feed.SignRun(old.deviceKey, e)))
+	}
+	replaced := 0
+	var a *side
+	a = newSideOn(t, next, nil, old.db, old.fakes, func(c *Config) {
+		c.Former = []identity.DeviceID{old.device()}
+		c.OnReplaced = func(tx *storage.Tx, entries []feed.Entry) error {
+			replaced += len(entries)
+			return sayAgain(tx, a.rep, entries)
+		}
+	})
+	in, err := a.rep.Import(t.Context(), mail, nil)
+	if err != nil || !in.Later || len(in.Conversations) == 0 {
+		t.Fatalf("%+v: %v", in, err)
+	}
+	if replaced != len(in.Conversations)*len(said) || replaced > voidAtOnce {
+		t.Errorf("%d were replaced at once, in %d feeds", replaced, len(in.Conversations))
+	}
+	if err := a.rep.replaceVoid(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if in, err = a.rep.Import(t.Context(), mail, nil); err != nil || in.Later || in.Refused != 0 {
+		t.Fatalf("%+v: %v", in, err)
+	}
+	for _, o := range others {
+		if h := a.head(old.chat(o)); h.Last != 1 {
+			t.Errorf("a feed ends at %d", h.Last)
+		}
+	}
+	if replaced != len(others)*len(said) {
+		t.Errorf("%d were said again", replaced)
 	}
 }
 
