@@ -57,6 +57,9 @@ type ownInbox struct {
 	after  uint64        // cursor up to where it was looked at
 	state  mailbox.State // as last seen
 	left   [][32]byte    // items that did not open, in the order in which they came
+
+	pausing bool // a pause goes by, because of an item that was too much
+	anew    bool // it is over: all is to be looked at anew
 }
 
 func (b *box) key() []byte { return keyOf(keyBox, b.ref.Device[:]) }

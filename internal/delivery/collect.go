@@ -11,6 +11,7 @@ import (
 
 	"hima/identity"
 	"hima/internal/mailbox"
+	"hima/storage"
 )
 
 const (
@@ -304,6 +305,9 @@ func (m *Mail) emptyAll(ctx context.Context, b *box) error {
 	m.mu.Lock()
 	var list []*ownInbox
 	for account, in := range b.inboxes {
+		if in.anew {
+			in.anew, in.after, b.waiting[in.id] = false, 0, true
+		}
 		if b.waiting[in.id] {
 			delete(b.waiting, in.id)
 			if account.IsZero() {
@@ -394,10 +398,16 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 		for _, it := range items {
 			hash := identity.ItemHash(it.Bytes)
 			ok, err := m.take(ctx, it, hash, strangers)
-			if errors.Is(err, errLater) {
+			switch {
+			case errors.Is(err, errLater):
 				m.mu.Lock()
 				b.later, err = true, nil
 				m.mu.Unlock()
+			case errors.Is(err, storage.ErrTooLarge):
+				// Whatever waits behind it must not wait for it: perhaps it is so each time.
+				m.log.Warn("leaving an item that is too much for a transaction", "mailbox", b.ref.Device.Short(), "error", err)
+				m.lookAnew(b, in)
+				err = nil
 			}
 			if err != nil {
 				return err
@@ -426,6 +436,25 @@ func (m *Mail) empty(ctx context.Context, b *box, in *ownInbox, strangers bool) 
 			return nil
 		}
 	}
+}
+
+// tooLargePause is how long an item is left that was too much for a transaction: what it meets here may be less then.
+const tooLargePause = time.Hour
+
+// lookAnew lets all of an inbox be looked at anew after a pause.
+func (m *Mail) lookAnew(b *box, in *ownInbox) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if in.pausing {
+		return
+	}
+	in.pausing = true
+	time.AfterFunc(tooLargePause, func() {
+		m.mu.Lock()
+		in.pausing, in.anew = false, true
+		m.mu.Unlock()
+		b.ring()
+	})
 }
 
 // leave notes an item that did not open, or was not taken. It stays until it ends, for what does not open now may be said
