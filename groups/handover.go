@@ -170,7 +170,7 @@ func (g *Groups) Lacking(tx *storage.Tx, conv feed.ConversationID) (replica.Lack
 	if _, ok := held[w.epoch]; !ok || h.epoch.ID != w.epoch || newer >= identity.MaxGroupKeys {
 		return replica.Lacking{}, nil
 	}
-	return replica.Lacking{Mails: w.mails, Key: h.lacks, Acts: h.acts}, nil
+	return replica.Lacking{Mails: w.mails, Key: h.lacks, Acts: h.acts, Until: func() time.Time { return h.until }}, nil
 }
 
 // handover answers for one group in one transaction.
@@ -183,6 +183,7 @@ type handover struct {
 	written
 	epoch roster.Epoch // that of written
 	known map[identity.DeviceID]keyNote
+	until time.Time // when the first of the devices that were asked about loses what a mailbox keeps for it; zero: none does
 }
 
 // notes reads what is noted of all devices, once.
@@ -218,6 +219,9 @@ func (h *handover) lacks(p replica.Peer, acked uint64) (bool, error) {
 	}
 	t := h.known[p.Device]
 	if t.mailed == h.epoch.ID && t.until.After(h.g.now()) {
+		if h.until.IsZero() || t.until.Before(h.until) {
+			h.until = t.until
+		}
 		return false, nil
 	}
 	h.gr.mu.Lock()

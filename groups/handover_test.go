@@ -228,6 +228,17 @@ func TestWhoLacksAKey(t *testing.T) {
 	})
 	got, _ = bob.lacks(conv, e.Seq-1, carol, second)
 	require.Equal(t, []string{"bob's second"}, got)
+	bob.view(func(tx *storage.Tx) error {
+		what, err := bob.g.Lacking(tx, conv)
+		require.NoError(t, err)
+		require.Zero(t, what.Until(), "nobody was asked about")
+		for _, p := range []*peer{second, carol} {
+			_, err = what.Key(p.self, e.Seq-1)
+			require.NoError(t, err)
+		}
+		require.Equal(t, until.UnixMilli(), what.Until().UnixMilli())
+		return nil
+	})
 	w.now = w.now.Add(2 * time.Hour)
 	got, _ = bob.lacks(conv, e.Seq-1, carol)
 	require.Equal(t, []string{"carol"}, got)

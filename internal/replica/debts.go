@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"hima/identity"
 	"hima/internal/feed"
@@ -29,6 +30,7 @@ type debts struct {
 	ready  bool                                     // all conversations were looked at once
 	dirty  map[feed.ConversationID]bool             // to be computed anew
 	owed   map[feed.ConversationID][]Debt           // only conversations with debts
+	until  map[feed.ConversationID]time.Time        // to be computed anew then, though nothing changes
 	whose  map[identity.DeviceID]identity.AccountID // of the devices that were looked at
 	ticked chan struct{}                            // one slot
 
@@ -39,6 +41,7 @@ type debts struct {
 func (d *debts) init() {
 	d.dirty = map[feed.ConversationID]bool{}
 	d.owed = map[feed.ConversationID][]Debt{}
+	d.until = map[feed.ConversationID]time.Time{}
 	d.whose = map[identity.DeviceID]identity.AccountID{}
 	d.ticked = make(chan struct{}, 1)
 	d.watchers = map[chan struct{}]bool{}
@@ -121,6 +124,7 @@ func (r *Replica) DevicesChanged(account identity.AccountID) error {
 
 // Owed lists the devices that lack entries of this device: those that are listed for the readers of a conversation and
 // have not acknowledged its own feeds (R13). A device whose account record expired is owed nothing until it is seen.
+// It is to be asked now and then also without a tick: what is kept for a device in a mailbox ends without one.
 func (r *Replica) Owed() ([]Debt, error) {
 	d := &r.debts
 	d.mu.Lock()
@@ -137,6 +141,12 @@ func (r *Replica) Owed() ([]Debt, error) {
 				return err
 			}
 			d.ready = true
+		}
+		now := r.cfg.Now()
+		for conv, at := range d.until {
+			if !at.After(now) {
+				d.dirty[conv] = true
+			}
 		}
 		for conv := range d.dirty {
 			list, err := r.owedIn(tx, conv)
@@ -180,6 +190,7 @@ func (r *Replica) Owed() ([]Debt, error) {
 
 // owedIn computes the debts of one conversation. Called with the lock of debts held.
 func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, error) {
+	delete(r.debts.until, conv)
 	readers, err := r.cfg.Members.Readers(tx, conv)
 	if err != nil {
 		return nil, err
@@ -222,6 +233,11 @@ func (r *Replica) owedIn(tx *storage.Tx, conv feed.ConversationID) ([]Debt, erro
 			if debt.Entries > 0 {
 				list = append(list, debt)
 			}
+		}
+	}
+	if keys.what.Until != nil {
+		if at := keys.what.Until(); !at.IsZero() {
+			r.debts.until[conv] = at
 		}
 	}
 	return list, nil

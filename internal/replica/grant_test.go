@@ -95,6 +95,22 @@ func TestExportBringsKeys(t *testing.T) {
 		out.More = false
 		require.Equal(t, 1, posted(out))
 
+		// A mailbox keeps it until then, and nothing happens when that ends.
+		until := time.Now().Add(time.Minute)
+		b.group.mu.Lock()
+		b.group.lacking.Key = func(p replica.Peer, _ uint64) (bool, error) { return p == c.peer() && !until.After(time.Now()), nil }
+		b.group.lacking.Until = func() time.Time { return until }
+		b.group.mu.Unlock()
+		b.rep.PushKeys(r.conv)
+		require.False(t, keyless())
+		time.Sleep(59 * time.Second)
+		require.False(t, keyless())
+		time.Sleep(2 * time.Second)
+		require.True(t, keyless(), "nobody looked again")
+		b.group.mu.Lock()
+		b.group.lacking.Key = func(p replica.Peer, _ uint64) (bool, error) { return p == c.peer(), nil }
+		b.group.mu.Unlock()
+
 		out, err := b.rep.Export(t.Context(), a.key.ID(), granted)
 		require.NoError(t, err)
 		require.Empty(t, out.Keys, "who has the key")

@@ -46,6 +46,9 @@ type Lacking struct {
 	Key func(p Peer, acked uint64) (bool, error)
 	// Acts lists control entries of others upon which the epoch stands and that the device is not known to hold.
 	Acts func(p Peer, acked uint64) ([]Span, error)
+	// Until is when Key, of what it was asked so far, first answers otherwise by time alone: a mailbox keeps a key no longer. Zero:
+	// that is not to come. nil: like zero.
+	Until func() time.Time
 }
 
 // Keys come when a session begins, for each group, and when an epoch does. Each may cost its receiver a commit.
