@@ -212,6 +212,7 @@ func (b *logbook) refresh(ctx context.Context, eg *errgroup.Group) error {
 	if !all && len(which) == 0 {
 		return nil
 	}
+	changed := which // what was refused there is tried again, also when all are looked at, as at the start
 	if all {
 		which = nil
 	}
@@ -224,6 +225,9 @@ func (b *logbook) refresh(ctx context.Context, eg *errgroup.Group) error {
 	defer b.mu.Unlock()
 	if err != nil {
 		b.all = true
+		for _, conv := range changed {
+			b.stale[conv] = true
+		}
 		return err
 	}
 	old := b.groups
@@ -244,7 +248,7 @@ func (b *logbook) refresh(ctx context.Context, eg *errgroup.Group) error {
 			delete(b.own, conv)
 		}
 	}
-	b.readers(ctx, eg, which)
+	b.readers(ctx, eg, changed)
 	return nil
 }
 

@@ -2,6 +2,8 @@ package groups
 
 import (
 	"context"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"hima/internal/feed"
 	"hima/internal/mailbox"
 	"hima/internal/replica"
+	"hima/internal/wire/pb"
 )
 
 // A message whose author is gone before anybody else was there reaches all from the group's log, and counts as sent as soon
@@ -82,6 +85,51 @@ func TestLogBringsEverything(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Len(t, carol.texts(conv), 63)
 	})
+}
+
+// busyFeeds takes nothing as long as what a former key wrote is being replaced.
+type busyFeeds struct {
+	Feeds
+	busy *atomic.Bool
+}
+
+func (f busyFeeds) Take(ctx context.Context, from replica.Peer, raw *pb.Run) error {
+	if f.busy.Load() {
+		return fmt.Errorf("%w: being replaced", replica.ErrRefused)
+	}
+	return f.Feeds.Take(ctx, from, raw)
+}
+
+// What a log brought while something was being replaced is taken when that is done, also where it was done at the next start.
+func TestLogIsReadAgainAfterReplacing(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVillage(t, 4)
+			box, _ := v.office(0, mailbox.ServerLimits{})
+			alice, bob := v.villager("alice", 1, box), v.villager("bob", 2, box)
+			conv := v.found(alice.up(), bob.up())
+			bob.down()
+			alice.lost = true // it has but the log
+			e := alice.text(conv, "one")
+			v.until("the log has it", time.Minute, func() bool { return alice.inLog(e) })
+			alice.down()
+			var busy atomic.Bool
+			busy.Store(true)
+			bob.parts = func(p *Parts) { p.Feeds = busyFeeds{p.Feeds, &busy} }
+			bob.up()
+			time.Sleep(time.Minute)
+			require.False(t, bob.has(conv, "one"))
+			busy.Store(false)
+			if restarted {
+				bob.down()
+				bob.parts = func(*Parts) { bob.g.Freed(conv) }
+				bob.up()
+			} else {
+				bob.g.Freed(conv)
+			}
+			v.until("bob reads the log again", 20*time.Second, func() bool { return bob.has(conv, "one") })
+		})
+	}
 }
 
 // Nothing is left in the log while everybody is there.

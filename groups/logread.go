@@ -69,8 +69,7 @@ func ring(c chan struct{}) {
 	}
 }
 
-// readers lets one reader run for each mailbox that a group names. which are the groups that changed; nil: all. Called with
-// mu held.
+// readers lets one reader run for each mailbox that a group names. which are the groups that changed. Called with mu held.
 func (b *logbook) readers(ctx context.Context, eg *errgroup.Group, which []ID) {
 	now := b.now()
 	want := map[identity.DeviceID]*logBox{}
@@ -331,6 +330,10 @@ func (b *logbook) read(ctx context.Context, ref identity.MailboxRef, inbox ident
 	}
 	return nil
 }
+
+// Freed hears that nothing under a former key stands in the way of a group's entries any more. What its logs brought meanwhile was
+// refused, and nothing else tells that it can be taken now. It is replica.Config.AfterReplaced.
+func (g *Groups) Freed(conv feed.ConversationID) { g.logbook.touch(conv) }
 
 // retry fetches what was refused once more.
 func (b *logbook) retry(ctx context.Context, ref identity.MailboxRef, secret identity.InboxSecret, l openLog, p *logPlace) error {

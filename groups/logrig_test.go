@@ -89,6 +89,7 @@ type villager struct {
 	db    *storage.DB
 	boxes []identity.MailboxRef
 	lost  bool // no mail of it leaves
+	parts func(*Parts)
 
 	g    *Groups
 	rep  *replica.Replica
@@ -165,7 +166,11 @@ func (p *villager) up() *villager {
 	require.NoError(t, p.mail.SetNetworkBoxes(t.Context(), p.boxes))
 	table, err := delivery.New(delivery.Config{DB: p.db, Self: p.self.Device, Sessions: p.rep, Events: n.Subscribe, OnFailed: p.mail.Failed})
 	require.NoError(t, err)
-	p.g.Bind(Parts{Feeds: p.rep, Say: p.say, Devices: p.Devices, Mailboxes: func() []identity.MailboxRef { return p.boxes }, Log: p.mail})
+	parts := Parts{Feeds: p.rep, Say: p.say, Devices: p.Devices, Mailboxes: func() []identity.MailboxRef { return p.boxes }, Log: p.mail}
+	if p.parts != nil {
+		p.parts(&parts)
+	}
+	p.g.Bind(parts)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, run := range []func(context.Context) error{p.rep.Run, p.mail.Run, table.Run, p.g.Run} {

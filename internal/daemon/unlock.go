@@ -326,7 +326,7 @@ func (u *unlocked) openRoads(p *profile) error {
 		DB: u.db, Node: u.node, Account: v.Account, Key: v.DeviceKey, Certificate: v.Certificate, Former: v.Former,
 		Records: u.directory, Members: u.messenger, Gate: u.messenger, Hooks: u.messenger, Side: &u.side,
 		Keys: u.groups, OnStored: u.groups.OnStored, OnReplaced: u.messenger.Replaced, OnDropped: u.messenger.Dropped,
-		Logger: p.log, Now: p.now, Agent: agent(),
+		AfterReplaced: u.groups.Freed, Logger: p.log, Now: p.now, Agent: agent(),
 	})
 	if err != nil {
 		return err

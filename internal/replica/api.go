@@ -208,6 +208,9 @@ type Config struct {
 	// OnDropped is told, inside the transaction, that what was void of a feed, or contradicts what came before it, is gone from a number
 	// on: it is held for as long as the call lasts. Other entries may come under the same numbers. nil: nobody is told.
 	OnDropped func(tx *storage.Tx, id feed.FeedID, from uint64) error
+	// AfterReplaced is told that something under a former key is not being replaced any more, so that what was refused for its
+	// sake in a conversation can be taken. It runs on a goroutine of Run and must not block. nil: nobody is told.
+	AfterReplaced func(conv feed.ConversationID)
 }
 
 // Limits bounds what peers may cost. A zero field takes the value of DefaultLimits.

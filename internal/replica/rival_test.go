@@ -22,6 +22,7 @@ type rival struct {
 	all  []feed.Entry // what stands behind it on the branch
 	said []string     // the tail here, from number 2 on
 	from []uint64     // where entries were dropped
+	free []feed.ConversationID
 	full func() error // what saying again fails with; nil: nothing
 }
 
@@ -50,6 +51,12 @@ func newRival(t *testing.T, n int, base uint64, length int) *rival {
 		c.OnDropped = func(_ *storage.Tx, _ feed.FeedID, from uint64) error {
 			r.from = append(r.from, from)
 			return nil
+		}
+		c.AfterReplaced = func(conv feed.ConversationID) {
+			if r.busy() {
+				t.Error("told too early")
+			}
+			r.free = append(r.free, conv)
 		}
 	})
 	who := feed.NewAuthor(r.old.account(), r.old.device(), r.old.cert)

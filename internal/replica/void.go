@@ -285,6 +285,9 @@ func (r *Replica) replaceVoid(ctx context.Context) error {
 			continue
 		}
 		r.Reannounce(id.Conversation)
+		if r.cfg.AfterReplaced != nil {
+			r.cfg.AfterReplaced(id.Conversation)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("replacing what a former key wrote: %w", err)

@@ -91,6 +91,9 @@ func TestMailWaitsForWhatIsReplaced(t *testing.T) {
 	if err := r.a.rep.replaceVoid(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	if !slices.Equal(r.free, []feed.ConversationID{r.feed.Conversation}) {
+		t.Errorf("told of %d conversations", len(r.free))
+	}
 	if in := mail(); in.Later || in.Refused != 0 || in.Entries != 5 || marked != 1 || r.busy() {
 		t.Errorf("%+v, marked %d times", in, marked)
 	}
