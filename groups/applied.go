@@ -81,9 +81,7 @@ func (g *Groups) change(tx *storage.Tx, conv ID, add func(*change) (uint64, erro
 	if err := g.saveRow(tx, conv, row, c.row); err != nil {
 		return err
 	}
-	if err := g.hearAgain(tx, &c); err != nil {
-		return err
-	}
+	g.hearAgain(tx, &c)
 	tx.OnCommit(func() { g.settled(&c) })
 	if c.row.Ours && before.view.Role(g.self.Account) == roster.None && c.after.view.Role(g.self.Account) != roster.None {
 		return g.introduce(tx, conv)
@@ -227,9 +225,7 @@ func (g *Groups) refold(tx *storage.Tx, conv ID, before *snapshot) (*group, erro
 	if err := g.saveRow(tx, conv, row, c.row); err != nil {
 		return nil, err
 	}
-	if err := g.hearAgain(tx, &c); err != nil {
-		return nil, err
-	}
+	g.hearAgain(tx, &c)
 	tx.OnCommit(func() { g.settled(&c) })
 	return fresh, nil
 }

@@ -105,6 +105,7 @@ type Groups struct {
 	full   map[ID]struct{}  // guarded by mu; where something was refused as too much
 	waits  map[ID]waiting   // guarded by mu; see keyless
 	crowds map[crowd]bool   // guarded by mu; see crowded
+	ripe   bool             // guarded by mu; verdicts that were kept can be judged
 }
 
 // New checks the configuration. It starts nothing.

@@ -49,21 +49,36 @@ func (g *Groups) flooded(conv ID) {
 // maxFull bounds the groups that are noted to have been flooded at once.
 const maxFull = 1024
 
-// keep makes new epochs in time, lets invitations and applications expire, and asks again for what was refused as too much.
+// keep makes new epochs in time, lets invitations and applications expire, judges verdicts that were kept, and asks again for what was
+// refused as too much.
 func (g *Groups) keep(ctx context.Context) error {
 	// Members that came up together do not act together.
 	timer := time.NewTimer(time.Minute + rand.N(time.Minute))
 	defer timer.Stop()
+	g.hearKept(ctx) // what became ripe before this device stopped
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-g.wants:
 			g.tellHints(ctx)
+			g.mu.Lock()
+			ripe := g.ripe
+			g.mu.Unlock()
+			if ripe {
+				g.hearKept(ctx)
+			}
 		case <-timer.C:
 			g.lookAfter(ctx)
 			timer.Reset(keepPause/2 + rand.N(keepPause))
 		}
+	}
+}
+
+// hearKept judges verdicts that were kept. Errors are logged: the next time comes soon.
+func (g *Groups) hearKept(ctx context.Context) {
+	if err := g.judgeKept(ctx); err != nil && ctx.Err() == nil {
+		g.log.Warn("judging verdicts", "error", err)
 	}
 }
 
@@ -93,6 +108,7 @@ func (g *Groups) lookAfter(ctx context.Context) {
 	if err := g.expire(ctx); err != nil && ctx.Err() == nil {
 		g.log.Warn("looking after invitations", "error", err)
 	}
+	g.hearKept(ctx)
 	if err := g.forgetVerdicts(ctx); err != nil && ctx.Err() == nil {
 		g.log.Warn("looking after verdicts", "error", err)
 	}

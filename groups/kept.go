@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"hima/groups/roster"
 	"hima/identity"
@@ -93,51 +94,109 @@ func roomForVerdict(tx *storage.Tx, from identity.AccountID) error {
 	return tx.Delete(oldest)
 }
 
-// hearAgain judges what was kept of those who are admins now, or of all admins, if this account has become one.
-func (g *Groups) hearAgain(tx *storage.Tx, c *change) error {
+// hearAgain has what was kept judged when a change made its authors admins, or this account. That is never done in the transaction of the
+// change: what somebody said, however much it is, must not keep an act out.
+func (g *Groups) hearAgain(tx *storage.Tx, c *change) {
 	self := g.self.Account
 	if c.after == nil || c.after.view.Role(self) < roster.Admin {
-		return nil
+		return
 	}
 	fresh := c.before.view.Role(self) < roster.Admin
 	for _, p := range c.after.view.People { // strongest first
 		if p.Role < roster.Admin {
-			break
+			return
 		}
-		// What another device of ours decided is kept only before we know of being in.
-		if !fresh && (p.Account == self || c.before.view.Role(p.Account) >= roster.Admin) {
-			continue
+		if fresh || p.Account != self && c.before.view.Role(p.Account) < roster.Admin {
+			tx.OnCommit(func() {
+				g.mu.Lock()
+				g.ripe = true
+				g.mu.Unlock()
+				g.poke()
+			})
+			return
 		}
-		if err := g.hearKept(tx, c.conv, p.Account); err != nil {
+	}
+}
+
+// maxJudged is how many verdicts are judged in one transaction. Each changes a row and is told of, to the applicant too.
+const maxJudged = 16
+
+// judgeKept judges what was kept and can be judged now.
+func (g *Groups) judgeKept(ctx context.Context) error {
+	g.mu.Lock()
+	g.ripe = false
+	g.mu.Unlock()
+	for {
+		var some []keptVerdict
+		err := g.cfg.DB.View(func(tx *storage.Tx) (err error) { some, err = g.ripeVerdicts(tx); return err })
+		if err != nil || len(some) == 0 {
+			return err
+		}
+		err = g.cfg.DB.Update(ctx, func(tx *storage.Tx) error {
+			some, err := g.ripeVerdicts(tx)
+			for i := 0; err == nil && i < len(some); i++ {
+				err = g.judgeOne(tx, some[i])
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
-// hearKept judges what was kept of what an admin said of applications to a group.
-func (g *Groups) hearKept(tx *storage.Tx, conv ID, from identity.AccountID) error {
-	type kept struct {
-		account identity.AccountID
-		verdict verdictRow
-	}
-	var all []kept
-	err := eachRow(tx, key(keyVerdict, from[:], conv[:]), func(rest []byte, v verdictRow) (bool, error) {
-		if account := identity.AccountID(rest); account != g.self.Account { // that one waits for what another own device applied for
-			all = append(all, kept{account, v})
+// keptVerdict names a verdict that was kept.
+type keptVerdict struct {
+	key           []byte
+	conv          ID
+	from, account identity.AccountID
+}
+
+// ripeVerdicts lists verdicts of admins, of groups where this account is one, as many as are judged at once.
+func (g *Groups) ripeVerdicts(tx *storage.Tx) (out []keptVerdict, err error) {
+	var all []keptVerdict
+	err = tx.Scan(storage.ScanOptions{Prefix: []byte(keyVerdict), KeysOnly: true}, func(k, _ []byte) (bool, error) {
+		rest := k[len(keyVerdict):]
+		if len(rest) != 3*32 {
+			return true, nil
+		}
+		v := keptVerdict{slices.Clone(k), ID(rest[32:64]), identity.AccountID(rest[:32]), identity.AccountID(rest[64:])}
+		if v.account != g.self.Account { // that one waits for what another own device applied for
+			all = append(all, v)
 		}
 		return true, nil
 	})
-	for i := 0; err == nil && i < len(all); i++ {
-		if err = tx.Delete(verdictKey(from, conv, all[i].account)); err != nil {
-			break
+	// What own devices passed on comes behind the words of those whose it was.
+	own := func(v keptVerdict) bool { return v.from == g.self.Account }
+	all = append(slices.DeleteFunc(slices.Clone(all), own), slices.DeleteFunc(all, func(v keptVerdict) bool { return !own(v) })...)
+	views := map[ID]*snapshot{}
+	for i := 0; err == nil && i < len(all) && len(out) < maxJudged; i++ {
+		s, ok := views[all[i].conv]
+		if !ok {
+			if _, s, err = g.open(tx, all[i].conv, false); err != nil {
+				break
+			}
+			views[all[i].conv] = s
 		}
-		// The act that brought us here stands, whatever was said before it.
-		if bad := g.judged(tx, conv, from, all[i].account, all[i].verdict); bad != nil && !unfit(bad) {
-			err = bad
+		if s.view.Role(g.self.Account) >= roster.Admin && s.view.Role(all[i].from) >= roster.Admin {
+			out = append(out, all[i])
 		}
 	}
-	return err
+	return out, err
+}
+
+func (g *Groups) judgeOne(tx *storage.Tx, k keptVerdict) error {
+	v, ok, err := getRow[verdictRow](tx, k.key)
+	if err != nil || !ok {
+		return err
+	}
+	if err := tx.Delete(k.key); err != nil {
+		return err
+	}
+	if err := g.judged(tx, k.conv, k.from, k.account, v); !unfit(err) {
+		return err
+	}
+	return nil // it is about nothing any more
 }
 
 // forgetVerdicts drops what was kept for longer than an application waits.

@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,56 @@ func TestVerdictBeforePromotion(t *testing.T) {
 			return eachRow(tx, []byte(keyVerdict), func([]byte, verdictRow) (bool, error) { t.Fatal("kept for nothing"); return false, nil })
 		})
 		d.close()
+	}
+}
+
+// However much admins said, nothing of it keeps the act out upon which it is believed. It is judged when that is stored, some at a time.
+func TestManyVerdictsBeforeOwnPromotion(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		w := begin(t)
+		alice, bob := w.person("alice"), w.person("bob", Limits{Applications: 4})
+		admins := []*peer{alice, w.person("admin a"), w.person("admin b")}
+		conv := alice.create(Options{}, append([]*peer{bob}, admins[1:]...)...)
+		for _, a := range admins[1:] {
+			require.NoError(t, alice.g.Promote(t.Context(), conv, a.self.Account))
+		}
+		alice.gives(bob)
+		v := verdictRow{Time: w.now.UnixMilli(), Decided: true, Reason: strings.Repeat("\x01", MaxReason)} // six bytes each on disk
+		for n, a := range admins {
+			bob.update(func(tx *txn) error {
+				for i := range maxKeptOf {
+					account := identity.AccountKeyFromSeed([32]byte{8, byte(i), byte(n)}).ID()
+					if err := putRow(tx, verdictKey(a.self.Account, conv, account), v); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		run := func() { done <- bob.g.keep(ctx) }
+		if !restarted {
+			go run()
+		}
+		require.NoError(t, alice.g.Promote(t.Context(), conv, bob.self.Account))
+		alice.givesGroup(bob, conv)
+		view := bob.rosterView(conv)
+		require.Equal(t, RoleAdmin, view.Role(bob.self.Account))
+		if restarted {
+			require.Equal(t, len(admins)*maxKeptOf, bob.kept())
+			bob.g.ripe = false // as that is not on disk
+			go run()
+		}
+		require.Eventually(t, func() bool { return bob.kept() == 0 }, time.Minute, 10*time.Millisecond)
+		bob.view(func(tx *txn) error {
+			list, err := bob.g.Applications(tx, conv)
+			require.NotEmpty(t, list)
+			require.Equal(t, Rejected, list[0].State)
+			return err
+		})
+		stop()
+		require.NoError(t, <-done)
 	}
 }
 

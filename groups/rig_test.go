@@ -176,6 +176,7 @@ func (p *peer) gives(to *peer) {
 		}
 	}
 	p.givesKeys(to)
+	require.NoError(p.w.t, to.g.judgeKept(context.Background())) // as Run does
 }
 
 func (p *peer) givesKeys(to *peer) {
