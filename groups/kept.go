@@ -1,6 +1,7 @@
 package groups
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,14 +38,22 @@ func verdictKey(from identity.AccountID, conv ID, account identity.AccountID) []
 	return key(keyVerdict, from[:], conv[:], account[:])
 }
 
+// ownVerdictKey is where one on an own application is kept: each of them may be answered by itself, as where two links were over.
+func (g *Groups) ownVerdictKey(from identity.AccountID, conv ID, at int64) []byte {
+	return append(verdictKey(from, conv, g.self.Account), be64(uint64(at))...)
+}
+
 // keepVerdict keeps what somebody says of an account's application until it can be judged.
 func (g *Groups) keepVerdict(tx *storage.Tx, conv ID, from, account identity.AccountID, v verdictRow) error {
 	if v.Time <= 0 || v.Time > g.now().Add(maxAhead).UnixMilli() {
 		return fmt.Errorf("a verdict on nothing: %w", ErrInvalid)
 	}
 	k := verdictKey(from, conv, account)
+	if account == g.self.Account {
+		k = g.ownVerdictKey(from, conv, v.Time)
+	}
 	before, again, err := getRow[verdictRow](tx, k)
-	if err != nil || again && before.Time > v.Time {
+	if err != nil || again && (before.Time > v.Time || before.Time == v.Time && before.Decided && !v.Decided) {
 		return err
 	}
 	if !again {
@@ -52,7 +61,7 @@ func (g *Groups) keepVerdict(tx *storage.Tx, conv ID, from, account identity.Acc
 			return err
 		}
 	}
-	v.At = g.now().UnixMilli()
+	v.At = cmp.Or(v.At, g.now().UnixMilli())
 	return putRow(tx, k, v)
 }
 
@@ -61,7 +70,7 @@ func roomForVerdict(tx *storage.Tx, from identity.AccountID) error {
 	of, total := map[identity.AccountID]int{}, 0
 	err := tx.Scan(storage.ScanOptions{Prefix: []byte(keyVerdict), KeysOnly: true}, func(k, _ []byte) (bool, error) {
 		rest := k[len(keyVerdict):]
-		if len(rest) != 3*32 {
+		if len(rest) != 3*32 && len(rest) != 3*32+8 {
 			return true, tx.Delete(k) // of an earlier build
 		}
 		of[identity.AccountID(rest[:32])]++
@@ -158,7 +167,7 @@ func (g *Groups) ripeVerdicts(tx *storage.Tx) (out []keptVerdict, err error) {
 	err = tx.Scan(storage.ScanOptions{Prefix: []byte(keyVerdict), KeysOnly: true}, func(k, _ []byte) (bool, error) {
 		rest := k[len(keyVerdict):]
 		if len(rest) != 3*32 {
-			return true, nil
+			return true, nil // on an own application
 		}
 		v := keptVerdict{slices.Clone(k), ID(rest[32:64]), identity.AccountID(rest[:32]), identity.AccountID(rest[64:])}
 		if v.account != g.self.Account { // that one waits for what another own device applied for

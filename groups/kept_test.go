@@ -220,7 +220,7 @@ func TestKeptVerdictsOfOneAccount(t *testing.T) {
 	}
 	require.Equal(t, maxKept, dave2.kept())
 	dave2.view(func(tx *txn) error {
-		ok, err := tx.Has(verdictKey(honest, ID{2}, dave.self.Account))
+		ok, err := tx.Has(dave2.g.ownVerdictKey(honest, ID{2}, w.now.UnixMilli()))
 		require.True(t, ok)
 		return err
 	})

@@ -28,7 +28,7 @@ const (
 	keyEarly   = "g/q/" // group 32, epoch 32: time 8, key 32 of an epoch whose act is not there yet
 	keyInvite  = "g/i/" // direction 1, group 32, account 32: invitation row
 	keyApply   = "g/p/" // group 32, account 32: application row
-	keyVerdict = "g/u/" // account 32, group 32, applicant 32: verdict row, of somebody on an application, that cannot be judged yet
+	keyVerdict = "g/u/" // account 32, group 32, applicant 32, on an own application its time 8: verdict row, of somebody on an application, that cannot be judged yet
 	keyLink    = "g/l/" // group 32, token 16: link row
 	keyUsed    = "g/j/" // group 32, token 16, account 32: empty; a use of a link that was counted
 	keyFork    = "g/f/" // group 32, device 32: from which act on a control feed has two branches 8

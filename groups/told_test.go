@@ -318,3 +318,34 @@ func TestNoThatIsPassedOnIsOne(t *testing.T) {
 	})
 	require.Equal(t, d.alice.self.Account, d.dave.application(d.conv, d.dave.self.Account).By, "nobody speaks for carol")
 }
+
+// Two links were over, and another own device hears both answers before it hears of what was asked, in either order.
+func TestTwoAnswersBeforeBothApplications(t *testing.T) {
+	for _, swapped := range []bool{false, true} {
+		w := begin(t)
+		alice, dave, dave2 := w.person("alice"), w.person("dave"), w.person("dave")
+		conv := alice.create(Options{})
+		for range 2 {
+			l, err := alice.g.NewLink(t.Context(), conv, 0, 0)
+			require.NoError(t, err)
+			_, err = alice.g.RevokeLink(t.Context(), conv, l.Token)
+			require.NoError(t, err)
+			w.now = w.now.Add(time.Second)
+			_, err = dave.g.Apply(t.Context(), Target{Group: conv, Name: "tea", Token: l.Token[:], Asks: []Contact{{Account: alice.self.Account}}}, "")
+			require.NoError(t, err)
+			alice.hear(w.mail[len(w.mail)-1])
+			dave.hear(w.mail[len(w.mail)-1])
+		}
+		require.Len(t, w.mail, 4)
+		dave2.hear(w.mail[1])
+		dave2.hear(w.mail[3])
+		first, second := w.mail[0], w.mail[2]
+		if swapped { // as where one own device made each
+			first, second = second, first
+		}
+		dave2.hear(first)
+		dave2.hear(second)
+		require.Equal(t, Rejected, dave.application(conv, dave.self.Account).State)
+		require.Equal(t, Rejected, dave2.application(conv, dave.self.Account).State, "swapped %v", swapped)
+	}
+}

@@ -345,7 +345,10 @@ func (g *Groups) refused(tx *storage.Tx, conv ID, from identity.AccountID, v ver
 	default:
 		waited, could := row.Applied.State == Waiting, len(row.open(now))
 		a := answerRow{By: from, Time: cmp.Or(v.Time, row.Applied.Time), Reason: v.Reason, Decided: v.Decided, Of: v.Of}
-		if !row.answer(a) || a.Time < row.Applied.Time && len(row.open(now)) == could {
+		switch fresh := row.answer(a); {
+		case fresh && a.Time < row.Applied.Time && len(row.open(now)) == could:
+			return g.keepVerdict(tx, conv, from, g.self.Account, v) // perhaps on one that another own device made, of which this one hears later
+		case !fresh:
 			return fmt.Errorf("a verdict on nothing: %w", ErrNotFound)
 		}
 		// An invitation that was accepted is not ended by what becomes of an application.
@@ -362,22 +365,25 @@ func (g *Groups) refused(tx *storage.Tx, conv ID, from identity.AccountID, v ver
 	return g.tell(tx, news)
 }
 
-// refusedBefore takes the verdict that came ahead of the application that an own device said to somebody.
+// refusedBefore takes the verdicts that came ahead of the application that an own device said to somebody.
 func (g *Groups) refusedBefore(tx *storage.Tx, conv ID, by identity.AccountID) error {
-	k := verdictKey(by, conv, g.self.Account)
-	v, ok, err := getRow[verdictRow](tx, k)
-	if err != nil || !ok {
-		return err
-	}
 	row, _, err := getRow[groupRow](tx, groupKey(conv))
-	if err != nil || row.Applied == nil || row.Applied.Time < v.Time {
+	if err != nil || row.Applied == nil {
 		return err
 	}
-	if err := tx.Delete(k); err != nil {
-		return err
+	var all []verdictRow
+	prefix := verdictKey(by, conv, g.self.Account)
+	err = eachRow(tx, prefix, func(rest []byte, v verdictRow) (bool, error) { // an earlier build kept the last one alone
+		if v.Time > row.Applied.Time {
+			return true, nil
+		}
+		all = append(all, v)
+		return true, tx.Delete(append(slices.Clone(prefix), rest...))
+	})
+	for i := 0; err == nil && i < len(all); i++ { // by time
+		if err = g.refused(tx, conv, by, all[i]); unfit(err) {
+			err = nil // it is over otherwise
+		}
 	}
-	if err := g.refused(tx, conv, by, v); !unfit(err) {
-		return err
-	}
-	return nil // it is over otherwise
+	return err
 }
