@@ -349,3 +349,32 @@ func TestTwoAnswersBeforeBothApplications(t *testing.T) {
 		require.Equal(t, Rejected, dave2.application(conv, dave.self.Account).State, "swapped %v", swapped)
 	}
 }
+
+// One own device takes back what it asked and had not heard of what another asked, which was answered: both say the same of it.
+func TestTakingBackTheEarlierOneOfTwo(t *testing.T) {
+	w := begin(t)
+	x, y := identity.AccountKeyFromSeed([32]byte{7, 1}).ID(), identity.AccountKeyFromSeed([32]byte{7, 2}).ID()
+	dave, dave2 := w.person("dave"), w.person("dave")
+	conv := ID{9}
+	apply := func(p *peer, to identity.AccountID) letter {
+		w.now = w.now.Add(time.Second)
+		_, err := p.g.Apply(t.Context(), Target{Group: conv, Asks: []Contact{{Account: to}}}, "")
+		require.NoError(t, err)
+		return w.mail[len(w.mail)-1]
+	}
+	dave2.hear(apply(dave, x))
+	second := apply(dave2, y)
+	at := dave2.application(conv, dave.self.Account).Time.UnixMilli()
+	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], ApplicationMs: at, Reason: ReasonExpired})
+	require.NoError(t, err)
+	no := letter{y, dave.self.Account, identity.DeviceID{1}, feed.KindGroupVerdict, content, w.now}
+	dave2.hear(no)
+	require.NoError(t, dave.g.WithdrawApplication(t.Context(), conv))
+	dave2.hear(w.mail[len(w.mail)-1])
+	dave.hear(second)
+	dave.hear(no)
+	for _, p := range []*peer{dave, dave2} {
+		require.Equal(t, Rejected, p.application(conv, dave.self.Account).State)
+		require.Equal(t, StateRejected, p.info(conv).State)
+	}
+}
