@@ -44,8 +44,8 @@ type answerRow struct {
 
 // told lists whom applications were said to. An earlier build kept whom the last one was.
 func (r *groupRow) told() []toldRow {
-	if len(r.Told) > 0 || r.Applied == nil {
-		return r.Told
+	if len(r.Told) > 0 || r.Applied == nil || r.Applied.State == Rejected {
+		return r.Told // what it kept as turned down waits for nobody
 	}
 	var out []toldRow
 	for _, a := range r.Applied.To {
@@ -117,6 +117,9 @@ func (r *groupRow) asked(account identity.AccountID) bool {
 
 // answer notes a no; false: it says nothing new.
 func (r *groupRow) answer(a answerRow) bool {
+	if app := r.Applied; app != nil && app.State == Rejected && len(r.Answers) == 0 && !app.By.IsZero() {
+		r.Answers = []answerRow{{By: app.By, Time: app.Time, Reason: app.Reason, Decided: true}} // as an earlier build kept it
+	}
 	i := slices.IndexFunc(r.Answers, func(o answerRow) bool { return o.By == a.By && o.Time == a.Time })
 	switch {
 	case i < 0:

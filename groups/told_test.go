@@ -378,3 +378,21 @@ func TestTakingBackTheEarlierOneOfTwo(t *testing.T) {
 		require.Equal(t, StateRejected, p.info(conv).State)
 	}
 }
+
+// What an earlier build kept as turned down stays so, by whom it was and for their reason, whatever is heard of links afterwards.
+func TestTurnedDownInAnEarlierBuild(t *testing.T) {
+	w := begin(t)
+	x, y := identity.AccountKeyFromSeed([32]byte{7, 1}).ID(), identity.AccountKeyFromSeed([32]byte{7, 2}).ID()
+	dave := w.person("dave")
+	conv, at := ID{9}, w.now.UnixMilli()
+	dave.update(func(tx *txn) error {
+		return putRow(tx, groupKey(conv), groupRow{State: StateRejected, Ours: true, Asks: []contactRow{{Account: x}, {Account: y}}, Applied: &applicationRow{
+			Time: at, Expires: at + 1e9, State: Rejected, Reason: "no", By: x, To: []identity.AccountID{x, y},
+		}})
+	})
+	content, err := proto.Marshal(&pb.GroupVerdict{Group: conv[:], ApplicationMs: at, Reason: ReasonExpired})
+	require.NoError(t, err)
+	dave.hear(letter{y, dave.self.Account, identity.DeviceID{1}, feed.KindGroupVerdict, content, w.now})
+	a := dave.application(conv, dave.self.Account)
+	require.Equal(t, []any{Rejected, "no", x, StateRejected}, []any{a.State, a.Reason, a.By, dave.info(conv).State})
+}
