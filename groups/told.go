@@ -1,6 +1,8 @@
 package groups
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -207,17 +209,29 @@ func (r *groupRow) settle(now int64) {
 	if len(r.Answers) == 0 {
 		return
 	}
-	last := r.Answers[len(r.Answers)-1]
-	if i := slices.IndexFunc(r.Answers, func(a answerRow) bool { return a.Decided && !r.repeated(a) }); i >= 0 {
-		last = r.Answers[i]
-	}
+	why := r.why()
 	app.State, _ = advance(anApplication, Waiting, refuse, decider)
-	if app.Reason, app.By = last.Reason, (identity.AccountID{}); last.Decided {
-		app.By = last.By
+	if app.Reason, app.By = why.Reason, (identity.AccountID{}); why.Decided {
+		app.By = why.By
 	}
 	if r.State == StateApplied {
 		r.State = StateRejected
 	}
+}
+
+// why picks, of those who said no, whose word is shown for all: what was decided before what was over, then what is said
+// of the latest application, then by account, so that all own devices show the same, in whatever order they heard. There is one.
+func (r *groupRow) why() answerRow {
+	return slices.MinFunc(r.Answers, func(a, b answerRow) int {
+		x, y := a.Decided && !r.repeated(a), b.Decided && !r.repeated(b)
+		switch {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.Time, a.Time), bytes.Compare(a.By[:], b.By[:]))
+	})
 }
 
 // takeBackFrom says to some that an application of ours of a time is taken back. Whoever said no has nothing that waits.

@@ -202,7 +202,11 @@ func TestOneSideSaysNo(t *testing.T) {
 			for _, p := range []*peer{d.dave, d.dave2} {
 				require.Equal(t, StateRejected, p.info(d.conv).State, "seed %d", seed)
 				a := p.application(d.conv, dave)
-				require.Equal(t, []any{Rejected, d.alice.self.Account, "not with us", 2}, []any{a.State, a.By, a.Reason, len(a.Answers)})
+				by, why := d.alice.self.Account, "not with us"
+				if bob := d.bob.self.Account; bob.Less(by) {
+					by, why = bob, "nor with us"
+				}
+				require.Equal(t, []any{Rejected, by, why, 2}, []any{a.State, a.By, a.Reason, len(a.Answers)})
 			}
 			require.Equal(t, 1, d.dave.heard(NewsRejected))
 		}
@@ -395,4 +399,23 @@ func TestTurnedDownInAnEarlierBuild(t *testing.T) {
 	dave.hear(letter{y, dave.self.Account, identity.DeviceID{1}, feed.KindGroupVerdict, content, w.now})
 	a := dave.application(conv, dave.self.Account)
 	require.Equal(t, []any{Rejected, "no", x, StateRejected}, []any{a.State, a.Reason, a.By, dave.info(conv).State})
+}
+
+// Whose no is shown does not depend on the order in which they came.
+func TestWhoseNoIsShown(t *testing.T) {
+	x, y := identity.AccountID{1}, identity.AccountID{2}
+	for _, said := range [][]answerRow{
+		{{By: x, Time: 5, Decided: true, Reason: "first"}, {By: y, Time: 5, Decided: true}, {By: y, Time: 4}},
+		{{By: y, Time: 5, Decided: true, Reason: "first"}, {By: x, Time: 4, Decided: true}},
+		{{By: x, Time: 5, Reason: "first"}, {By: y, Time: 5}, {By: x, Time: 4}},
+	} {
+		for _, back := range []bool{false, true} {
+			if back {
+				slices.Reverse(said)
+			}
+			row := groupRow{Applied: &applicationRow{Time: 5, State: Waiting}, Answers: said}
+			row.settle(0)
+			require.Equal(t, "first", row.Applied.Reason)
+		}
+	}
 }
