@@ -41,6 +41,7 @@ type group struct {
 	snaps   []*snapshot                      // guarded by mu; ascending, the first is committed
 	used    uint64                           // guarded by cache.mu
 	refused bool                             // guarded by mu; something was refused that may be taken later
+	feeds   map[crowd]int                    // guarded by mu; how many feeds of whom there are at most; nil: not counted, see crowded
 	paid    map[roster.ID]identity.AccountID // guarded by mu; the headers that are kept of branches, and whose acts wait for them
 	forks   map[identity.DeviceID]uint64     // from which number on a control feed has two branches; a new group is loaded when that changes
 }

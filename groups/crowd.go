@@ -41,6 +41,33 @@ type crowd struct {
 // maxCrowds bounds those that are remembered; others are counted anew.
 const maxCrowds = 1024
 
+// begins counts one more feed of an account, and tells whether it may have it as far as feeds were counted. That is never too few: also
+// what was not taken in the end is counted, until all are counted anew. To do that for every newcomer of a big group took seconds.
+func (gr *group) begins(c crowd) bool {
+	gr.mu.Lock()
+	defer gr.mu.Unlock()
+	if gr.feeds == nil || gr.feeds[c] >= maxFeeds {
+		return false
+	}
+	gr.feeds[c]++
+	return true
+}
+
+// countFeeds counts the feeds of all, and one more of an account, that of a device. It returns how many there are besides.
+func (gr *group) countFeeds(ends []feed.Head, c crowd, device identity.DeviceID) int {
+	gr.mu.Lock()
+	defer gr.mu.Unlock()
+	gr.feeds = map[crowd]int{}
+	for _, h := range ends {
+		if h.Device != device || h.Number != c.number {
+			gr.feeds[crowd{gr.id, h.Account, h.Number}]++
+		}
+	}
+	n := gr.feeds[c]
+	gr.feeds[c]++
+	return n
+}
+
 // crowded tells whether a run would begin a feed too many of its author. Acts for which others wait are taken: those who hold other
 // feeds of the account have built upon them.
 func (g *Groups) crowded(tx *storage.Tx, gr *group, run feed.Run) (bool, error) {
@@ -55,17 +82,14 @@ func (g *Groups) crowded(tx *storage.Tx, gr *group, run feed.Run) (bool, error) 
 	full := g.crowds[c]
 	g.mu.Unlock()
 	if !full {
+		if gr.begins(c) {
+			return false, nil
+		}
 		ends, err := g.parts.Feeds.Ends(tx, gr.id)
 		if err != nil {
 			return false, err
 		}
-		n := 0
-		for _, h := range ends {
-			if h.Number == c.number && h.Account == c.account && h.Device != id.Device {
-				n++
-			}
-		}
-		if n < maxFeeds {
+		if gr.countFeeds(ends, c, id.Device) < maxFeeds {
 			return false, nil
 		}
 		g.mu.Lock()

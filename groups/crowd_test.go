@@ -12,6 +12,7 @@ import (
 	"hima/identity"
 	"hima/internal/feed"
 	"hima/internal/replica"
+	"hima/internal/wire/pb"
 	"hima/storage"
 )
 
@@ -84,6 +85,58 @@ func TestFeedsOfAnAccountAreBounded(t *testing.T) {
 	gr, _, err = open(alice, conv)
 	require.NoError(t, err)
 	require.Zero(t, gr.roster.Waiting())
+}
+
+// counting counts how often all feeds of a group are asked for.
+type counting struct {
+	Feeds
+	n *int
+}
+
+func (c counting) Ends(tx *storage.Tx, conv feed.ConversationID) ([]feed.Head, error) {
+	*c.n++
+	return c.Feeds.Ends(tx, conv)
+}
+
+// Who joins a big group looks at all feeds of it once, and not once for each.
+func TestCrowdsAreCountedOnce(t *testing.T) {
+	w := begin(t)
+	alice, dave := w.person("alice"), w.person("dave")
+	var members []*peer
+	for i := range 6 {
+		members = append(members, w.person(fmt.Sprint("member ", i)))
+	}
+	conv := alice.create(Options{History: "all"}, members...)
+	for _, p := range members {
+		p.says(conv, "hello")
+		require.NoError(t, p.g.Set(t.Context(), conv, SettingNickname, p.name))
+	}
+	w.meet(append(members, alice)...)
+	n := 0
+	dave.g.parts.Feeds = counting{dave.g.parts.Feeds, &n}
+	gr := &group{id: conv}
+	dave.update(func(tx *txn) error {
+		ends, err := alice.ends(conv)
+		for _, h := range ends {
+			var raw *pb.Run
+			if raw, err = alice.rep.ReadRun(feed.FeedID{Conversation: conv, Number: h.Number, Device: h.Device}, 1); err != nil {
+				return err
+			}
+			run, err := feed.CheckDetached(raw)
+			require.NoError(t, err)
+			crowded, err := dave.g.crowded(tx, gr, run)
+			require.NoError(t, err)
+			require.False(t, crowded)
+		}
+		require.Greater(t, len(ends), len(members))
+		return err
+	})
+	require.Equal(t, 1, n)
+}
+
+func (p *peer) ends(conv ID) (out []feed.Head, err error) {
+	err = p.db.View(func(tx *storage.Tx) error { out, err = p.rep.Ends(tx, conv); return err })
+	return out, err
 }
 
 // A member with several devices has no more room for acts than one with a single device, and others have theirs.
