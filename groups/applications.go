@@ -433,7 +433,7 @@ func (g *Groups) appliedElsewhere(tx *storage.Tx, conv ID, to identity.AccountID
 		switch {
 		case row.Applied != nil && m.ApplicationMs != 0 && row.Applied.Time > m.ApplicationMs:
 			row.untell(to, m.ApplicationMs)
-			row.settle(g.now().UnixMilli()) // others may all have said no
+			row.settle(g.now().UnixMilli())        // others may all have said no
 			return putRow(tx, groupKey(conv), row) // what is applied for now is another
 		case m.ApplicationMs > 0 && (row.Applied == nil || row.Applied.Time < m.ApplicationMs):
 			// A third device applied, of which we hear later.
