@@ -36,6 +36,7 @@ type groupView struct {
 	took    []*pb.GroupKeys
 	lacking replica.Lacking // what Lacking answers
 	mailed  []*pb.GroupKeys // what a mailbox took
+	room    uint64          // chat above this number is not taken; 0: all is
 }
 
 type groupMember struct {
@@ -244,6 +245,9 @@ func (v *groupView) admit(in replica.Incoming) (int, pb.Code) {
 	}
 	if self := v.members[v.d.person.ID()]; self != nil && e.Number == feed.Chat && e.Seq < self.first[e.Device] {
 		return 0, pb.Code_CODE_DENIED
+	}
+	if v.room > 0 && e.Number == feed.Chat && in.Run.Last().Seq > v.room {
+		return int(max(v.room+1, e.Seq) - e.Seq), pb.Code_CODE_NOT_MEMBER
 	}
 	return in.Run.Len(), pb.Code_CODE_TAKEN
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"hima/internal/feed"
+	"hima/internal/replica"
+	"hima/storage"
 )
 
 // Who was removed is told by others than who did it, also by those to whom the removal came together with what was done after it
@@ -68,6 +70,33 @@ func TestGroupWindowThatOpensAgain(t *testing.T) {
 		upTo(next.Seq)
 		b.rep.Reannounce(r.conv)
 		r.await("x has the next", func() bool { _, have := x.has(a.control()); return have == next.Seq })
+	})
+}
+
+// What was taken to a part only because of what had not arrived is sent on from there when the rest is asked for.
+func TestGroupTakesTheRestLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newGroup(t, 2)
+		a, b := r.devices[0], r.devices[1]
+		a.admitAll(b)
+		r.open([2]int{0, 1})
+		a.mustWrite(1)
+		r.complete(b, a, 1)
+		room := func(n uint64) {
+			b.group.mu.Lock()
+			defer b.group.mu.Unlock()
+			b.group.room = n
+		}
+		room(3)
+		require.NoError(t, a.db.Update(t.Context(), func(tx *storage.Tx) error { // and so in one run
+			more := replica.Draft{Conversation: r.conv, Number: feed.Chat, Kind: feed.KindText, Content: text("more")}
+			_, err := a.rep.Append(tx, more, more, more, more)
+			return err
+		}))
+		r.complete(b, a, 3)
+		room(0)
+		b.rep.Reannounce(r.conv)
+		r.complete(b, a, 5)
 	})
 }
 

@@ -224,10 +224,11 @@ func (s *session) takeSome(c *convSync, heads []feed.Head) {
 		return
 	}
 	for _, f := range c.feeds {
-		if f.refused == 0 {
-			continue
+		if f.refused != 0 {
+			s.forget(f)
+		} else if f.limit == 0 {
+			continue // all of it is taken; else what stands above was refused
 		}
-		s.forget(f)
 		f.refused, f.limit = 0, 0
 		c.line.add(f)
 	}
