@@ -116,7 +116,9 @@ func (v *village) villager(name string, i int, boxes ...identity.MailboxRef) *vi
 	p.cert = identity.NewCertificate(ak, key.ID(), time.Now().Add(-time.Hour))
 	rec, err := identity.NewAccountRecord(ak, identity.RecordConfig{Now: time.Now(), Devices: []identity.Certificate{p.cert}})
 	require.NoError(v.t, err)
+	v.mu.Lock()
 	v.records[rec.Account] = rec
+	v.mu.Unlock()
 	p.db, err = storage.Open(storage.Config{})
 	require.NoError(v.t, err)
 	v.t.Cleanup(func() { p.down(); p.db.Close() })
