@@ -70,6 +70,7 @@ func TestCopiedProfileDeliversWhatWaited(t *testing.T) {
 
 	alice.start()
 	alice.eventuallyState("bob", "two", "delivered")
+	alice.eventuallyTexts("bob", "one", "two", "three", "four") // else five may have been said before it
 	alice.send("bob", "five")
 	bob.eventuallyTexts("alice", "one", "two", "three", "four", "five")
 }
