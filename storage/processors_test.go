@@ -1,12 +1,22 @@
 package storage
 
-import "testing"
+import (
+	"runtime"
+	"testing"
 
-func TestProcessors(t *testing.T) {
-	t.Parallel()
-	for n, want := range map[int]int{1: 8, 2: 8, 8: 8, 9: 9, 128: 128} {
-		if got := Processors(n); got != want {
-			t.Errorf("where the runtime chose %d: %d, want %d", n, got, want)
-		}
+	"github.com/stretchr/testify/require"
+)
+
+func TestRaiseProcessors(t *testing.T) {
+	own := runtime.GOMAXPROCS(0)
+	defer func() { runtime.GOMAXPROCS(own) }()
+	for _, c := range []struct {
+		env         string
+		chosen, now int
+	}{{"", 2, minProcessors}, {"", 9, 9}, {"2", 2, 2}} {
+		t.Setenv("GOMAXPROCS", c.env)
+		runtime.GOMAXPROCS(c.chosen)
+		require.Equal(t, c.chosen, RaiseProcessors())
+		require.Equal(t, c.now, runtime.GOMAXPROCS(0), "%+v", c)
 	}
 }

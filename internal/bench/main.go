@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/pprof"
 	"time"
 
@@ -35,15 +34,6 @@ func main() {
 	}
 }
 
-// tuneRuntime lets so many threads run Go as in the daemon. It returns how many the runtime itself chose.
-func tuneRuntime() (chosen int) {
-	chosen = runtime.GOMAXPROCS(0)
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(storage.Processors(chosen))
-	}
-	return chosen
-}
-
 func run(ctx context.Context, args []string) error {
 	var o flags
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -62,7 +52,7 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("say what to measure: latency, pipeline, catchup, million, command, lookup, mailbox, group, grouprate, groupback, groupfar, groupsize, roster, traffic, joined")
 	}
 	what := set.Arg(0)
-	chosen := tuneRuntime()
+	chosen := storage.RaiseProcessors() // as the daemon does
 	if o.profile != "" {
 		end, err := profileTo(o.profile)
 		if err != nil {

@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"os"
-	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -20,14 +18,10 @@ const (
 )
 
 // tuneRuntime sets what the Go runtime of a process that is the node's alone should know: the soft limit of its heap in bytes,
-// and that it keeps a database. Who has set GOMAXPROCS keeps it.
+// and that it keeps a database.
 func tuneRuntime(memory int64) {
 	debug.SetMemoryLimit(memory)
-	n := runtime.GOMAXPROCS(0)
-	// Setting it, be it to the same, ends that the runtime follows what the system allows the process.
-	if want := storage.Processors(n); want != n && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(want)
-	}
+	storage.RaiseProcessors()
 }
 
 // trimMemory gives freed heap back to the system once a burst is over: Go keeps it for minutes, and a messenger that is

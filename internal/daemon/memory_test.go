@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"hima/storage"
 )
 
 func TestRuntimeIsTuned(t *testing.T) {
@@ -25,6 +23,6 @@ func TestRuntimeIsTuned(t *testing.T) {
 
 	t.Setenv("GOMAXPROCS", "")
 	tuneRuntime(1 << 41)
-	require.Equal(t, storage.Processors(2), runtime.GOMAXPROCS(0))
+	require.Less(t, 2, runtime.GOMAXPROCS(0))
 	require.EqualValues(t, 1<<41, debug.SetMemoryLimit(-1))
 }
